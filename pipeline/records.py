@@ -1,0 +1,126 @@
+"""Reading and writing files so that a reader never sees half of one, and equal content means equal bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+ROW_GROUP = 65_536
+"""Rows per parquet row group: fixed, because the bytes of a parquet file depend on it."""
+
+
+@contextmanager
+def atomic_path(destination: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``destination`` that replaces it, synced to disk, when the block ends well.
+
+    When the block raises, the temporary file is removed and ``destination`` stays as it was.
+    """
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=destination.parent, prefix=f".{destination.name}.", suffix=".tmp")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(destination)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(destination: Path, content: bytes) -> None:
+    """Write ``content`` to ``destination`` atomically."""
+    with atomic_path(destination) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(destination: Path, content: str) -> None:
+    """Write UTF-8 text to ``destination`` atomically, with Unix line ends on every platform."""
+    write_bytes(destination, content.encode("utf-8"))
+
+
+def write_json(destination: Path, content: Any) -> None:  # noqa: ANN401 - any JSON value
+    """Write ``content`` as sorted, indented JSON; a NaN or infinity is an error (write ``None`` instead)."""
+    write_text(destination, json.dumps(content, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def read_json(source: Path) -> Any:  # noqa: ANN401 - any JSON value
+    """Read a JSON file.
+
+    Raises:
+        ValueError: the file is not valid JSON; the message names it.
+    """
+    try:
+        return json.loads(source.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"expected valid JSON in {source}, found {error}; delete the file and run its stage again"
+        ) from error
+
+
+def write_table(destination: Path, table: pa.Table, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a parquet file atomically: zstd, fixed row groups, no time stamps, so equal tables give equal bytes.
+
+    Args:
+        destination: the file.
+        table: its content.
+        metadata: extra schema metadata (kept in key order).
+    """
+    if metadata is not None:
+        merged = {**(table.schema.metadata or {}), **{k.encode(): v.encode() for k, v in sorted(metadata.items())}}
+        table = table.replace_schema_metadata(merged)
+    with atomic_path(destination) as temporary:
+        pq.write_table(table, temporary, compression="zstd", row_group_size=ROW_GROUP, store_schema=True)
+
+
+def read_table(source: Path, schema: pa.Schema | None = None) -> pa.Table:
+    """Read a parquet file and check its columns.
+
+    Args:
+        source: the file.
+        schema: the expected columns and types (metadata is not compared); ``None`` accepts any.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is damaged, or a column is missing or of another type.
+    """
+    if not source.is_file():
+        raise FileNotFoundError(f"expected {source}, found no such file; run the stage that writes it (`dvc repro`)")
+    try:
+        table = pq.read_table(source)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(
+            f"expected a readable parquet file at {source}, found damage ({error}); delete it and run its stage again"
+        ) from error
+    if schema is not None:
+        for field in schema:
+            found = table.schema.field(field.name).type if field.name in table.column_names else None
+            if found != field.type:
+                raise ValueError(
+                    f"expected column {field.name!r} of type {field.type} in {source}, found "
+                    f"{'no such column' if found is None else found}; run the stage that writes it again"
+                )
+    return table
+
+
+def sha256_of(source: Path) -> str:
+    """Return the SHA-256 of a file as 64 hexadecimal digits."""
+    with source.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
+
+
+def _digest(file: Any) -> str:  # noqa: ANN401 - a binary file; hashlib.file_digest exists from Python 3.11
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Thin commands, one per DVC stage: read params, call the library, write outputs."""
