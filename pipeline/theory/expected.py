@@ -58,7 +58,7 @@ def expected_halfspace_noise(normal: Tensor, sigma: Tensor | float) -> Tensor:
 def _noncentral_chi2_cdf(at: Tensor, degrees: int, noncentrality: Tensor) -> Tensor:
     """Return F_degrees(at; noncentrality), from scipy, on the CPU in double precision."""
     values = stats.ncx2.cdf(at.double().cpu().numpy(), degrees, noncentrality.double().cpu().numpy())
-    return torch.from_numpy(values).to(at)
+    return torch.as_tensor(values).to(at)
 
 
 def ball_acceptance(residual: Tensor, sigma: Tensor | float) -> Tensor:
