@@ -103,14 +103,23 @@ def read_table(source: Path, schema: pa.Schema | None = None) -> pa.Table:
             f"expected a readable parquet file at {source}, found damage ({error}); delete it and run its stage again"
         ) from error
     if schema is not None:
-        for field in schema:
-            found = table.schema.field(field.name).type if field.name in table.column_names else None
-            if found != field.type:
-                raise ValueError(
-                    f"expected column {field.name!r} of type {field.type} in {source}, found "
-                    f"{'no such column' if found is None else found}; run the stage that writes it again"
-                )
+        check_schema(table, schema, source)
     return table
+
+
+def check_schema(table: pa.Table, schema: pa.Schema, source: Path) -> None:
+    """Check a table's columns and types (metadata and further columns are not compared).
+
+    Raises:
+        ValueError: a column of ``schema`` is missing from ``table`` or of another type.
+    """
+    for field in schema:
+        found = table.schema.field(field.name).type if field.name in table.column_names else None
+        if found != field.type:
+            raise ValueError(
+                f"expected column {field.name!r} of type {field.type} in {source}, found "
+                f"{'no such column' if found is None else found}; run the stage that writes it again"
+            )
 
 
 def sha256_of(source: Path) -> str:

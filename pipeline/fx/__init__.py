@@ -1,0 +1,1 @@
+"""The exchange-rate half of the paper: the series, its windows, its naive baselines."""

@@ -1,0 +1,187 @@
+"""Daily open, high, low and closing rates: reading anybody's CSV file, and refusing what cannot be used.
+
+Any file with columns Date, Open, High, Low and Price (or Close) will do, newest or oldest day first. Every fault
+names its row and column. Days whose open or price leave [low, high] are kept and counted: the paper's series has 7.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from dataclasses import dataclass
+from datetime import date, datetime
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline import records
+
+FEATURES = ("open", "high", "low", "price")
+"""Inputs per day, in the paper's order (Section 6.3)."""
+
+MAX_BYTES = 64 << 20
+"""A larger file is refused unread: 64 MiB hold more than 3,000 years of days."""
+
+MAX_FAULTS = 20
+"""Faults listed in one message."""
+
+_DATE_FORMATS = ("%Y-%m-%d", "%b %d, %Y", "%d %b %Y", "%Y/%m/%d", "%d.%m.%Y", "%Y%m%d", "%B %d, %Y")
+_AMBIGUOUS = "%m/%d/%Y"
+
+
+class RatesError(ValueError):
+    """A file of rates that cannot be used; the message lists the faults with row and column."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """A series of daily rates, oldest day first.
+
+    Attributes:
+        dates: ``(N,)`` ``datetime64[D]``, strictly increasing.
+        values: ``(N, 4)`` float64 open, high, low, price [units of the quoted currency].
+    """
+
+    dates: npt.NDArray[np.datetime64]
+    values: npt.NDArray[np.float64]
+
+    def __len__(self) -> int:
+        """Number of days."""
+        return len(self.dates)
+
+    @property
+    def price(self) -> npt.NDArray[np.float64]:
+        """``(N,)`` price of each day, the paper's "average price"."""
+        return self.values[:, FEATURES.index("price")]
+
+    @property
+    def ohlc_violations(self) -> int:
+        """Days whose open or price is below the low or above the high."""
+        opening, high, low, price = self.values.T
+        outside = (opening < low) | (opening > high) | (price < low) | (price > high)
+        return int(outside.sum())
+
+
+def _parse_date(text: str) -> date | None:
+    if not text.isascii():
+        return None
+    for form in (*_DATE_FORMATS, _AMBIGUOUS):
+        try:
+            return datetime.strptime(text, form).date()  # noqa: DTZ007 - days have no time zone
+        except ValueError:
+            continue
+    return None
+
+
+def _parse_number(text: str) -> float | None:
+    """Return a plain decimal number; thousands separators are accepted, words and other scripts' digits are not."""
+    plain = text.replace(",", "")
+    if not plain.isascii() or not plain or any(c not in "0123456789.+-eE" for c in plain):
+        return None
+    try:
+        return float(plain)
+    except ValueError:
+        return None
+
+
+def read(source: Path) -> Rates:
+    """Read a CSV file of daily rates.
+
+    Args:
+        source: the file: UTF-8, with a header line.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        RatesError: the file is too large, not CSV, lacks a column, or has faulty rows, all named.
+    """
+    if not source.is_file():
+        raise FileNotFoundError(f"expected a CSV file of rates at {source}, found none; check fx.acquire in params.yaml")
+    if source.stat().st_size > MAX_BYTES:
+        raise RatesError(f"expected a file under {MAX_BYTES} bytes, found {source.stat().st_size} in {source.name}")
+    try:
+        text = source.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RatesError(f"expected UTF-8 text in {source.name}, found {error}; save the file as UTF-8") from error
+    return parse(text, source.name)
+
+
+def parse(text: str, name: str = "rates") -> Rates:
+    """Read rates from CSV text; ``name`` is the file's name in messages.
+
+    Raises:
+        RatesError: as :func:`read`.
+    """
+    if "\0" in text:
+        raise RatesError(f"expected text in {name}, found a NUL character; is it a CSV file?")
+    try:
+        rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+    except csv.Error as error:
+        raise RatesError(f"expected CSV in {name}, found: {error}") from error
+    rows = [(number, row) for number, row in enumerate(rows, start=1) if any(cell.strip() for cell in row)]  # type: ignore[misc]
+    if not rows:
+        raise RatesError(f"expected a header line and rows in {name}, found an empty file")
+    header = [cell.strip().lower() for cell in rows[0][1]]  # type: ignore[arg-type]
+    place = _columns(header, name)
+    faults: list[str] = []
+    seen: dict[date, int] = {}
+    dates: list[date] = []
+    values: list[list[float]] = []
+    for number, row in rows[1:]:
+        if len(row) < len(header):  # type: ignore[arg-type]
+            faults.append(f"row {number}: expected {len(header)} cells, found {len(row)}")  # type: ignore[arg-type]
+            continue
+        cells = {column: str(row[at]).strip() for column, at in place.items()}  # type: ignore[index]
+        day = _parse_date(cells["date"])
+        if day is None:
+            faults.append(f"row {number}, column date: expected a date such as 2011-02-09, found {cells['date']!r:.40}")
+            continue
+        if day in seen:
+            faults.append(f"row {number}, column date: {day} stands in row {seen[day]} already")
+            continue
+        seen[day] = int(number)  # type: ignore[call-overload]
+        numbers = []
+        for column in FEATURES:
+            value = _parse_number(cells[column])
+            if value is None or not math.isfinite(value) or value <= 0:
+                faults.append(
+                    f"row {number}, column {column}: expected a positive finite number, found {cells[column]!r:.40}"
+                )
+            else:
+                numbers.append(value)
+        if len(numbers) == len(FEATURES):
+            dates.append(day)
+            values.append(numbers)
+    if faults:
+        more = f"\n  and {len(faults) - MAX_FAULTS} more" if len(faults) > MAX_FAULTS else ""
+        listed = "\n  ".join(faults[:MAX_FAULTS])
+        raise RatesError(f"{name} has {len(faults)} fault(s); mend or remove these rows:\n  {listed}{more}")
+    if not dates:
+        raise RatesError(f"expected at least one row under the header of {name}, found none")
+    order = np.argsort(np.array(dates, dtype="datetime64[D]"))
+    return Rates(np.array(dates, dtype="datetime64[D]")[order], np.array(values, dtype=np.float64)[order])
+
+
+def _columns(header: list[str], name: str) -> dict[str, int]:
+    place: dict[str, int] = {}
+    for column in ("date", *FEATURES):
+        wanted = ("price", "close") if column == "price" else (column,)
+        at = [header.index(each) for each in wanted if each in header]
+        if at:
+            place[column] = at[0]
+    missing = [column for column in ("date", *FEATURES) if column not in place]
+    if missing:
+        wanted = ", ".join("price (or close)" if column == "price" else column for column in missing)
+        raise RatesError(f"expected a column {wanted} in {name}, found columns {', '.join(header)[:200]!r}")
+    return place
+
+
+def write(rates: Rates, destination: Path) -> None:
+    """Write rates as CSV: ISO dates, oldest day first, shortest exact decimals."""
+    lines = ["date," + ",".join(FEATURES)]
+    lines += [
+        f"{day}," + ",".join(repr(float(value)) for value in row)
+        for day, row in zip(rates.dates, rates.values, strict=True)
+    ]
+    records.write_text(destination, "\n".join(lines) + "\n")
