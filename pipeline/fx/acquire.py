@@ -1,0 +1,54 @@
+"""Acquiring the exchange-rate series: synthetic, the paper's own, or anybody's file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline import download, paths, records
+from pipeline.fx import rates, synthetic
+from pipeline.params import FxAcquire
+
+PAPER_URL = "https://raw.githubusercontent.com/neelabhpant/Deep-Learning-in-Python/master/USD_INR.csv"
+PAPER_SHA256 = "96d085f998b114413340fcb9155c9a511310b3341030e4e6473ad20c7d7b515f"
+"""The paper's 9,697 days, 1980-01-02 to 2017-08-10, as a public repository keeps them (originally investing.com)."""
+PAPER_MIRROR = "fx/USD_INR.csv"
+
+
+def acquire(settings: FxAcquire, seed: int) -> None:
+    """Write the series to :data:`paths.FX_RATES` and its provenance to ``source.json``.
+
+    Args:
+        settings: which source.
+        seed: root of the seed tree, for the synthetic source.
+
+    Raises:
+        RatesError: the file has faults.
+        FileNotFoundError: source ``csv`` names no file.
+        DownloadError: the paper's file cannot be had.
+    """
+    record: dict[str, object] = {"source": settings.source}
+    if settings.source == "synthetic":
+        series = synthetic.generate(settings.synthetic_days, seed)
+        record |= {"seed": seed, "note": "generated data: nothing computed from it says anything about real rates"}
+    elif settings.source == "paper":
+        original = paths.CHECKPOINTS / "downloads" / "USD_INR.csv"
+        origin = download.fetch(PAPER_URL, original, sha256=PAPER_SHA256, mirror_path=PAPER_MIRROR)
+        series = rates.read(original)
+        record |= origin.as_dict()
+    else:
+        if settings.csv_path is None:
+            raise rates.RatesError("expected fx.acquire.csv_path with source csv, found null; name your file there")
+        original = Path(settings.csv_path)
+        series = rates.read(original)
+        record |= {"file": original.name, "sha256": records.sha256_of(original)}
+    rates.write(series, paths.FX_RATES)
+    record |= {
+        "rows": len(series),
+        "first_date": str(series.dates[0]),
+        "last_date": str(series.dates[-1]),
+        "ohlc_violations": series.ohlc_violations,
+    }
+    records.write_json(paths.source_record("fx"), record)
+    print(f"fx: {len(series)} days, {series.dates[0]} to {series.dates[-1]}, source {settings.source}")
+    if series.ohlc_violations:
+        print(f"fx: {series.ohlc_violations} day(s) with open or price outside [low, high]; kept")
