@@ -121,7 +121,11 @@ def _download(url: str, destination: Path, expected: str | None, pause: float, m
         except (OSError, http.client.HTTPException) as error:
             final = isinstance(error, urllib.error.HTTPError) and error.code in (401, 403, 404, 410)
             if attempt + 1 == ATTEMPTS or final:
-                place = f", or put it at {mirror_path} in the folder that {paths.MIRROR_VARIABLE} names" if mirror_path else ""
+                place = (
+                    f", or put it at {mirror_path} in the folder that {paths.MIRROR_VARIABLE} names"
+                    if mirror_path
+                    else ""
+                )
                 raise DownloadError(
                     f"expected to download {url} (SHA-256 {expected or 'not known yet'}), found: {error}. "
                     f"Check the network and run again (it resumes){place}"
@@ -137,12 +141,12 @@ def _transfer(url: str, part: Path, tag: Path) -> None:
     """Append to ``part`` from where it ends; start over if the server's file changed or it cannot resume."""
     have = part.stat().st_size if part.is_file() else 0
     guard = tag.read_text() if tag.is_file() else ""
-    request = urllib.request.Request(url)  # noqa: S310 - the scheme was checked
+    request = urllib.request.Request(url)
     if have and guard:
         request.add_header("Range", f"bytes={have}-")
         request.add_header("If-Range", guard)
     try:
-        answer = urllib.request.urlopen(request, timeout=TIMEOUT)  # noqa: S310
+        answer = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         if error.code != 416:
             raise
@@ -155,9 +159,10 @@ def _transfer(url: str, part: Path, tag: Path) -> None:
         length = answer.headers.get("Content-Length")
         total = None if length is None else int(length) + (have if resumed else 0)
         done = have if resumed else 0
-        with part.open("ab" if resumed else "wb") as file, tqdm(
-            total=total, initial=done, unit="B", unit_scale=True, desc=part.stem, leave=False
-        ) as bar:
+        with (
+            part.open("ab" if resumed else "wb") as file,
+            tqdm(total=total, initial=done, unit="B", unit_scale=True, desc=part.stem, leave=False) as bar,
+        ):
             while block := answer.read(_BLOCK):
                 file.write(block)
                 done += len(block)

@@ -24,7 +24,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import YAMLError
 
 from pipeline import paths, records
-from pipeline.noise.conditions import CONDITIONS, Condition
+from pipeline.conditions import CONDITIONS, Condition
 
 Task = Literal["fx", "video", "video_groups"]
 Cell = Literal["lstm", "gru"]

@@ -8,7 +8,7 @@ from pipeline import cli, params, paths
 from pipeline.fx import rates, windows
 
 
-def main(arguments: list[str] | None = None) -> int:  # noqa: ARG001 - every stage has this signature
+def main(arguments: list[str] | None = None) -> int:
     """Run the stage; return the exit status."""
 
     def work() -> None:

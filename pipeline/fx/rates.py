@@ -69,7 +69,7 @@ def _parse_date(text: str) -> date | None:
         return None
     for form in (*_DATE_FORMATS, _AMBIGUOUS):
         try:
-            return datetime.strptime(text, form).date()  # noqa: DTZ007 - days have no time zone
+            return datetime.strptime(text, form).date()
         except ValueError:
             continue
     return None
@@ -97,7 +97,9 @@ def read(source: Path) -> Rates:
         RatesError: the file is too large, not CSV, lacks a column, or has faulty rows, all named.
     """
     if not source.is_file():
-        raise FileNotFoundError(f"expected a CSV file of rates at {source}, found none; check fx.acquire in params.yaml")
+        raise FileNotFoundError(
+            f"expected a CSV file of rates at {source}, found none; check fx.acquire in params.yaml"
+        )
     if source.stat().st_size > MAX_BYTES:
         raise RatesError(f"expected a file under {MAX_BYTES} bytes, found {source.stat().st_size} in {source.name}")
     try:
@@ -116,37 +118,37 @@ def parse(text: str, name: str = "rates") -> Rates:
     if "\0" in text:
         raise RatesError(f"expected text in {name}, found a NUL character; is it a CSV file?")
     try:
-        rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+        cells = list(csv.reader(io.StringIO(text, newline=""), strict=True))
     except csv.Error as error:
         raise RatesError(f"expected CSV in {name}, found: {error}") from error
-    rows = [(number, row) for number, row in enumerate(rows, start=1) if any(cell.strip() for cell in row)]  # type: ignore[misc]
+    rows = [(number, row) for number, row in enumerate(cells, start=1) if any(cell.strip() for cell in row)]
     if not rows:
         raise RatesError(f"expected a header line and rows in {name}, found an empty file")
-    header = [cell.strip().lower() for cell in rows[0][1]]  # type: ignore[arg-type]
+    header = [cell.strip().lower() for cell in rows[0][1]]
     place = _columns(header, name)
     faults: list[str] = []
     seen: dict[date, int] = {}
     dates: list[date] = []
     values: list[list[float]] = []
     for number, row in rows[1:]:
-        if len(row) < len(header):  # type: ignore[arg-type]
-            faults.append(f"row {number}: expected {len(header)} cells, found {len(row)}")  # type: ignore[arg-type]
+        if len(row) < len(header):
+            faults.append(f"row {number}: expected {len(header)} cells, found {len(row)}")
             continue
-        cells = {column: str(row[at]).strip() for column, at in place.items()}  # type: ignore[index]
-        day = _parse_date(cells["date"])
+        found = {column: row[at].strip() for column, at in place.items()}
+        day = _parse_date(found["date"])
         if day is None:
-            faults.append(f"row {number}, column date: expected a date such as 2011-02-09, found {cells['date']!r:.40}")
+            faults.append(f"row {number}, column date: expected a date such as 2011-02-09, found {found['date']!r:.40}")
             continue
         if day in seen:
             faults.append(f"row {number}, column date: {day} stands in row {seen[day]} already")
             continue
-        seen[day] = int(number)  # type: ignore[call-overload]
+        seen[day] = number
         numbers = []
         for column in FEATURES:
-            value = _parse_number(cells[column])
+            value = _parse_number(found[column])
             if value is None or not math.isfinite(value) or value <= 0:
                 faults.append(
-                    f"row {number}, column {column}: expected a positive finite number, found {cells[column]!r:.40}"
+                    f"row {number}, column {column}: expected a positive finite number, found {found[column]!r:.40}"
                 )
             else:
                 numbers.append(value)
@@ -172,8 +174,8 @@ def _columns(header: list[str], name: str) -> dict[str, int]:
             place[column] = at[0]
     missing = [column for column in ("date", *FEATURES) if column not in place]
     if missing:
-        wanted = ", ".join("price (or close)" if column == "price" else column for column in missing)
-        raise RatesError(f"expected a column {wanted} in {name}, found columns {', '.join(header)[:200]!r}")
+        listed = ", ".join("price (or close)" if column == "price" else column for column in missing)
+        raise RatesError(f"expected a column {listed} in {name}, found columns {', '.join(header)[:200]!r}")
     return place
 
 

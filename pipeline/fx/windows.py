@@ -110,7 +110,9 @@ def last_training_day(rates: Rates, train_end: int | str) -> int:
         try:
             limit = np.datetime64(train_end, "D")
         except ValueError as error:
-            raise RatesError(f"expected fx.windows.train_end as a day index or ISO date, found {train_end!r}") from error
+            raise RatesError(
+                f"expected fx.windows.train_end as a day index or ISO date, found {train_end!r}"
+            ) from error
         if np.isnat(limit):
             raise RatesError(f"expected fx.windows.train_end as a day index or ISO date, found {train_end!r}")
         last = int(np.searchsorted(rates.dates, limit, side="right")) - 1

@@ -4,7 +4,7 @@ Notation of Section 5 of the paper: ``n`` is noise, ``y`` a target, ``a`` an out
 activation and ``z`` its Bernoulli latent. Additive noise is N(0, σ²I), multiplicative noise N(1, σ²I).
 """
 
-from pipeline.noise.conditions import BEYOND, CONDITIONS, Condition
+from pipeline.conditions import BEYOND, CONDITIONS, Condition
 from pipeline.noise.inject import (
     GateStack,
     OutputStack,

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from pipeline import theory
-from pipeline.noise.conditions import Kind, Mode
+from pipeline.conditions import Kind, Mode
 
 Granularity = Literal["slice", "neuron", "time"]
 Head = Literal["softmax", "identity"]
@@ -229,7 +229,9 @@ def gate_increment(
     increment = torch.empty_like(logit) if out is None else out
     if normal is None:
         if any(kind != "expected-nem" for kind in stack.kinds):
-            raise ValueError("expected standard normal draws for random noise, found None; pass normal=torch.randn(...)")
+            raise ValueError(
+                "expected standard normal draws for random noise, found None; pass normal=torch.randn(...)"
+            )
         accepted = logit.new_ones((*logit.shape[:-2], 1, logit.shape[-1]))
     else:
         if accepted is None:

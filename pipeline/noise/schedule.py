@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from pipeline.noise.conditions import Kind, Mode
+from pipeline.conditions import Kind, Mode
 
 
 def annealed(sigma: float, decay: float, epoch: int) -> float:
@@ -34,7 +34,7 @@ class Noise:
     """A source of noise for one layer of one network.
 
     Attributes:
-        kind: ``blind``, ``nem``, ``matched`` or ``expected-nem`` (see :mod:`pipeline.noise.conditions`).
+        kind: ``blind``, ``nem``, ``matched`` or ``expected-nem`` (see :mod:`pipeline.conditions`).
         mode: ``additive`` N(0, σ²I) or ``multiplicative`` N(1, σ²I).
         sigma: standard deviation in epoch 0, in units of the signal.
         decay: annealing exponent, see :func:`annealed`.

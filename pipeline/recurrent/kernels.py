@@ -12,7 +12,7 @@ of the few inputs with all networks of a group one matrix product, forward and b
 
 - LSTM (B.1)-(B.12): W ``(G, I + 1, C, 4J)``, V ``(G, C, 4J, J)``; blocks input, forget, output gate, candidate.
 - GRU (C.1)-(C.7): W ``(G, I + 1, C, 3J)``, blocks candidate, update, reset; V ``(G, C, 3J, J)``, blocks update, reset,
-  candidate; optional ``bias`` ``(G, C, J, 1)`` of the candidate's recurrent product (torch's ``b_hn``, absent in (C.5)).
+  candidate; optional ``bias`` ``(G, C, J, 1)`` of the candidate's recurrent product (torch's ``b_hn``; (C.5) has none).
 
 Noise enters the first ``len(stack)`` networks of each group. With *forward* injection the noisy gate replaces the
 gate, and the gradient is that of the noisy function with increments held constant. With *backward* injection
@@ -68,6 +68,7 @@ def _tanh(source: Tensor, out: Tensor) -> None:
 def _from_double_sigmoid(out: Tensor) -> None:
     """Turn σ(2u) into tanh u, in place."""
     torch.add(_MINUS_ONE, out, alpha=2, out=out)
+
 
 GATES: dict[CellName, int] = {"lstm": 3, "gru": 2}
 """Sigmoid gates per cell: input, forget, output; update, reset."""
@@ -315,7 +316,18 @@ def lstm_forward(
 
     def build() -> list[tuple[Tensor, ...]]:
         return [
-            (p.flatten(1, 2), _flat(p), p, p[:, :, 3 * J :], a, *a.split(J, dim=2), cell, tanh_cell, hidden, _flat(hidden))
+            (
+                p.flatten(1, 2),
+                _flat(p),
+                p,
+                p[:, :, 3 * J :],
+                a,
+                *a.split(J, dim=2),
+                cell,
+                tanh_cell,
+                hidden,
+                _flat(hidden),
+            )
             for p, a, cell, tanh_cell, hidden in zip(act if pre is None else [pre] * T, act, s, tanh_s, h, strict=True)
         ]
 

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from pipeline.noise.inject import Granularity, GateStack
+from pipeline.noise.inject import GateStack, Granularity
 from pipeline.noise.schedule import Noise
 from pipeline.recurrent.kernels import BLOCKS, GATES, CellName, GateDraws, RecurrentFunction
 
@@ -112,7 +112,9 @@ class _NoisyRecurrent(nn.Module):
             torch.tensor([self.noise.at(self.epoch)], dtype=like.dtype, device=like.device),
             normal() if self.noise.needs_draws else None,
             normal() if stack.needs_test_draw else None,
-            torch.rand(shape, generator=generator, dtype=like.dtype, device=like.device) if stack.needs_uniform else None,
+            torch.rand(shape, generator=generator, dtype=like.dtype, device=like.device)
+            if stack.needs_uniform
+            else None,
         )
 
     def _sequence(self, x: Tensor) -> Tensor:

@@ -85,7 +85,9 @@ def ball_acceptance(residual: Tensor, sigma: Tensor | float) -> Tensor:
     else:
         # Far outside, the sphere is a plane; the series of the noncentral χ² would overflow there.
         lam = ratio.square()
-        found = torch.where(lam > 1e6, 0.5, _noncentral_chi2_cdf(lam.clamp_max(1e6), residual.shape[-1], lam.clamp_max(1e6)))
+        found = torch.where(
+            lam > 1e6, 0.5, _noncentral_chi2_cdf(lam.clamp_max(1e6), residual.shape[-1], lam.clamp_max(1e6))
+        )
         found = torch.where(length > 0, found, 0.0)
     return torch.where(sigma > 0, found, torch.ones_like(found))
 

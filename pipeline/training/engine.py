@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from pipeline import seeds
-from pipeline.noise.conditions import Condition
+from pipeline.conditions import Condition
 from pipeline.noise.inject import GateStack, Head, OutputStack, output_increment
 from pipeline.noise.schedule import annealed
 from pipeline.params import CellTraining, Training
@@ -119,7 +119,15 @@ class Networks:
     NAMES = ("W", "V", "U", "b")
 
     def __init__(
-        self, cell: CellName, G: int, C: int, inputs: int, hidden: int, outputs: int, dtype: torch.dtype, device: torch.device
+        self,
+        cell: CellName,
+        G: int,
+        C: int,
+        inputs: int,
+        hidden: int,
+        outputs: int,
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> None:
         rows = BLOCKS[cell] * hidden
         self.cell, self.G, self.C, self.hidden = cell, G, C, hidden
@@ -272,9 +280,7 @@ class Engine:
         probe = torch.linspace(0, len(self.train) - 1, min(training.probe, len(self.train))).long()
         self.probe = self.train.subset(probe.to(self.train.index.device))
         G, C = len(repetitions), len(self.stack.conditions)
-        self.networks = Networks(
-            cell, G, C, problem.inputs, settings.hidden, problem.outputs, dtype, self.device
-        )
+        self.networks = Networks(cell, G, C, problem.inputs, settings.hidden, problem.outputs, dtype, self.device)
         for group, repetition in enumerate(repetitions):
             self.networks.initialise(group, seeds.torch_generator(seed, *self._stream(repetition, "init")))
         self.optimiser = optimiser(settings, self.networks.flat)
@@ -292,10 +298,13 @@ class Engine:
 
     def _generators(self, name: str, epoch: int) -> list[torch.Generator]:
         return [
-            seeds.torch_generator(self.seed, *self._stream(r, name, epoch), device=self.device) for r in self.repetitions
+            seeds.torch_generator(self.seed, *self._stream(r, name, epoch), device=self.device)
+            for r in self.repetitions
         ]
 
-    def _draw(self, generators: list[torch.Generator], shape: tuple[int, ...], axis: int, uniform: bool = False) -> Tensor:
+    def _draw(
+        self, generators: list[torch.Generator], shape: tuple[int, ...], axis: int, uniform: bool = False
+    ) -> Tensor:
         sample = torch.rand if uniform else torch.randn
         draws = [sample(shape, generator=g, dtype=self.dtype, device=self.device) for g in generators]
         return torch.stack(draws, axis)
@@ -304,7 +313,10 @@ class Engine:
         """Yield ``(G, B)`` positions of training sequences: each group in its own order."""
         count = len(self.train)
         orders = torch.stack(
-            [torch.randperm(count, generator=seeds.torch_generator(self.seed, *self._stream(r, "batches", epoch))) for r in self.repetitions]
+            [
+                torch.randperm(count, generator=seeds.torch_generator(self.seed, *self._stream(r, "batches", epoch)))
+                for r in self.repetitions
+            ]
         )
         yield from orders.split(self.settings.batch_size, dim=1)
 
@@ -319,7 +331,9 @@ class Engine:
         targets = data.targets[rows].to(self.device, self.dtype).transpose(1, 2)
         return x, targets[None, :, None]
 
-    def gradients(self, x: Tensor, target: Tensor, draws: GateDraws | None, noise: tuple[Tensor, Tensor, Tensor | None] | None) -> dict[str, Tensor]:
+    def gradients(
+        self, x: Tensor, target: Tensor, draws: GateDraws | None, noise: tuple[Tensor, Tensor, Tensor | None] | None
+    ) -> dict[str, Tensor]:
         """Run one forward and backward pass; leave the gradients in ``networks.grad``.
 
         Args:
@@ -338,7 +352,9 @@ class Engine:
         out: dict[str, Tensor] = {}
         if noise is not None:
             sigma, normal, test_normal = noise
-            increment, accepted = output_increment(self.stack.output, head, target, activation, sigma, normal, test_normal)
+            increment, accepted = output_increment(
+                self.stack.output, head, target, activation, sigma, normal, test_normal
+            )
             target = target + increment
             out["output"] = accepted.to(self.dtype).mean((0, 3, 4))
         if run.acceptance is not None:
@@ -350,7 +366,9 @@ class Engine:
         grad_h = torch.stack([torch.bmm(U_t, each) for each in grad_flat]).unflatten(1, (net.G, net.C))
         torch.sum(grad, (0, 4), out=net.grad_b[..., 0])
         products = [torch.bmm(g, each.flatten(0, 1).transpose(1, 2)) for g, each in zip(grad_flat, h, strict=True)]
-        net.grad_U.copy_(torch.stack(products).sum(0).view_as(net.grad_U) if len(products) > 1 else products[0].view_as(net.grad_U))
+        net.grad_U.copy_(
+            torch.stack(products).sum(0).view_as(net.grad_U) if len(products) > 1 else products[0].view_as(net.grad_U)
+        )
         net.backward(run, grad_h, self.first, self._training_space)
         return out
 
@@ -359,7 +377,9 @@ class Engine:
         epoch, T, J = self.epoch, self.problem.slices, self.settings.hidden
         S, K = T - self.first, self.problem.outputs
         like, gates, output = self.networks.flat, self.stack.gates, self.stack.output
-        streams = {name: self._generators(name, epoch) for name in ("gate", "gate-test", "latent", "output", "output-test")}
+        streams = {
+            name: self._generators(name, epoch) for name in ("gate", "gate-test", "latent", "output", "output-test")
+        }
         sigma_hidden = None if gates is None else self.stack.sigma("hidden", self.settings, epoch, like)
         sigma_output = self.stack.sigma("output", self.settings, epoch, like)
         totals: dict[str, Tensor] = {}
@@ -377,9 +397,9 @@ class Engine:
                     self._draw(streams["latent"], shape, 1, uniform=True) if gates.needs_uniform else None,
                 )
             if output.active:
-                shape = (S, 1, K, B)
-                test = self._draw(streams["output-test"], shape, 1) if output.needs_test_draw else None
-                noise = (sigma_output, self._draw(streams["output"], shape, 1), test)
+                layer = (S, 1, K, B)
+                test = self._draw(streams["output-test"], layer, 1) if output.needs_test_draw else None
+                noise = (sigma_output, self._draw(streams["output"], layer, 1), test)
             means = self.gradients(x, target, draws, noise)
             self.optimiser.step()
             for name, value in means.items():
@@ -467,7 +487,12 @@ class Engine:
 
     def state(self) -> dict[str, Tensor]:
         """Return everything that resuming needs."""
-        state = {"flat": self.networks.flat, "curves": self.curves, "failed": self.failed, "epoch": torch.tensor(self.epoch)}
+        state = {
+            "flat": self.networks.flat,
+            "curves": self.curves,
+            "failed": self.failed,
+            "epoch": torch.tensor(self.epoch),
+        }
         for name, value in self.optimiser.state.get(self.networks.flat, {}).items():
             if isinstance(value, Tensor):
                 state[f"optimiser.{name}"] = value
@@ -481,7 +506,8 @@ class Engine:
         kept = {name.split(".", 1)[1]: value for name, value in state.items() if name.startswith("optimiser.")}
         if kept:
             self.optimiser.state[self.networks.flat] = {
-                name: value.cpu() if name == "step" and self.device.type == "cpu" else value for name, value in kept.items()
+                name: value.cpu() if name == "step" and self.device.type == "cpu" else value
+                for name, value in kept.items()
             }
         self.snapshot = {name.split(".", 1)[1]: value for name, value in state.items() if name.startswith("snapshot.")}
 

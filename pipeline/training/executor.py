@@ -62,7 +62,9 @@ def workers() -> int:
     return int(text)
 
 
-def run(function: Callable[[Job], Result], jobs: Sequence[Job], *, total: int, label: str) -> Iterator[tuple[int, Result]]:
+def run(
+    function: Callable[[Job], Result], jobs: Sequence[Job], *, total: int, label: str
+) -> Iterator[tuple[int, Result]]:
     """Yield ``(number of the job, result)`` as jobs finish.
 
     Args:

@@ -134,9 +134,7 @@ def from_clips(clips: object, pool: Tensor, split: Literal["random", "groups"], 
         raise TypeError(f"expected Clips, found {type(clips).__name__}")
     split_of = clips.split_random if split == "random" else clips.split_groups
     labels = functional.one_hot(torch.as_tensor(clips.label).long(), len(clips.classes)).float()
-    everything = Sequences(
-        pool, torch.as_tensor(clips.rows).long(), labels, torch.as_tensor(clips.clip_id).long()
-    )
+    everything = Sequences(pool, torch.as_tensor(clips.rows).long(), labels, torch.as_tensor(clips.clip_id).long())
 
     def sequences(name: str) -> Sequences:
         return everything.subset(torch.as_tensor(split_of == name).nonzero().flatten())
@@ -171,5 +169,7 @@ def load(task: Task, params: Params) -> Problem:
         problem = from_clips(table, pool, "random" if task == "video" else "groups", digest)
     for name, part in (("training", problem.train), ("test", problem.test)):
         if not len(part):
-            raise ValueError(f"expected at least one {name} sequence for task {task}, found none; check the split in params.yaml")
+            raise ValueError(
+                f"expected at least one {name} sequence for task {task}, found none; check the split in params.yaml"
+            )
     return problem

@@ -159,7 +159,9 @@ def curves_table(results: list[Repetition]) -> pa.Table:
                 pa.array(epochs.astype(np.int32)),
                 *(pa.array(curve[:, k], from_pandas=True) for k in range(len(METRICS))),
             ]
-            parts.append(pa.Table.from_arrays([x.cast(f.type) for x, f in zip(columns, CURVES, strict=True)], schema=CURVES))
+            parts.append(
+                pa.Table.from_arrays([x.cast(f.type) for x, f in zip(columns, CURVES, strict=True)], schema=CURVES)
+            )
     return pa.concat_tables(parts).combine_chunks()
 
 
@@ -204,7 +206,12 @@ def predictions_table(results: list[Repetition], data: problems.Problem, setting
                 if softmax
                 else pa.array(found[:, 0].astype(np.float64))
             )
-            columns = [pa.array([condition] * len(rows)), pa.array(np.full(len(rows), each.number, np.int32)), pa.array(rows), column]
+            columns = [
+                pa.array([condition] * len(rows)),
+                pa.array(np.full(len(rows), each.number, np.int32)),
+                pa.array(rows),
+                column,
+            ]
             parts.append(pa.Table.from_arrays(columns, schema=layout))
     return pa.concat_tables(parts).combine_chunks() if parts else layout.empty_table()
 

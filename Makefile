@@ -1,0 +1,80 @@
+# Two commands do everything: `make repro` and `make test`. Both set themselves up first.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+LOCK := requirements/all.txt
+# Users with a GPU or a CPU-only package index override the index: make repro PIP_FLAGS="--index-url …"
+PIP_FLAGS ?=
+
+export DVC_NO_ANALYTICS := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+export MLFLOW_ALLOW_PICKLE_DESERIALIZATION := false
+export PATH := $(abspath $(BIN)):$(PATH)
+
+.PHONY: help setup repro test test-all test-faults bench ui track lint format docs tune check-repro clean screenshot
+
+help: ## Show this help
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+setup: $(READY) ## Make the virtual environment from the hash-locked requirements
+
+$(READY): $(LOCK)
+	@echo "Setting up $(VENV) (a few minutes the first time) …"
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 13) else f"expected Python 3.10 to 3.13, found {v[0]}.{v[1]}; run make PYTHON=python3.11 …")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar on --require-hashes $(PIP_FLAGS) -r $(LOCK)
+	@touch $@
+
+repro: setup ## Run the pipeline: PROFILE=demo|fx|paper (without it, params.yaml as it stands)
+ifdef PROFILE
+	@$(BIN)/python -m pipeline.params compose $(PROFILE) $(if $(FORCE),--force)
+endif
+	@$(BIN)/python -m pipeline.params check
+	@$(BIN)/dvc repro
+	@$(BIN)/python -m stages.track
+	@echo "Report: data/results/report.html"
+
+test: setup ## Run the test suite (minutes)
+	@$(BIN)/python -m pytest -n 2 -m "not slow and not faults" $(ARGS)
+
+test-all: setup ## Run everything, slow tests included (nightly)
+	@$(BIN)/python -m pytest -n 2 $(ARGS)
+
+test-faults: setup ## Kill, fill, lock and corrupt things
+	@$(BIN)/python -m pytest -m faults $(ARGS)
+
+bench: setup ## Measure the engine against torch.nn, side by side in one run
+	@$(BIN)/python -m tools.bench
+
+track: setup ## Bring MLflow up to date with the run files
+	@$(BIN)/python -m stages.track
+
+ui: track ## Compare the noise conditions in MLflow's UI on http://127.0.0.1:5000
+	@$(BIN)/python -m stages.track --serve
+
+tune: setup ## Choose the exchange-rate hyperparameters on validation days
+	@$(BIN)/dvc repro acquire@fx
+	@$(BIN)/python -m stages.tune
+
+lint: setup ## Check style and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: setup ## Format the code
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+docs: setup ## Draw the README's figures from the present results
+	@$(BIN)/python -m tools.readme
+
+screenshot: track ## Take the README's picture of MLflow's comparison (needs Chromium)
+	@$(BIN)/python -m tools.mlflow_screenshot
+
+clean: ## Remove results and caches, not the environment
+	rm -rf data .checkpoints .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Commands for maintainers: benchmarks, pictures for the README. Not part of the pipeline."""
