@@ -16,7 +16,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("task", choices=get_args(params.Task))
     parser.add_argument("cell", choices=get_args(params.Cell))
     options = parser.parse_args(arguments)
-    return cli.run("train", lambda: train.train(options.task, options.cell, params.load()))
+
+    def work() -> None:
+        from pipeline import tracking
+
+        train.train(options.task, options.cell, params.load(), tracking.live)
+
+    return cli.run("train", work)
 
 
 if __name__ == "__main__":

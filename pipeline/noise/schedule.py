@@ -26,7 +26,7 @@ def annealed(sigma: float, decay: float, epoch: int) -> float:
     for name, value in (("sigma", sigma), ("decay", decay), ("epoch", epoch)):
         if not (math.isfinite(value) and value >= 0):
             raise ValueError(f"expected {name} to be finite and not negative, found {value}")
-    return sigma / (1.0 + epoch) ** decay
+    return float(sigma / (1.0 + epoch) ** decay)
 
 
 @dataclass(frozen=True)

@@ -87,14 +87,14 @@ def run_job(job: Job) -> list[Repetition]:
     return engine.run(job.checkpoints, lambda epochs: executor.progress(epochs * len(job.repetitions)))
 
 
-def train(task: Task, cell: Cell, params: Params, on_repetition: Callable[[Repetition], None] | None = None) -> None:
+def train(task: Task, cell: Cell, params: Params, live: Callable[[dict[str, object]], Callable[[Repetition], None]] | None = None) -> None:
     """Train all conditions and repetitions of ``cell`` on ``task`` and write ``data/runs/<task>/<cell>``.
 
     Args:
         task: the task.
         cell: the recurrent cell.
         params: the project's parameters.
-        on_repetition: called with each finished repetition, for live tracking; must not raise.
+        live: takes the run's record and returns what is called with each finished repetition; must not raise.
 
     Raises:
         ValueError: data or parameters do not fit.
@@ -107,6 +107,7 @@ def train(task: Task, cell: Cell, params: Params, on_repetition: Callable[[Repet
     dealt = deal(params.training.repetitions, device)
     jobs = [Job(task, cell, params, part, device, folder) for part in dealt]
     total = params.training.repetitions * settings.max_epochs
+    on_repetition = None if live is None else live(record)
     results: list[Repetition] = []
     for _, finished in executor.run(run_job, jobs, total=total, label=f"{task} {cell}"):
         results += finished
