@@ -86,6 +86,7 @@ class GateDraws:
         normal: ``(T, G, 1, n, J, B)`` standard normal draws, ``None`` if nothing is random.
         test_normal: independent draws for ``matched`` noise.
         uniform: uniform draws for sampled latents.
+        columns: batch columns that count for the acceptance rate; ``None`` is all.
     """
 
     stack: GateStack
@@ -93,6 +94,7 @@ class GateDraws:
     normal: Tensor | None
     test_normal: Tensor | None = None
     uniform: Tensor | None = None
+    columns: int | None = None
 
     def at(self, t: int) -> dict[str, Tensor | None]:
         """Return the draws of slice ``t`` as keyword arguments."""
@@ -199,7 +201,8 @@ class _Noise:
 
     def finish(self) -> None:
         """Record the mean acceptance over the slices."""
-        self.run.acceptance = torch.stack(self.run.accepted).mean((0, 3, 4, 5))
+        accepted = torch.stack(self.run.accepted)[..., : self.draws.columns]
+        self.run.acceptance = accepted.mean((0, 3, 4, 5))
 
 
 def _multiplicative_increment(run: Pass, t: int) -> Tensor:

@@ -54,6 +54,10 @@ METRICS = (
 EVALUATION_BATCH = 256
 """Sequences per forward pass when losses are measured."""
 
+LANES = 32
+"""Batches are padded to a multiple of this. Vectorised loops finish what is left over with scalar code that rounds
+otherwise; without leftovers every network of a stack is computed alike, and equal networks stay equal bit for bit."""
+
 
 @dataclass(frozen=True)
 class Stack:
@@ -138,6 +142,7 @@ class Networks:
             "b": (G, C, outputs, 1),
         }
         total = sum(math.prod(shape) for shape in self.shapes.values())
+        total += -total % LANES
         self.flat = torch.zeros(total, dtype=dtype, device=device)
         self.grad = torch.zeros(total, dtype=dtype, device=device)
         self.flat.grad = self.grad
@@ -307,7 +312,7 @@ class Engine:
     ) -> Tensor:
         sample = torch.rand if uniform else torch.randn
         draws = [sample(shape, generator=g, dtype=self.dtype, device=self.device) for g in generators]
-        return torch.stack(draws, axis)
+        return draws[0].unsqueeze(axis) if len(draws) == 1 else torch.stack(draws, axis)
 
     def _batches(self, epoch: int) -> Iterator[Tensor]:
         """Yield ``(G, B)`` positions of training sequences: each group in its own order."""
@@ -321,18 +326,27 @@ class Engine:
         yield from orders.split(self.settings.batch_size, dim=1)
 
     def _gather(self, data: Sequences, rows: Tensor, space: Workspace) -> tuple[Tensor, Tensor]:
-        """Return inputs ``(T, G, I + 1, B)`` and targets ``(1, G, 1, K, B)`` of sequences ``rows`` ``(G, B)``."""
+        """Return inputs ``(T, G, I + 1, B')`` and targets ``(1, G, 1, K, B')`` of sequences ``rows`` ``(G, B)``.
+
+        B' is B padded with zeros to a multiple of ``LANES``.
+        """
         rows = rows.to(data.index.device)
         slices = data.pool[data.index[rows]].to(self.device)
         G, B, T, inputs = slices.shape
-        x = space.take("x", (T, G, inputs + 1, B), self.networks.flat)
-        x[:, :, :inputs] = slices.permute(2, 0, 3, 1)
-        x[:, :, inputs] = 1
+        x = space.take("x", (T, G, inputs + 1, B + -B % LANES), self.networks.flat)
+        x[..., B:] = 0
+        x[:, :, :inputs, :B] = slices.permute(2, 0, 3, 1)
+        x[:, :, inputs, :B] = 1
         targets = data.targets[rows].to(self.device, self.dtype).transpose(1, 2)
-        return x, targets[None, :, None]
+        return x, torch.nn.functional.pad(targets, (0, -B % LANES))[None, :, None]
 
     def gradients(
-        self, x: Tensor, target: Tensor, draws: GateDraws | None, noise: tuple[Tensor, Tensor, Tensor | None] | None
+        self,
+        x: Tensor,
+        target: Tensor,
+        draws: GateDraws | None,
+        noise: tuple[Tensor, Tensor, Tensor | None] | None,
+        columns: int,
     ) -> dict[str, Tensor]:
         """Run one forward and backward pass; leave the gradients in ``networks.grad``.
 
@@ -341,11 +355,12 @@ class Engine:
             target: ``(1, G, 1, K, B)`` clean targets, the same for every slice from t0 on.
             draws: gate noise.
             noise: output noise: σ ``(C,)``, standard normal draws ``(S, G, 1, K, B)``, and those to test.
+            columns: how many of the B columns are no padding.
 
         Returns:
             ``loss`` ``(G, C)``: the noisy objective per sequence; ``output`` and ``hidden`` acceptance.
         """
-        net, head, B = self.networks, self.problem.head, x.shape[3]
+        net, head = self.networks, self.problem.head
         run = net.forward(x, draws, self._training_space)
         h = run.h[self.first :]
         activation = activations(head, net.outputs(h))
@@ -356,15 +371,17 @@ class Engine:
                 self.stack.output, head, target, activation, sigma, normal, test_normal
             )
             target = target + increment
-            out["output"] = accepted.to(self.dtype).mean((0, 3, 4))
+            out["output"] = accepted[..., :columns].to(self.dtype).mean((0, 3, 4))
         if run.acceptance is not None:
             out["hidden"] = run.acceptance
-        out["loss"] = errors(head, target, activation).sum(0).mean(-1)
-        grad = error_gradient(head, target, activation).mul_(1 / B)
+        out["loss"] = errors(head, target, activation)[..., :columns].sum(0).mean(-1)
+        grad = error_gradient(head, target, activation).mul_(1 / columns)
+        grad[..., columns:] = 0
         grad_flat = grad.flatten(1, 2)
         U_t = net.U.flatten(0, 1).transpose(1, 2)
         grad_h = torch.stack([torch.bmm(U_t, each) for each in grad_flat]).unflatten(1, (net.G, net.C))
         torch.sum(grad, (0, 4), out=net.grad_b[..., 0])
+        # One product per slice; with t0 = T, the usual case, there is one.
         products = [torch.bmm(g, each.flatten(0, 1).transpose(1, 2)) for g, each in zip(grad_flat, h, strict=True)]
         net.grad_U.copy_(
             torch.stack(products).sum(0).view_as(net.grad_U) if len(products) > 1 else products[0].view_as(net.grad_U)
@@ -385,7 +402,7 @@ class Engine:
         totals: dict[str, Tensor] = {}
         for rows in self._batches(epoch):
             x, target = self._gather(self.train, rows, self._training_space)
-            B = rows.shape[1]
+            columns, B = rows.shape[1], x.shape[3]
             draws = noise = None
             if gates is not None and sigma_hidden is not None:
                 shape = (T, 1, GATES[self.cell], J, B)
@@ -395,15 +412,16 @@ class Engine:
                     self._draw(streams["gate"], shape, 1),
                     self._draw(streams["gate-test"], shape, 1) if gates.needs_test_draw else None,
                     self._draw(streams["latent"], shape, 1, uniform=True) if gates.needs_uniform else None,
+                    columns,
                 )
             if output.active:
                 layer = (S, 1, K, B)
                 test = self._draw(streams["output-test"], layer, 1) if output.needs_test_draw else None
                 noise = (sigma_output, self._draw(streams["output"], layer, 1), test)
-            means = self.gradients(x, target, draws, noise)
+            means = self.gradients(x, target, draws, noise, columns)
             self.optimiser.step()
             for name, value in means.items():
-                weighted = value * (B / len(self.train))
+                weighted = value * (columns / len(self.train))
                 totals[name] = totals[name] + weighted if name in totals else weighted
         return totals
 
@@ -426,7 +444,8 @@ class Engine:
         for rows in torch.arange(len(data)).split(EVALUATION_BATCH):
             x, target = self._gather(data, rows.unsqueeze(0), self._evaluation_space)
             run = self.networks.forward(x.expand(-1, G, -1, -1), None, self._evaluation_space)
-            activation = activations(head, self.networks.outputs(run.h[self.first :]))
+            activation = activations(head, self.networks.outputs(run.h[self.first :]))[..., : len(rows)]
+            target = target[..., : len(rows)]
             part = errors(head, target, activation).sum((0, 3), dtype=torch.float64)
             loss = part if loss is None else loss + part
             if head == "softmax":

@@ -1,0 +1,40 @@
+"""Fixtures that all tests share: one thread of arithmetic, a project folder to work in, the real data if it is there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("suite", deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    """Some sums change with the number of threads; tests run beside each other anyway."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """An empty project folder that is the working directory, with the code and profiles of this one."""
+    for name in ("pipeline", "stages", "profiles"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("NEM_MIRROR", raising=False)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def mirror():
+    """The folder with the real files, for tests marked ``realdata``."""
+    folder = os.environ.get("NEM_MIRROR")
+    if not folder:
+        pytest.skip("NEM_MIRROR names no folder with the real files")
+    return Path(folder)
