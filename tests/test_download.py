@@ -1,0 +1,128 @@
+"""Downloads against a local server: resumed after a cut, verified, trusted once, never half a file."""
+
+import hashlib
+import http.server
+import threading
+
+import pytest
+
+from pipeline import download, records
+
+CONTENT = bytes(range(256)) * 4000
+SHA = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Server:
+    """Serves CONTENT; ``cut`` ends the first answers early, ``ranges`` off ignores Range, ``tag`` is the ETag."""
+
+    def __init__(self):
+        outer = self
+        self.cut, self.ranges, self.tag, self.content, self.status, self.seen = [], True, '"1"', CONTENT, 200, []
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                wanted = self.headers.get("Range")
+                outer.seen.append(wanted)
+                if outer.status != 200:
+                    self.send_error(outer.status)
+                    return
+                start = 0
+                if wanted and outer.ranges and self.headers.get("If-Range") == outer.tag:
+                    start = int(wanted.removeprefix("bytes=").rstrip("-"))
+                body = outer.content[start:]
+                self.send_response(206 if start else 200)
+                self.send_header("ETag", outer.tag)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body[: outer.cut.pop(0)] if outer.cut else body)
+
+            def log_message(self, *_):
+                pass
+
+        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.http.server_port}/data.bin"
+
+
+@pytest.fixture
+def server():
+    made = Server()
+    yield made
+    made.http.shutdown()
+    made.http.server_close()
+
+
+def fetch(server, file, **changes):
+    return download.fetch(server.url, file, **{"sha256": SHA, "pause": 0.01, **changes})
+
+
+def test_a_cut_connection_is_resumed(server, tmp_path):
+    server.cut = [100_000, 200_000]
+    found = fetch(server, tmp_path / "data.bin")
+    assert (tmp_path / "data.bin").read_bytes() == CONTENT
+    assert server.seen == [None, "bytes=100000-", "bytes=300000-"]
+    assert (found.origin, found.sha256, found.trusted_on_first_use) == ("network", SHA, False)
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["data.bin"]
+    assert fetch(server, tmp_path / "data.bin").origin == "present"
+    assert len(server.seen) == 3
+
+
+def test_a_server_without_ranges_starts_over(server, tmp_path):
+    server.cut, server.ranges = [100_000], False
+    fetch(server, tmp_path / "data.bin")
+    assert (tmp_path / "data.bin").read_bytes() == CONTENT
+
+
+def test_a_file_that_changes_between_two_parts_is_not_glued_together(server, tmp_path):
+    file = tmp_path / "data.bin"
+    server.cut = [50_000] * download.ATTEMPTS
+    with pytest.raises(download.DownloadError, match="it resumes"):
+        fetch(server, file)
+    server.content, server.tag = CONTENT[::-1], '"2"'
+    found = fetch(server, file, sha256=hashlib.sha256(CONTENT[::-1]).hexdigest())
+    assert found.origin == "network"
+    assert file.read_bytes() == CONTENT[::-1]
+
+
+def test_a_wrong_hash_leaves_no_file_and_names_both(server, tmp_path):
+    with pytest.raises(download.DownloadError, match="a{64}.*found " + SHA):
+        fetch(server, tmp_path / "data.bin", sha256="a" * 64)
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_files_are_not_asked_for_again_and_the_message_says_what_to_do(server, tmp_path):
+    server.status = 404
+    with pytest.raises(download.DownloadError, match=r"put it at x/data\.bin in the folder that NEM_MIRROR") as caught:
+        fetch(server, tmp_path / "data.bin", mirror_path="x/data.bin")
+    assert server.url in str(caught.value)
+    assert SHA in str(caught.value)
+    assert len(server.seen) == 1
+
+
+def test_trust_on_first_use(server, tmp_path):
+    lock = tmp_path / "lock.json"
+    first = fetch(server, tmp_path / "a", sha256=None, lock=lock)
+    assert first.trusted_on_first_use
+    assert records.read_json(lock) == {server.url: SHA}
+    server.content, server.tag = CONTENT + b"!", '"2"'
+    with pytest.raises(download.DownloadError, match="source changed"):
+        fetch(server, tmp_path / "b", sha256=None, lock=lock)
+    with pytest.raises(ValueError, match="lock file"):
+        fetch(server, tmp_path / "b", sha256=None)
+
+
+def test_the_mirror_comes_first(server, tmp_path, monkeypatch):
+    (tmp_path / "mirror").mkdir()
+    (tmp_path / "mirror" / "data.bin").write_bytes(CONTENT)
+    monkeypatch.setenv("NEM_MIRROR", str(tmp_path / "mirror"))
+    assert fetch(server, tmp_path / "data.bin", mirror_path="data.bin").origin == "mirror"
+    assert not server.seen
+    monkeypatch.setenv("NEM_MIRROR", str(tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError, match="NEM_MIRROR"):
+        fetch(server, tmp_path / "other.bin", mirror_path="data.bin")
+
+
+@pytest.mark.parametrize("url", ["ftp://example.org/x", "javascript:alert(1)", "/etc/passwd", ""])
+def test_other_addresses_are_refused(url, tmp_path):
+    with pytest.raises(ValueError, match="http, https or file"):
+        download.fetch(url, tmp_path / "x", sha256=SHA)
