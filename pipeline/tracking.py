@@ -29,7 +29,7 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 import mlflow
 import numpy as np
 from filelock import FileLock
-from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunStatus, RunTag, ViewType
+from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunStatus, ViewType
 from mlflow.models import ModelSignature
 from mlflow.tracking import MlflowClient
 from mlflow.tracking.context.registry import resolve_tags
@@ -277,7 +277,7 @@ def live(record: dict[str, Any]) -> Callable[[Repetition], None]:
                 parent = _parent(runs, record)
                 for c, condition in enumerate(repetition.conditions):
                     _log_child(runs, parent, record, condition, repetition.number, _curve(repetition.curves[c]))
-        except Exception as error:  # noqa: BLE001 - whatever a store raises, training goes on
+        except Exception as error:
             broken = True
             print(
                 f"tracking: the MLflow store cannot be used now ({type(error).__name__}: {str(error)[:200]}); training "
@@ -299,7 +299,7 @@ def sync(task: str, cell: str) -> int:
         FileNotFoundError: there is no finished run.
         ValueError: its files are damaged.
     """
-    from pipeline.evaluation import results
+    from pipeline.training import results
 
     run = results.load(task, cell)  # type: ignore[arg-type]
     made = 0
@@ -346,7 +346,7 @@ def _artifacts(client: MlflowClient, parent: str, record: dict[str, Any]) -> Non
 
 def _best_model(folder: Path) -> Path | None:
     """Return the model of the condition with the lowest mean clean test loss at R."""
-    from pipeline.evaluation import results
+    from pipeline.training import results
 
     run = results.load(folder.parent.name, folder.name)  # type: ignore[arg-type]
     losses = {c: run.final(c, "test_loss") for c in run.conditions}
@@ -354,7 +354,8 @@ def _best_model(folder: Path) -> Path | None:
     if not alive:
         return None
     best = min(alive, key=lambda c: alive[c])
-    return folder / "models" / f"{best}.safetensors"
+    model = folder / "models" / f"{best}.safetensors"
+    return model if model.is_file() else None
 
 
 def _log_model(run_id: str, weights: Path, record: dict[str, Any]) -> None:

@@ -48,4 +48,6 @@ def problem(head="identity", sequences=20, slices=3, inputs=2, outputs=1, seed=0
         return Sequences(pool, index, targets, torch.arange(first, first + count))
 
     classes = tuple(f"class {k}" for k in range(outputs)) if head == "softmax" else ()
-    return Problem(part(sequences, 0), part(9, 1000), head, 2.0 if head == "identity" else 1.0, 0.5, classes, {"data/x": "0" * 64})
+    return Problem(
+        part(sequences, 0), part(9, 1000), head, 2.0 if head == "identity" else 1.0, 0.5, classes, {"data/x": "0" * 64}
+    )

@@ -114,7 +114,13 @@ def test_composing_keeps_hand_edits(project, capsys):
     assert "expected one of the profiles" in capsys.readouterr().err
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x), max_leaves=20))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda x: st.lists(x) | st.dictionaries(st.text(), x),
+        max_leaves=20,
+    )
+)
 def test_any_content_is_parameters_or_a_params_error(content):
     if not isinstance(content, dict):
         content = {"fx": content}

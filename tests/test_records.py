@@ -66,11 +66,19 @@ def test_schemas_are_checked(tmp_path):
 
 def test_seeds_depend_on_names_alone():
     assert seeds.seed_of(1, "fx", 3) == seeds.seed_of(1, "fx", 3)
-    different = {seeds.seed_of(*name) for name in ((1, "a", "bc"), (1, "ab", "c"), (1, "a", 1), (1, "a", "1"), (2, "a", 1))}
+    different = {
+        seeds.seed_of(*name) for name in ((1, "a", "bc"), (1, "ab", "c"), (1, "a", 1), (1, "a", "1"), (2, "a", 1))
+    }
     assert len(different) == 5
     code = "from pipeline import seeds; print(seeds.seed_of(1, 'fx', 3))"
     found = {
-        subprocess.run([sys.executable, "-c", code], env={"PYTHONHASHSEED": h, "PYTHONPATH": "."}, capture_output=True, text=True, check=True).stdout
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={"PYTHONHASHSEED": h, "PYTHONPATH": "."},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
         for h in ("0", "1")
     }
     assert found == {f"{seeds.seed_of(1, 'fx', 3)}\n"}

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import paths, records
-from pipeline.evaluation import figures, metrics, report, results, tables
+from pipeline.evaluation import figures, metrics, report, tables
 from pipeline.fx import rates, windows
 from pipeline.params import Params
+from pipeline.training import results
 
 
 def evaluate(params: Params) -> None:

@@ -13,10 +13,10 @@ from pipeline import paths
 from pipeline.conditions import PLACES, Condition, Mode
 from pipeline.evaluation import paper, style
 from pipeline.evaluation.metrics import Outcome, forecasts
-from pipeline.evaluation.results import Run
 from pipeline.evaluation.tables import write_frame
 from pipeline.fx.rates import Rates
 from pipeline.fx.windows import Windows
+from pipeline.training.results import Run
 
 Floats = npt.NDArray[np.float64]
 

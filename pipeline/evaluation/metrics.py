@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from pipeline.evaluation.results import Run
 from pipeline.evaluation.statistics import Interval, SpeedUp, holm, mean_interval, sign_flip_p_value, speed_up
 from pipeline.fx import baselines
 from pipeline.fx.windows import Windows
 from pipeline.params import Evaluate
+from pipeline.training.results import Run
 
 Floats = npt.NDArray[np.float64]
 Summary = dict[str, dict[str, dict[str, float | int | None]]]

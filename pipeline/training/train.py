@@ -87,7 +87,12 @@ def run_job(job: Job) -> list[Repetition]:
     return engine.run(job.checkpoints, lambda epochs: executor.progress(epochs * len(job.repetitions)))
 
 
-def train(task: Task, cell: Cell, params: Params, live: Callable[[dict[str, object]], Callable[[Repetition], None]] | None = None) -> None:
+def train(
+    task: Task,
+    cell: Cell,
+    params: Params,
+    live: Callable[[dict[str, object]], Callable[[Repetition], None]] | None = None,
+) -> None:
     """Train all conditions and repetitions of ``cell`` on ``task`` and write ``data/runs/<task>/<cell>``.
 
     Args:

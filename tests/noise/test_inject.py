@@ -10,7 +10,16 @@ from torch.distributions import Bernoulli, Categorical, Normal
 
 from pipeline import theory
 from pipeline.conditions import BEYOND, CONDITIONS, Condition
-from pipeline.noise import GateStack, Noise, OutputStack, annealed, gate_increment, inject_gate, inject_output, output_increment
+from pipeline.noise import (
+    GateStack,
+    Noise,
+    OutputStack,
+    annealed,
+    gate_increment,
+    inject_gate,
+    inject_output,
+    output_increment,
+)
 from pipeline.noise.inject import apply_gate_increment
 
 SEEDS = st.integers(0, 2**31)
@@ -122,7 +131,9 @@ def test_a_stack_injects_what_single_networks_inject(seed, sigma, J, gates):
     apply_gate_increment(stack, noisy, increment)
     for c, (kind, mode) in enumerate(axes):
         for n in range(gates):
-            one, mask = inject_gate(gate[0, c, n].T, logit[0, c, n].T, normal[0, 0, n].T, kind=kind, mode=mode, sigma=sigma)
+            one, mask = inject_gate(
+                gate[0, c, n].T, logit[0, c, n].T, normal[0, 0, n].T, kind=kind, mode=mode, sigma=sigma
+            )
             torch.testing.assert_close(noisy[0, c, n].T, one, rtol=1e-12, atol=1e-12)
             assert torch.equal(accepted[0, c, n, 0] > 0, mask)
 
@@ -153,13 +164,20 @@ def test_acceptance_agrees_with_an_independent_monte_carlo():
     axes = sorted_axes(("nem",))
     stack = GateStack(*zip(*axes, strict=True))
     logit = draw(5, 1, 2, 3, 8, 1).expand(1, 2, 3, 8, B)
-    _, accepted = gate_increment(stack, logit, torch.sigmoid(logit), torch.ones(2, dtype=torch.float64), draw(6, 1, 1, 3, 8, B))
+    _, accepted = gate_increment(
+        stack, logit, torch.sigmoid(logit), torch.ones(2, dtype=torch.float64), draw(6, 1, 1, 3, 8, B)
+    )
     assert (accepted.mean((0, 3, 4)) - 0.5).abs().max() < 6 * 0.5 / math.sqrt(B)
     residual = torch.tensor([0.5, -0.2, 0.1], dtype=torch.float64)
     stack = OutputStack(("nem",), ("additive",))
     target = residual.view(1, 1, 1, 3, 1).expand(1, 1, 1, 3, B)
     _, kept = output_increment(
-        stack, "identity", target, torch.zeros_like(target), torch.tensor([0.4], dtype=torch.float64), draw(7, 1, 1, 1, 3, B)
+        stack,
+        "identity",
+        target,
+        torch.zeros_like(target),
+        torch.tensor([0.4], dtype=torch.float64),
+        draw(7, 1, 1, 1, 3, B),
     )
     assert abs(kept.double().mean() - theory.ball_acceptance(residual, 0.4)) < 6 * 0.5 / math.sqrt(B)
 
@@ -199,7 +217,9 @@ def test_annealing_never_grows_and_starts_at_sigma(sigma, decay, epoch):
     assert Noise("nem", "additive", sigma, decay).at(epoch) == annealed(sigma, decay, epoch)
 
 
-@pytest.mark.parametrize("bad", [{"kind": "none"}, {"mode": "both"}, {"sigma": -1.0}, {"sigma": math.nan}, {"decay": -0.1}])
+@pytest.mark.parametrize(
+    "bad", [{"kind": "none"}, {"mode": "both"}, {"sigma": -1.0}, {"sigma": math.nan}, {"decay": -0.1}]
+)
 def test_a_noise_source_checks_its_arguments(bad):
     with pytest.raises(ValueError, match="expected"):
         Noise(**{"kind": "nem", "mode": "additive", "sigma": 0.1, **bad})

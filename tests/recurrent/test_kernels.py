@@ -66,7 +66,9 @@ def stack_and_reference(cell, T, G, I, J, B, K, seed, first):
             increments, mode = None, "additive"
             if c < len(AXES):
                 mode = AXES[c][1]
-                increments = noisy_increments(cell, x[:, g, :-1].permute(0, 2, 1), p, normal[:, g, 0], sigma[c], *AXES[c])
+                increments = noisy_increments(
+                    cell, x[:, g, :-1].permute(0, 2, 1), p, normal[:, g, 0], sigma[c], *AXES[c]
+                )
             steps = cells.forward(x[:, g, :-1].permute(0, 2, 1), p, increments, mode)
             cells.error(steps, target, "identity", first + 1).backward()
             for t in range(T):

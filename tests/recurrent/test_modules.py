@@ -28,7 +28,13 @@ def flat(outputs):
 
 @pytest.mark.parametrize(("mine", "torchs"), PAIRS)
 @given(
-    st.integers(1, 6), st.integers(1, 7), st.integers(1, 5), st.integers(1, 4), st.booleans(), st.booleans(), st.booleans()
+    st.integers(1, 6),
+    st.integers(1, 7),
+    st.integers(1, 5),
+    st.integers(1, 4),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
 )
 def test_without_noise_it_is_torchs_layer(mine, torchs, T, J, I, B, bias, batch_first, initial):
     torch_layer = torchs(I, J, bias=bias, batch_first=batch_first, dtype=DOUBLE)
@@ -69,7 +75,9 @@ def test_gradients_are_those_of_the_noisy_function(layer_class, mode, kind, clam
     x = torch.randn(3, 2, 2, generator=generator(2), dtype=DOUBLE, requires_grad=True)
 
     def function(x, *values):
-        outputs = torch.func.functional_call(layer, dict(zip(names, values, strict=True)), (x,), {"generator": generator(7)})
+        outputs = torch.func.functional_call(
+            layer, dict(zip(names, values, strict=True)), (x,), {"generator": generator(7)}
+        )
         return tuple(flat(outputs))
 
     values = [p.detach().clone().requires_grad_() for p in layer.parameters()]

@@ -18,7 +18,11 @@ LOSS = METRICS.index("test_loss")
 
 def engine(cell="lstm", head="identity", conditions=None, repetitions=(0,), dtype=torch.float32, seed=1, **changes):
     names = list(CONDITIONS if conditions is None else conditions)
-    shared = {k: changes.pop(k) for k in ("first_target", "hidden_injection", "granularity", "latent", "noise_benefit") if k in changes}
+    shared = {
+        k: changes.pop(k)
+        for k in ("first_target", "hidden_injection", "granularity", "latent", "noise_benefit")
+        if k in changes
+    }
     return Engine(
         problems.problem(head, outputs=1 if head == "identity" else 3),
         cell,
@@ -36,13 +40,20 @@ def torch_twin(made, network=0):
     J, nets = made.settings.hidden, made.networks
     W, V = nets.W[0, :, network].T, nets.V[0, network]
     layer_class = nn.LSTM if made.cell == "lstm" else nn.GRU
-    layer, head = layer_class(made.problem.inputs, J, batch_first=True).double(), nn.Linear(J, made.problem.outputs).double()
+    layer, head = (
+        layer_class(made.problem.inputs, J, batch_first=True).double(),
+        nn.Linear(J, made.problem.outputs).double(),
+    )
     blocks, bias, recurrent = [w[:, :-1] for w in W.split(J)], [w[:, -1] for w in W.split(J)], V.split(J)
     if made.cell == "lstm":  # kernel order i, f, o, c; torch's i, f, c, o
         order = (0, 1, 3, 2)
         W_t, b_t, V_t = ([part[k] for k in order] for part in (blocks, bias, recurrent))
     else:  # kernel order W: c, z, r and V: z, r, c; torch's r, z, c with z = 1 - z
-        W_t, b_t, V_t = [blocks[2], -blocks[1], blocks[0]], [bias[2], -bias[1], bias[0]], [recurrent[1], -recurrent[0], recurrent[2]]
+        W_t, b_t, V_t = (
+            [blocks[2], -blocks[1], blocks[0]],
+            [bias[2], -bias[1], bias[0]],
+            [recurrent[1], -recurrent[0], recurrent[2]],
+        )
     with torch.no_grad():
         layer.weight_ih_l0.copy_(torch.cat(W_t))
         layer.bias_ih_l0.copy_(torch.cat(b_t))
@@ -102,7 +113,9 @@ def test_all_conditions_start_alike_and_zero_noise_stays_alike(cell, head):
     for c in range(len(CONDITIONS)):
         for k in (METRICS.index("train_loss"), LOSS):
             assert torch.equal(result.curves[c, :, k], none[:, k]), result.conditions[c]
-        assert all(torch.equal(a, b) for a, b in zip(result.parameters[c].values(), result.parameters[0].values(), strict=True))
+        assert all(
+            torch.equal(a, b) for a, b in zip(result.parameters[c].values(), result.parameters[0].values(), strict=True)
+        )
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
@@ -137,7 +150,12 @@ def test_repetitions_differ_and_do_not_depend_on_the_deal():
 
 @pytest.mark.parametrize("optimiser", ["sgd", "adam", "rmsprop"])
 def test_resuming_gives_the_same_bytes(optimiser, tmp_path):
-    changes = {"optimiser": optimiser, "momentum": 0.0 if optimiser == "adam" else 0.9, "learning_rate": 0.01, "max_epochs": 5}
+    changes = {
+        "optimiser": optimiser,
+        "momentum": 0.0 if optimiser == "adam" else 0.9,
+        "learning_rate": 0.01,
+        "max_epochs": 5,
+    }
     whole = engine(**changes).run()[0]
 
     class Killed(BaseException):

@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from pipeline import params, paths, records
-from pipeline.evaluation import results
 from pipeline.fx import rates, synthetic, windows
-from pipeline.training import executor, train
+from pipeline.training import executor, results, train
 
 
 def small(project, **changes):
@@ -14,7 +13,11 @@ def small(project, **changes):
     base = params.Params(sources=["fx"], video_sets=[], tasks=["fx"])
     content = base.model_dump()
     content["fx"]["windows"]["train_end"] = 90
-    content["training"] |= {"repetitions": 3, "conditions": ["none", "nem-additive-both", "blind-multiplicative-hidden"], **changes}
+    content["training"] |= {
+        "repetitions": 3,
+        "conditions": ["none", "nem-additive-both", "blind-multiplicative-hidden"],
+        **changes,
+    }
     for cell in ("lstm", "gru"):
         content["train"]["fx"][cell] |= {"hidden": 4, "epochs": 2, "max_epochs": 3, "batch_size": 16}
     settings = params.validate(content)
@@ -47,11 +50,15 @@ def test_files_do_not_depend_on_executor_or_workers(project, monkeypatch):
 def test_live_tracking_sees_every_repetition_once(project, monkeypatch):
     monkeypatch.setenv("NEM_EXECUTOR", "serial")
     seen = []
-    train.train("fx", "lstm", small(project), lambda record: lambda repetition: seen.append((record["cell"], repetition.number)))
+    train.train(
+        "fx", "lstm", small(project), lambda record: lambda repetition: seen.append((record["cell"], repetition.number))
+    )
     assert sorted(seen) == [("lstm", 0), ("lstm", 1), ("lstm", 2)]
 
 
-@pytest.mark.parametrize(("repetitions", "dealt"), [(1, [1]), (2, [1, 1]), (3, [2, 1]), (10, [3, 3, 2, 2]), (5, [3, 2])])
+@pytest.mark.parametrize(
+    ("repetitions", "dealt"), [(1, [1]), (2, [1, 1]), (3, [2, 1]), (10, [3, 3, 2, 2]), (5, [3, 2])]
+)
 def test_repetitions_are_dealt_evenly(repetitions, dealt):
     jobs = train.deal(repetitions, "cpu")
     assert [len(job) for job in jobs] == dealt

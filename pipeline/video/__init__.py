@@ -1,0 +1,1 @@
+"""Videos to frames, frames to Inception-v3 features, features to labelled clips."""

@@ -1,0 +1,271 @@
+"""Everything that OpenCV does for this project: decode, encode, resize, draw. No other module imports cv2.
+
+OpenCV reads videos with its bundled FFmpeg. What its properties say is not what a file holds: the frame count is an
+estimate, seeking lands elsewhere, and the last frame may report time 0. So a video is read from its beginning, frame
+by frame, and only what was decoded is believed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+# Read when the library loads: FFmpeg stays quiet about files that this module reports on itself, and a playlist that
+# calls itself a video cannot make it open the network.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", "protocol_whitelist;file")
+os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+
+import cv2  # noqa: E402 - after the environment that it reads
+
+cv2.setNumThreads(1)  # work is split by process; a second layer of threads only gets in the way
+
+Image = npt.NDArray[np.uint8]
+"""``(height, width, 3)``, red-green-blue."""
+Points = npt.NDArray[np.float64]
+"""``(N, 2)`` x and y in pixels, from the left and from the top."""
+
+MAX_PIXELS = 1 << 26
+"""Frames larger than this (8192 x 8192) are refused: a few forged bytes in a header can ask for any size."""
+LOSSLESS = 101
+"""The quality that stands for PNG."""
+_SHIFT = 4
+_SUBPIXELS = 1 << _SHIFT
+
+
+class VideoError(ValueError):
+    """A file that is no readable video; the message says why."""
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What decoding a whole video showed.
+
+    Attributes:
+        codec: four-character code, such as ``mpg1``.
+        width: pixels.
+        height: pixels.
+        nominal_rate: frames per second that the container claims; 0 when it claims none.
+        declared: frames that the container claims, an estimate for MPEG; 0 when it claims none.
+        times: ``(N,)`` the container's time of each decoded frame [s].
+    """
+
+    codec: str
+    width: int
+    height: int
+    nominal_rate: float
+    declared: int
+    times: npt.NDArray[np.float64]
+
+    def __len__(self) -> int:
+        """Number of frames that decode."""
+        return len(self.times)
+
+
+def _open(source: Path) -> cv2.VideoCapture:
+    if not source.is_file():
+        raise FileNotFoundError(f"expected a video at {source}, found no such file")
+    if not source.stat().st_size:
+        raise VideoError("expected a video, found an empty file")
+    # FFmpeg by name: left to choose, OpenCV takes digits in a file name for a numbered sequence of pictures.
+    capture = cv2.VideoCapture(str(source), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+    if not capture.isOpened():
+        raise VideoError("expected a video stream, found none that the decoder knows (damaged, or not a video)")
+    return capture
+
+
+def _number(capture: cv2.VideoCapture, name: int) -> float:
+    value = float(capture.get(name))
+    return value if np.isfinite(value) and 0 < value < 1e9 else 0.0
+
+
+def scan(source: Path) -> Scan:
+    """Decode a video from beginning to end and return what it holds.
+
+    Raises:
+        FileNotFoundError: no such file.
+        VideoError: the file is empty, holds no video stream, or not one frame of it decodes.
+    """
+    capture = _open(source)
+    try:
+        width, height = (int(_number(capture, p)) for p in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+        if not 0 < width * height <= MAX_PIXELS:
+            raise VideoError(f"expected frames of 1 to {MAX_PIXELS} pixels, found {width} x {height}")
+        code = int(_number(capture, cv2.CAP_PROP_FOURCC)).to_bytes(4, "little")
+        times = []
+        while capture.grab():
+            times.append(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
+        if not times:
+            raise VideoError("expected at least one frame, found none that decodes")
+        return Scan(
+            "".join(chr(byte) for byte in code if 32 < byte < 127),
+            width,
+            height,
+            _number(capture, cv2.CAP_PROP_FPS),
+            int(_number(capture, cv2.CAP_PROP_FRAME_COUNT)),
+            np.array(times),
+        )
+    finally:
+        capture.release()
+
+
+def pick(source: Path, indices: Sequence[int]) -> Iterator[Image]:
+    """Yield chosen frames; all frames up to the last of them are decoded, only those asked for are converted.
+
+    Args:
+        source: the video.
+        indices: 0-based numbers of frames, ascending.
+
+    Raises:
+        FileNotFoundError: no such file.
+        VideoError: the file is no video, or ends before the last frame asked for.
+    """
+    capture = _open(source)
+    try:
+        number = -1
+        for index in indices:
+            while number < index:
+                if not capture.grab():
+                    raise VideoError(f"expected frame {index}, found the end after {number + 1} frames")
+                number += 1
+            done, frame = capture.retrieve()
+            if not done:
+                raise VideoError(f"expected frame {index} to decode, found damage")
+            yield _rgb(frame)
+    finally:
+        capture.release()
+
+
+def read(source: Path) -> Iterator[Image]:
+    """Yield every frame of a video.
+
+    Raises:
+        FileNotFoundError: no such file.
+        VideoError: the file is no video.
+    """
+    capture = _open(source)
+    try:
+        while True:
+            done, frame = capture.read()
+            if not done:
+                return
+            yield _rgb(frame)
+    finally:
+        capture.release()
+
+
+def _rgb(frame: npt.NDArray[np.uint8]) -> Image:
+    kind = cv2.COLOR_GRAY2RGB if frame.ndim == 2 else cv2.COLOR_BGR2RGB
+    return cv2.cvtColor(frame, kind)  # type: ignore[no-any-return]
+
+
+def write(destination: Path, frames: Iterable[Image], rate: float, *, codec: str = "PIM1") -> int:
+    """Write a video and return its number of frames; equal frames give equal bytes.
+
+    Args:
+        destination: the file; its suffix chooses the container (``.mpg``, ``.avi``, ``.mp4``).
+        frames: pictures of one size.
+        rate: frames per second; MPEG-1 knows 23.976, 24, 25, 29.97, 30, 50, 59.94 and 60.
+        codec: four-character code: ``PIM1`` (MPEG-1), ``MJPG``, ``mp4v``.
+
+    Raises:
+        VideoError: the encoder refuses codec, container, rate or size, or there are no frames.
+    """
+    writer = None
+    count = 0
+    try:
+        for frame in frames:
+            if writer is None:
+                height, width = frame.shape[:2]
+                code = cv2.VideoWriter.fourcc(*codec)
+                writer = cv2.VideoWriter(str(destination), cv2.CAP_FFMPEG, code, rate, (width, height))
+                if not writer.isOpened():
+                    raise VideoError(
+                        f"expected a video that the encoder can write, found codec {codec}, {rate:g} frames per "
+                        f"second, {width} x {height}, container {destination.suffix}"
+                    )
+            writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+            count += 1
+    finally:
+        if writer is not None:
+            writer.release()
+    if not count:
+        raise VideoError("expected at least one frame to write, found none")
+    return count
+
+
+def resize(image: Image, size: int) -> Image:
+    """Return the picture stretched to ``size`` x ``size``: averaged where it shrinks both ways, else bilinear."""
+    shrinks = min(image.shape[:2]) > size
+    kind = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(image, (size, size), interpolation=kind)  # type: ignore[no-any-return]
+
+
+def encode(image: Image, quality: int) -> bytes:
+    """Return the picture as JPEG of quality 1-100, or as PNG for :data:`LOSSLESS`.
+
+    Raises:
+        ValueError: another quality.
+    """
+    if not 1 <= quality <= LOSSLESS:
+        raise ValueError(f"expected a quality of 1 to 100, or {LOSSLESS} for lossless, found {quality}")
+    suffix, options = (".png", []) if quality == LOSSLESS else (".jpg", [cv2.IMWRITE_JPEG_QUALITY, quality])
+    done, data = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
+    if not done:
+        raise ValueError(f"expected a picture that can be stored, found one of shape {image.shape}")
+    return bytes(data.tobytes())
+
+
+def decode(data: bytes) -> Image:
+    """Return the picture that :func:`encode` stored.
+
+    Raises:
+        ValueError: no picture.
+    """
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    if image is None:
+        raise ValueError(f"expected an encoded picture, found {len(data)} bytes that are none")
+    return _rgb(image)
+
+
+def polygon(image: Image, points: Points, colour: tuple[int, int, int]) -> None:
+    """Fill a polygon in place, with smooth edges."""
+    cv2.fillPoly(image, [np.round(points * _SUBPIXELS).astype(np.int32)], colour, cv2.LINE_AA, _SHIFT)
+
+
+def line(image: Image, points: Points, colour: tuple[int, int, int], thickness: float) -> None:
+    """Draw a line of round-ended segments in place."""
+    path = np.round(points * _SUBPIXELS).astype(np.int32)
+    cv2.polylines(image, [path], False, colour, max(1, round(thickness)), cv2.LINE_AA, _SHIFT)
+
+
+def disc(image: Image, centre: tuple[float, float], radius: float, colour: tuple[int, int, int]) -> None:
+    """Fill a disc in place, with smooth edges."""
+    x, y = (round(value * _SUBPIXELS) for value in centre)
+    cv2.circle(image, (x, y), max(1, round(radius * _SUBPIXELS)), colour, -1, cv2.LINE_AA, _SHIFT)
+
+
+def ring(image: Image, centre: tuple[float, float], radius: float, colour: tuple[int, int, int], width: float) -> None:
+    """Draw a circle in place."""
+    x, y = (round(value * _SUBPIXELS) for value in centre)
+    cv2.circle(image, (x, y), max(1, round(radius * _SUBPIXELS)), colour, max(1, round(width)), cv2.LINE_AA, _SHIFT)
+
+
+def text(image: Image, words: str, corner: tuple[int, int], colour: tuple[int, int, int], scale: float) -> None:
+    """Write words in place, their lower left corner at ``corner``."""
+    cv2.putText(image, words, corner, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, 1, cv2.LINE_AA)
+
+
+def blur(image: npt.NDArray[np.float32], deviation: float) -> npt.NDArray[np.float32]:
+    """Return a float32 picture smoothed by a Gaussian of ``deviation`` pixels."""
+    return cv2.GaussianBlur(image, (0, 0), deviation, borderType=cv2.BORDER_WRAP)  # type: ignore[no-any-return]
+
+
+def enlarge(image: npt.NDArray[np.float32], height: int, width: int) -> npt.NDArray[np.float32]:
+    """Return a float32 picture scaled up smoothly."""
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)  # type: ignore[no-any-return]
