@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,7 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", "protocol_whitelist;file")
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 
-import cv2  # noqa: E402 - after the environment that it reads
+import cv2
 
 cv2.setNumThreads(1)  # work is split by process; a second layer of threads only gets in the way
 
@@ -159,9 +160,9 @@ def read(source: Path) -> Iterator[Image]:
         capture.release()
 
 
-def _rgb(frame: npt.NDArray[np.uint8]) -> Image:
+def _rgb(frame: npt.NDArray[Any]) -> Image:
     kind = cv2.COLOR_GRAY2RGB if frame.ndim == 2 else cv2.COLOR_BGR2RGB
-    return cv2.cvtColor(frame, kind)  # type: ignore[no-any-return]
+    return np.asarray(cv2.cvtColor(frame, kind), np.uint8)
 
 
 def write(destination: Path, frames: Iterable[Image], rate: float, *, codec: str = "PIM1") -> int:
@@ -203,7 +204,7 @@ def resize(image: Image, size: int) -> Image:
     """Return the picture stretched to ``size`` x ``size``: averaged where it shrinks both ways, else bilinear."""
     shrinks = min(image.shape[:2]) > size
     kind = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cv2.resize(image, (size, size), interpolation=kind)  # type: ignore[no-any-return]
+    return np.asarray(cv2.resize(image, (size, size), interpolation=kind), np.uint8)
 
 
 def encode(image: Image, quality: int) -> bytes:
@@ -263,9 +264,9 @@ def text(image: Image, words: str, corner: tuple[int, int], colour: tuple[int, i
 
 def blur(image: npt.NDArray[np.float32], deviation: float) -> npt.NDArray[np.float32]:
     """Return a float32 picture smoothed by a Gaussian of ``deviation`` pixels."""
-    return cv2.GaussianBlur(image, (0, 0), deviation, borderType=cv2.BORDER_WRAP)  # type: ignore[no-any-return]
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), deviation, borderType=cv2.BORDER_REFLECT_101), np.float32)
 
 
 def enlarge(image: npt.NDArray[np.float32], height: int, width: int) -> npt.NDArray[np.float32]:
     """Return a float32 picture scaled up smoothly."""
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)  # type: ignore[no-any-return]
+    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC), np.float32)
