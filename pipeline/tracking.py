@@ -307,7 +307,7 @@ def sync(task: str, cell: str) -> int:
         runs = _Runs(client, task, cell)
         parent = _parent(runs, run.record)
         wanted = {f"{task}/{cell}"}
-        groups = {key: rows for key, rows in run.curves.groupby(["condition", "repetition"], sort=False)}
+        groups = dict(iter(run.curves.groupby(["condition", "repetition"], sort=False)))
         for condition in run.conditions:
             for repetition in range(run.repetitions):
                 wanted.add(f"{task}/{cell}/{condition}/{repetition}")

@@ -1,4 +1,4 @@
-"""Fixtures that all tests share: one thread of arithmetic, a project folder to work in, the real data if it is there."""
+"""Fixtures that all tests share: one thread of arithmetic, a project folder, the real data if it is there."""
 
 from __future__ import annotations
 

@@ -9,17 +9,12 @@ from tests.conftest import ROOT
 
 
 def test_the_committed_params_are_the_demo_profile():
-    import os
-
-    old = os.getcwd()
-    os.chdir(ROOT)
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
         assert (ROOT / "params.yaml").read_text() == params.render(params.profile("demo"))
         for file in sorted((ROOT / "profiles").glob("*.yaml")):
             made = params.profile(file.stem)
             assert params.validate(made.model_dump()) == made
-    finally:
-        os.chdir(old)
 
 
 def test_what_is_rendered_reads_back(project):

@@ -64,9 +64,9 @@ class TrainedNetwork:
 def _as_mlflow_model() -> None:
     """Register with MLflow when this file is loaded as a model's code."""
     from mlflow.models import set_model
-    from mlflow.pyfunc import PythonModel
+    from mlflow.pyfunc.model import PythonModel
 
-    class Served(PythonModel):  # type: ignore[misc]
+    class Served(PythonModel):
         """MLflow's wrapper around :class:`TrainedNetwork`."""
 
         def load_context(self, context: Any) -> None:  # noqa: ANN401 - MLflow's context

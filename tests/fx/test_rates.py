@@ -11,7 +11,10 @@ GOOD = "Date,Open,High,Low,Price\n2011-02-09,1,3,0.5,2\n2011-02-08,1.5,3,1,2.5\n
 
 
 def test_oldest_first_whatever_the_order_and_the_dates():
-    newest = '"Date","Price","Open","High","Low","Change %"\n"Feb 09, 2011","2","1","3","0.5","1"\n"Feb 08, 2011","2.5","1.5","3","1","2"\n'
+    newest = (
+        '"Date","Price","Open","High","Low","Change %"\n'
+        '"Feb 09, 2011","2","1","3","0.5","1"\n"Feb 08, 2011","2.5","1.5","3","1","2"\n'
+    )
     a, b = rates.parse(GOOD), rates.parse(newest)
     assert a.dates.tolist() == b.dates.tolist()
     assert a.dates[0] < a.dates[1]

@@ -68,7 +68,7 @@ def test_unbatched_input_and_single_precision(mine, torchs):
 @pytest.mark.parametrize("kind", ["blind", "nem", "matched"])
 @pytest.mark.parametrize("clamp", [False, True])
 def test_gradients_are_those_of_the_noisy_function(layer_class, mode, kind, clamp):
-    """gradcheck in float64: masks and increments are constants almost everywhere, so differences see a smooth function."""
+    """gradcheck in float64: masks and increments are constants almost everywhere."""
     layer = layer_class(2, 3, dtype=DOUBLE, noise=Noise(kind, mode, 0.3), clamp=clamp)
     layer.reset_parameters(generator(1))
     names = [name for name, _ in layer.named_parameters()]
@@ -122,7 +122,7 @@ def test_backward_injection_leaves_the_forward_pass_alone(layer_class):
 def test_a_seed_is_a_sequence_and_a_missing_one_an_error(layer_class):
     layer = layer_class(3, 4, noise=Noise("nem", "additive", 0.4, decay=1.0))
     x = torch.randn(5, 2, 3, generator=generator())
-    with pytest.raises(ValueError, match="torch.Generator"):
+    with pytest.raises(ValueError, match=r"torch\.Generator"):
         layer(x)
     first = layer(x, generator=generator(1))[0]
     assert torch.equal(first, layer(x, generator=generator(1))[0])

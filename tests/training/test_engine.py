@@ -89,8 +89,6 @@ def test_noiseless_training_is_torchs_training(cell, head, first_target):
                 loss = (outputs - goal).square().sum((1, 2)).mean()
             optimiser.zero_grad()
             loss.backward()
-            if cell == "gru":
-                layer.bias_ih_l0.grad.data
             optimiser.step()
     x, y = made.test.pool[made.test.index].double(), made.test.targets.double()
     outputs = out(layer(x)[0][:, first:])
