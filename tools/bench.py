@@ -1,0 +1,156 @@
+"""The engine against its peer, side by side in one run: ``make bench``.
+
+The peer trains the same networks one after another with ``torch.nn.LSTM`` / ``nn.GRU``, autograd and ``torch.optim``
+(same data, sizes, batch, optimiser and losses measured after each epoch), in one process with torch's default number
+of threads and, again, with one; the faster of the two counts. A few of its networks are trained and the rest
+counted at the same cost, since they are all alike. The engine trains all of them, start of its processes included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from pipeline.conditions import CONDITIONS
+from pipeline.params import CellTraining, Params, Training
+from pipeline.recurrent.kernels import CellName
+from pipeline.training import executor
+from pipeline.training.engine import Engine
+from pipeline.training.problem import Problem, Sequences
+
+SIZES = {"fx": (7997, 1696, 4, 4, 50, 1, 64), "video": (256, 64, 7, 2048, 256, 11, 64)}
+"""Training and test sequences, T, I, J, K, B."""
+
+
+def made_problem(task: str) -> Problem:
+    """Return a problem of the task's size with random content: cost does not depend on it."""
+    train, test, T, inputs, _, outputs, _ = SIZES[task]
+    generator = torch.Generator().manual_seed(1)
+
+    def part(count: int) -> Sequences:
+        pool = torch.randn(count * T, inputs, generator=generator)
+        index = torch.arange(count * T).view(count, T)
+        if task == "fx":
+            targets = pool.view(count, T, inputs)[:, -1, :1].contiguous()
+        else:
+            targets = nn.functional.one_hot(torch.arange(count) % outputs, outputs).float()
+        return Sequences(pool, index, targets, torch.arange(count))
+
+    return Problem(part(train), part(test), "identity" if task == "fx" else "softmax", 1.0, 0.0, (), {})
+
+
+def settings_of(task: str, epochs: int) -> CellTraining:
+    """Return SGD settings of the task's size."""
+    _, _, _, _, J, _, B = SIZES[task]
+    return CellTraining(hidden=J, batch_size=B, epochs=epochs, max_epochs=epochs, optimiser="sgd", learning_rate=0.01)
+
+
+def peer(task: str, cell: CellName, epochs: int, models: int) -> float:
+    """Train ``models`` networks one after another; return seconds per network and epoch."""
+    problem, settings = made_problem(task), settings_of(task, epochs)
+    data, test = problem.train, problem.test
+    probe = data.subset(torch.linspace(0, len(data) - 1, min(1024, len(data))).long())
+    start = time.perf_counter()
+    for _ in range(models):
+        layer_class = nn.LSTM if cell == "lstm" else nn.GRU
+        layer = layer_class(problem.inputs, settings.hidden, batch_first=True)
+        head = nn.Linear(settings.hidden, problem.outputs)
+        optimiser = torch.optim.SGD([*layer.parameters(), *head.parameters()], lr=settings.learning_rate)
+        criterion = nn.MSELoss() if task == "fx" else nn.CrossEntropyLoss()
+        for _ in range(epochs):
+            for rows in torch.randperm(len(data)).split(settings.batch_size):
+                optimiser.zero_grad()
+                loss = criterion(head(layer(data.pool[data.index[rows]])[0][:, -1]), data.targets[rows])
+                loss.backward()
+                optimiser.step()
+            with torch.no_grad():
+                for part in (probe, test):
+                    for rows in torch.arange(len(part)).split(256):
+                        criterion(head(layer(part.pool[part.index[rows]])[0][:, -1]), part.targets[rows]).item()
+    return (time.perf_counter() - start) / models / epochs
+
+
+def stack(job: tuple[str, CellName, int, tuple[int, ...], bool]) -> float:
+    """Train one job's repetitions of 13 networks each; return its seconds."""
+    task, cell, epochs, repetitions, noisy = job
+    names = list(CONDITIONS) if noisy else ["none"] * len(CONDITIONS)
+    # model_construct: thirteen noiseless networks are no valid experiment, only a yardstick.
+    training = Training.model_construct(**{**Training().model_dump(), "conditions": names})
+    engine = Engine(
+        made_problem(task), cell, settings_of(task, epochs), training, seed=1, task=task, repetitions=list(repetitions)
+    )
+    start = time.perf_counter()
+    engine.run()
+    return time.perf_counter() - start
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Return the wall-clock seconds of ``work``."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def compare(task: str, cell: CellName, epochs: int, repetitions: int, peers: int) -> None:
+    """Print one comparison."""
+    from pipeline.training.train import deal
+
+    networks = len(CONDITIONS) * repetitions
+    default = torch.get_num_threads()
+    found = {}
+    for threads in sorted({1, default}):
+        torch.set_num_threads(threads)
+        peer(task, cell, 1, 1)
+        found[threads] = peer(task, cell, epochs, peers)
+    torch.set_num_threads(default)
+    one_by_one = min(found.values()) * networks * epochs
+    jobs = [(task, cell, epochs, part, True) for part in deal(repetitions, "cpu")]
+    together = timed(lambda: list(executor.run(stack, jobs, total=repetitions * epochs, label=f"{task} {cell}")))
+    per_thread = ", ".join(f"{1e3 * value:.0f} ms with {threads} thread(s)" for threads, value in found.items())
+    print(f"{task} {cell}: {networks} networks, {epochs} epochs, {executor.workers()} workers")
+    print(f"  torch.nn one after another  {one_by_one:8.1f} s  (network and epoch: {per_thread})")
+    print(f"  stacked engine              {together:8.1f} s  ratio {one_by_one / together:.2f}")
+
+
+def noise_cost(task: str, cell: CellName, epochs: int, rounds: int = 3) -> None:
+    """Print what the noise costs, pairwise in turn on one core."""
+    torch.set_num_threads(1)
+    ratios = []
+    for _ in range(rounds):
+        noisy = stack((task, cell, epochs, (0, 1, 2), True))
+        quiet = stack((task, cell, epochs, (0, 1, 2), False))
+        ratios.append(noisy / quiet)
+    ratios.sort()
+    print(
+        f"{task} {cell}: 13 conditions against 13 noiseless networks, time ratio {ratios[len(ratios) // 2]:.2f} {ratios}"
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the benchmarks; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--repetitions", type=int, default=10)
+    parser.add_argument("--task", choices=[*SIZES, "all"], default="all")
+    options = parser.parse_args(arguments)
+    Params()
+    cells: tuple[CellName, ...] = ("lstm", "gru")
+    for cell in cells:
+        if options.task in ("fx", "all"):
+            compare("fx", cell, options.epochs, options.repetitions, peers=3)
+            noise_cost("fx", cell, 2)
+        if options.task in ("video", "all"):
+            compare("video", cell, 1, 2, peers=2)
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    print(f"largest worker: {usage:.2f} GiB resident")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
