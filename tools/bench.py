@@ -127,9 +127,8 @@ def noise_cost(task: str, cell: CellName, epochs: int, rounds: int = 3) -> None:
         quiet = stack((task, cell, epochs, (0, 1, 2), False))
         ratios.append(noisy / quiet)
     ratios.sort()
-    print(
-        f"{task} {cell}: 13 conditions against 13 noiseless networks, time ratio {ratios[len(ratios) // 2]:.2f} {ratios}"
-    )
+    shown = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+    print(f"{task} {cell}: 13 conditions take {ratios[len(ratios) // 2]:.2f} times 13 noiseless networks ({shown})")
 
 
 def main(arguments: list[str] | None = None) -> int:
