@@ -144,15 +144,24 @@ def _interval(values: Floats, settings: Evaluate, seed: int) -> Interval:
     return mean_interval(values[np.isfinite(values)], settings.confidence, settings.bootstrap, seed)
 
 
+def _finite(value: float | None) -> float | None:
+    return None if value is None or np.isneginf(value) else value
+
+
 def _speed(speed: SpeedUp, settings: Evaluate, seed: int) -> dict[str, float | int | None]:
-    """Return a speed-up's summary: the mean exists only where nothing is censored."""
+    """Return a speed-up's summary: the mean exists only where nothing is censored, the median always.
+
+    An end of the median's interval that is censored is ``None``; ``censored_below`` says where it lies.
+    """
     whole = (
         Interval(None, None, None, len(speed.percent)) if speed.censored else _interval(speed.percent, settings, seed)
     )
-    median = speed.median
+    low, high = speed.median_interval(settings.confidence, settings.bootstrap, seed) or (None, None)
     return {
         **whole.as_dict(),
-        "median": None if median is None or np.isneginf(median) else median,
+        "median": _finite(speed.median),
+        "median_ci_low": _finite(low),
+        "median_ci_high": _finite(high),
         "censored": speed.censored,
         "censored_below": speed.bound,
     }

@@ -129,6 +129,27 @@ class SpeedUp:
         pair = ordered[middle - 1 : middle + 1] if len(ordered) % 2 == 0 else ordered[middle : middle + 1]
         return float(-np.inf if np.isneginf(pair).any() else pair.mean())
 
+    def median_interval(self, confidence: float, resamples: int, seed: int) -> tuple[float, float] | None:
+        """Return a percentile bootstrap interval of the median; ``None`` with fewer than two repetitions.
+
+        A mean does not exist once a repetition is censored, but the order of repetitions does: a resample's median is
+        -inf where it is censored, and so is an end of the interval. Ends are medians of resamples, never interpolated.
+
+        Args:
+            confidence: level, such as 0.95.
+            resamples: bootstrap resamples.
+            seed: root of the seed tree.
+        """
+        n = len(self.percent)
+        if n < 2:
+            return None
+        random = seeds.numpy_generator(seed, "bootstrap-median", n)
+        drawn = np.sort(self.percent[random.integers(0, n, (resamples, n))], 1)
+        below, above = drawn[:, (n - 1) // 2], drawn[:, n // 2]
+        medians = np.sort(np.where(np.isneginf(below), -np.inf, (below + above) / 2))
+        outside = int((1 - confidence) / 2 * resamples)
+        return float(medians[outside]), float(medians[resamples - 1 - outside])
+
     def text(self) -> str:
         """Return the median as text: ``12 %`` or ``< -50 %``."""
         if self.median is None:

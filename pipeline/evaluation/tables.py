@@ -56,20 +56,22 @@ def entry(table: paper.Table, outcome: Outcome, condition: str) -> dict[str, str
     if table.quantity == "speed_up":
         speed = outcome.speed_ups[condition]
         found = outcome.summary[condition]["speed_up_percent"]
-        median = speed.median
-        value = "" if median is None else f"< {speed.bound:.0f}" if np.isneginf(median) else number(median)
-        scale = 1.0
+
+        def placed(name: str) -> str:
+            """Return a quantile as text; one that is missing though there are repetitions is censored."""
+            if not len(speed.percent) or (name != "median" and len(speed.percent) < 2):
+                return ""
+            return f"< {speed.bound:.0f}" if found[name] is None else number(found[name])
+
+        value, low, high = (placed(name) for name in ("median", "median_ci_low", "median_ci_high"))
     else:
         scale = 100.0 if table.quantity == "accuracy" else 1.0
         found = outcome.summary[condition][outcome.metric]
-        value = number(None if found["mean"] is None else found["mean"] * scale)
-    low, high = found["ci_low"], found["ci_high"]
-    return {
-        "": value,
-        "_ci_low": number(None if low is None else low * scale),
-        "_ci_high": number(None if high is None else high * scale),
-        "_paper": number(printed),
-    }
+        value, low, high = (
+            number(None if found[name] is None else found[name] * scale)  # type: ignore[operator]
+            for name in ("mean", "ci_low", "ci_high")
+        )
+    return {"": value, "_ci_low": low, "_ci_high": high, "_paper": number(printed)}
 
 
 def write_rows(rows: Iterable[dict[str, Any]], destination: Path) -> None:

@@ -18,7 +18,8 @@ def fx_params(**training):
     content["training"] |= {"repetitions": 4, **training}
     content["evaluate"]["bootstrap"] = 200
     for cell in ("lstm", "gru"):
-        content["train"]["fx"][cell] |= {"hidden": 3, "epochs": 10, "max_epochs": 15}
+        sigma = {place: {"additive": 0.1, "multiplicative": 0.2} for place in ("output", "hidden")}
+        content["train"]["fx"][cell] |= {"hidden": 3, "epochs": 10, "max_epochs": 15, "sigma": sigma}
     return params.validate(content)
 
 

@@ -81,7 +81,9 @@ def test_failures_and_censoring_are_told(evaluated):
     assert content["none"]["speed_up_percent"]["mean"] == 0.0
     with (paths.TABLES / "table_6.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert rows[1]["additive_hidden"] == "< -50"
+    assert [rows[1]["additive_hidden" + part] for part in ("", "_ci_low", "_ci_high")] == ["< -50"] * 3
+    assert [float(rows[2]["additive_both" + part]) for part in ("", "_ci_low", "_ci_high")] == [50.0] * 3
+    assert content["nem-additive-both"]["speed_up_percent"]["median_ci_low"] == 50.0
     page = paths.REPORT.read_text()
     assert "&lt; -50" in page
     assert "1/4" in page

@@ -81,3 +81,22 @@ def test_speed_ups_place_first_late_and_never():
 def test_epoch_zero_is_no_epoch_and_a_failed_baseline_gives_nothing():
     assert statistics.speed_up([curve(0, 5, 5)], [curve(9, 2, 1)], 2, 2).percent.tolist() == [-math.inf]
     assert len(statistics.speed_up([curve(1, 1, 1)], [curve(9, 2)], 2, 2).percent) == 0
+
+
+@given(st.lists(st.integers(-50, 90), min_size=2, max_size=9), st.integers(0, 9))
+def test_a_medians_interval_holds_what_is_placed_and_what_is_censored(percent, censored):
+    values = np.array(percent, dtype=float)
+    values[: min(censored, len(values))] = -np.inf
+    found = statistics.SpeedUp(values, -50.0)
+    low, high = found.median_interval(0.95, 300, 1)
+    assert values.min() <= low <= high <= values.max()
+    assert (low, high) == found.median_interval(0.95, 300, 1)
+    if found.censored == len(values):
+        assert (low, high) == (-math.inf, -math.inf)
+    # Where a bare majority is censored, the interval says so at its lower end.
+    if found.median == -math.inf:
+        assert low == -math.inf
+
+
+def test_a_single_speed_up_has_no_interval():
+    assert statistics.SpeedUp(np.array([10.0]), -50.0).median_interval(0.95, 100, 1) is None
