@@ -385,6 +385,19 @@ def sync_all(params: Params) -> int:
     return made
 
 
+def experiment_id(task: str) -> str:
+    """Return the id of a task's experiment, as the UI's addresses have it.
+
+    Raises:
+        FileNotFoundError: nothing was tracked for the task.
+    """
+    with _client() as client:
+        found = client.get_experiment_by_name(f"noise-boosted-rbp/{task}")
+    if found is None:
+        raise FileNotFoundError(f"expected runs of task {task} in MLflow, found none; run `make track`")
+    return str(found.experiment_id)
+
+
 def server_command(port: int) -> list[str]:
     """Return the command of MLflow's own server on the loopback interface."""
     return [
