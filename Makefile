@@ -76,5 +76,8 @@ docs: setup ## Draw the README's figures from the present results
 screenshot: track ## Take the README's picture of MLflow's comparison (needs Chromium)
 	@$(BIN)/python -m tools.mlflow_screenshot
 
+check-repro: setup ## Run the pipeline twice and compare every byte (QUICK=1: a small form)
+	@$(BIN)/python -m tools.check_repro
+
 clean: ## Remove results and caches, not the environment
 	rm -rf data .checkpoints .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -15,6 +15,7 @@ import math
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -363,7 +364,9 @@ def _log_model(run_id: str, weights: Path, record: dict[str, Any]) -> None:
     inputs = Schema([TensorSpec(np.dtype("float32"), (-1, record["slices"], record["inputs"]))])
     outputs = Schema([TensorSpec(np.dtype("float32"), (-1, record["outputs"]))])
     root = Path(__file__).parent
-    with mlflow.start_run(run_id=run_id, log_system_metrics=False):
+    with warnings.catch_warnings(), mlflow.start_run(run_id=run_id, log_system_metrics=False):
+        # MLflow asks for type hints as a schema; the schema is the explicit signature.
+        warnings.simplefilter("ignore", UserWarning)
         mlflow.pyfunc.log_model(
             name="model",
             python_model=str(root / "training" / "serving.py"),

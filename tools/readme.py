@@ -40,8 +40,8 @@ def main() -> int:
     content = records.read_json(paths.METRICS)
     naive, level = content["baselines"]["fx"], 100 * settings.evaluate.confidence
     parts = [
-        f"{settings.training.repetitions} paired repetitions, mean and {level:g} % bootstrap interval; yesterday's price "
-        f"(persistence) has a test MSE of {naive['persistence']:.4f}, a linear AR(4) {naive['ar4']:.4f}. Speed-ups are "
+        f"{settings.training.repetitions} paired repetitions, mean and {level:g} % bootstrap interval; yesterday's "
+        f"price (persistence) has a test MSE of {naive['persistence']:.4f}, a linear AR(4) {naive['ar4']:.4f}. Speed-ups are "
         "medians.",
     ]
     for cell in settings.cells:
