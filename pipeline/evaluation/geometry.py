@@ -175,14 +175,14 @@ def _interactive(example: Example, seed: int) -> go.Figure:
             colorscale=[[0, SAFE.surface], [1, SAFE.surface]],
         )
     )  # fmt: skip
-    for which, colour, symbol, name in (
-        (~kept, SAFE.rejected, "diamond", "fails the NEM test"),
-        (kept, SAFE.kept, "circle", "NEM noise"),
+    for which, colour, symbol, size, name in (
+        (~kept, SAFE.rejected, "diamond", 2, "fails the NEM test"),
+        (kept, SAFE.kept, "circle", 4, "NEM noise"),
     ):
         px, py, pz = points[which].T.tolist()
         made.add_trace(
             go.Scatter3d(
-                x=px, y=py, z=pz, mode="markers", name=name, marker={"size": 2.5, "color": colour, "symbol": symbol}
+                x=px, y=py, z=pz, mode="markers", name=name, marker={"size": size, "color": colour, "symbol": symbol}
             )
         )
     at = [example.mean]
@@ -192,8 +192,9 @@ def _interactive(example: Example, seed: int) -> go.Figure:
     limits = [example.mean - 3.5, example.mean + 3.5]
     made.update_layout(
         scene={**{f"{k}axis": {"title": f"n{d}", "range": limits} for k, d in zip("xyz", "₁₂₃", strict=True)},
-               "aspectmode": "cube"},
-        margin={"l": 0, "r": 0, "t": 10, "b": 0}, height=560, legend={"orientation": "h"}, template="plotly_white",
+               "aspectmode": "cube", "camera": {"eye": {"x": 1.3, "y": -1.6, "z": 0.5}}},
+        margin={"l": 0, "r": 0, "t": 10, "b": 0}, height=560, template="plotly_white",
+        legend={"orientation": "h", "itemsizing": "constant"},
     )  # fmt: skip
     return made
 
