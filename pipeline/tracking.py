@@ -9,8 +9,10 @@ the store cannot be reached, training goes on and a later sync completes it.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import logging
 import math
 import os
 import subprocess
@@ -29,17 +31,22 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunStatus, ViewType
+from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.tracking import MlflowClient
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.types import Schema, TensorSpec
 from ruamel.yaml import YAML
+from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline import conditions, paths, records
 from pipeline.params import Params
 from pipeline.training.engine import METRICS, Repetition
+
+# A store's fault becomes one message of ours; MLflow would print its traceback first.
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 LARGEST_BATCH = 1000
 """Metrics that one ``log_batch`` call may hold."""
@@ -57,6 +64,17 @@ THEOREMS = {
     ("gru", "multiplicative", "hidden"): "Corollary 4",
 }
 
+PATIENCE = 600
+"""Seconds that a sync waits for another writer."""
+
+PATIENCE_LIVE = 30
+"""Seconds that training waits for another writer before it leaves its runs to a later sync."""
+
+
+class StoreError(OSError):
+    """The MLflow store cannot be read or written; the message says which, why, and what to do."""
+
+
 Curve = list[tuple[int, str, float]]
 """Finite values as (epoch, metric, value), by epoch, then in the order of ``METRICS``."""
 
@@ -67,14 +85,25 @@ def store() -> str:
 
 
 @contextmanager
-def _client() -> Iterator[MlflowClient]:
-    """Yield a client while holding the writers' lock: a fresh database made by two processes at once is lost."""
+def _client(patience: float = PATIENCE) -> Iterator[MlflowClient]:
+    """Yield a client while holding the writers' lock: a fresh database made by two processes at once is lost.
+
+    Raises:
+        StoreError: the store cannot be used, or another writer holds it for longer than ``patience`` seconds.
+    """
     uri = store()
     lock = paths.CHECKPOINTS / "mlflow.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock, timeout=600):
-        mlflow.set_tracking_uri(uri)
-        yield MlflowClient(uri)
+    try:
+        with FileLock(lock, timeout=patience):
+            mlflow.set_tracking_uri(uri)
+            yield MlflowClient(uri)
+    except (MlflowException, SQLAlchemyError, Timeout) as error:
+        found = (str(error).splitlines() or [""])[0][:200]
+        raise StoreError(
+            f"expected a usable MLflow store of kind {uri.split(':')[0]}, found {type(error).__name__}: {found}; free, "
+            "repair or remove the store (or set MLFLOW_TRACKING_URI), then run `make track`: the run files have it all"
+        ) from error
 
 
 def _experiment(client: MlflowClient, task: str) -> str:
@@ -85,7 +114,9 @@ def _experiment(client: MlflowClient, task: str) -> str:
             client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
     local = Path("mlartifacts", task).resolve().as_uri() if store().startswith("sqlite:") else None
-    return str(client.create_experiment(name, artifact_location=local))
+    # The kind opens the UI on training runs and not on traces of language models.
+    kind = {"mlflow.experimentKind": "custom_model_development"}
+    return str(client.create_experiment(name, artifact_location=local, tags=kind))
 
 
 def digest_of(record: dict[str, Any], curve: Curve) -> str:
@@ -103,7 +134,9 @@ def _curve(array: Any) -> Curve:  # noqa: ANN401 - (epochs, len(METRICS)) of flo
     ]
 
 
+@functools.cache
 def _git_tags() -> dict[str, str]:
+    """Return who, where and which commit; asked once per process, as each answer starts a program."""
     tags = {key: value for key, value in resolve_tags().items() if key != "mlflow.source.name"}
     try:
         head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=20)
@@ -273,18 +306,14 @@ def live(record: dict[str, Any]) -> Callable[[Repetition], None]:
         if broken:
             return
         try:
-            with _client() as client:
+            with _client(PATIENCE_LIVE) as client:
                 runs = _Runs(client, record["task"], record["cell"])
                 parent = _parent(runs, record)
                 for c, condition in enumerate(repetition.conditions):
                     _log_child(runs, parent, record, condition, repetition.number, _curve(repetition.curves[c]))
-        except Exception as error:
+        except Exception as error:  # whatever it is: hours of training are worth more than a view of them
             broken = True
-            print(
-                f"tracking: the MLflow store cannot be used now ({type(error).__name__}: {str(error)[:200]}); training "
-                "goes on, and `make track` will log these runs from their files",
-                file=sys.stderr,
-            )
+            print(f"tracking: {str(error)[:400]} (training goes on)", file=sys.stderr)
 
     return log
 

@@ -109,16 +109,13 @@ class Page:
     def find(self, selector: str, text: str | None = None) -> WebElement:
         """Wait for an element, optionally with this text, and return it."""
 
-        def ready(driver: webdriver.Chrome) -> WebElement | None:
-            for element in driver.find_elements(By.CSS_SELECTOR, selector):
-                if text is None or element.text.strip() == text:
-                    return element
-            return None
+        def ready(driver: webdriver.Chrome) -> list[WebElement]:
+            every = driver.find_elements(By.CSS_SELECTOR, selector)
+            return [element for element in every if text is None or element.text.strip() == text]
 
-        found: WebElement = WebDriverWait(self.driver, PATIENCE, ignored_exceptions=[WebDriverException]).until(
-            ready, f"expected {text or selector!r} on {self.driver.current_url}, found no such element"
-        )
-        return found
+        message = f"expected {text or selector!r} on {self.driver.current_url}, found no such element"
+        patient = WebDriverWait(self.driver, PATIENCE, ignored_exceptions=[WebDriverException])
+        return patient.until(ready, message)[0]
 
     def click(self, selector: str, text: str | None = None) -> None:
         """Wait for an element and click it, even under a floating button."""

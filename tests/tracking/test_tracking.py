@@ -1,7 +1,10 @@
 """Exactly one MLflow run per slot, whatever came before; numbers equal to the files; a faulty store stops nothing."""
 
+import contextlib
 import os
+import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -11,6 +14,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from filelock import FileLock
+from mlflow.tracking import MlflowClient
 from safetensors.torch import save
 
 from pipeline import paths, records, tracking
@@ -21,8 +26,17 @@ from tests.evaluation import fabricate
 CONDITIONS_USED = ["none", "blind-additive-output", "nem-additive-both"]
 
 
+@pytest.fixture(scope="session")
+def blank(tmp_path_factory):
+    """An empty store: making its tables takes seconds, copying them none."""
+    file = tmp_path_factory.mktemp("blank") / "mlflow.db"
+    MlflowClient(f"sqlite:///{file}").search_experiments()
+    return file
+
+
 @pytest.fixture
-def settings(project):
+def settings(project, blank):
+    shutil.copy(blank, project / "mlflow.db")
     made = fabricate.fx_params(repetitions=2, conditions=CONDITIONS_USED)
     fabricate.run(made, "lstm")
     return made
@@ -42,6 +56,7 @@ WANTED = sorted(["fx/lstm"] + [f"fx/lstm/{c}/{r}" for c in CONDITIONS_USED for r
 
 
 def test_one_run_per_slot_after_any_sequence(settings):
+    (paths.DATA.parent / "mlflow.db").unlink()
     assert tracking.sync("fx", "lstm") == 6
     assert slots() == WANTED
     first = {run.data.tags["nem.slot"]: run.info.run_id for run in active()}
@@ -69,6 +84,10 @@ def test_one_run_per_slot_after_any_sequence(settings):
 
 def test_numbers_and_axes_are_those_of_the_files(settings):
     tracking.sync("fx", "lstm")
+    check_numbers_and_axes()
+
+
+def check_numbers_and_axes():
     curves = pd.read_parquet(paths.run_folder("fx", "lstm") / "curves.parquet")
     every = active()
     parent = next(run for run in every if run.data.tags["nem.slot"] == "fx/lstm")
@@ -130,6 +149,47 @@ def test_an_unusable_store_warns_once_and_a_later_sync_completes_it(settings, mo
     assert slots() == WANTED
 
 
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param("locked", marks=pytest.mark.faults),
+        pytest.param("garbage", marks=pytest.mark.faults),
+        "held by another writer",
+    ],
+)
+def test_a_faulty_file_store_warns_once_and_a_later_sync_completes_it(settings, monkeypatch, capsys, fault):
+    record = records.read_json(paths.run_folder("fx", "lstm") / "run.json")
+    file = paths.DATA.parent / "mlflow.db"
+    log = tracking.live(record)
+    with contextlib.ExitStack() as stack:
+        if fault == "locked":
+            tracking.sync("fx", "lstm")
+            locking = stack.enter_context(contextlib.closing(sqlite3.connect(file, isolation_level=None)))
+            locking.execute("BEGIN EXCLUSIVE")
+        elif fault == "garbage":
+            file.write_bytes(b"no database" * 1000)
+        else:
+            monkeypatch.setattr(tracking, "PATIENCE_LIVE", 0.1)
+            stack.enter_context(FileLock(paths.CHECKPOINTS.absolute() / "mlflow.lock"))
+        log(repetition(0))
+        log(repetition(1))
+    err = capsys.readouterr().err
+    assert err.count("make track") == 1
+    assert "training goes on" in err
+    assert "Traceback" not in err
+    if fault == "garbage":
+        with pytest.raises(tracking.StoreError, match="make track"):
+            tracking.sync("fx", "lstm")
+        file.unlink()  # and a new process, since MLflow keeps a store's connections for the life of one
+        code = "from pipeline import tracking as t; print(t.sync('fx', 'lstm'), t.sync('fx', 'lstm'))"
+        found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert found.stdout.split() == ["6", "0"]
+        return
+    tracking.sync("fx", "lstm")
+    assert slots() == WANTED
+    assert tracking.sync("fx", "lstm") == 0
+
+
 def test_the_best_model_loads_without_pickle(settings, monkeypatch):
     folder = paths.run_folder("fx", "lstm")
     generator = torch.Generator().manual_seed(1)
@@ -187,6 +247,7 @@ def test_the_same_against_a_real_server(settings, monkeypatch, tmp_path):
         assert tracking.sync("fx", "lstm") == 6
         assert tracking.sync("fx", "lstm") == 0
         assert slots() == WANTED
+        check_numbers_and_axes()
     finally:
         import signal
 
