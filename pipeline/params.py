@@ -79,6 +79,11 @@ class VideoAcquire(Section):
     source: Literal["synthetic", "ucf11", "folder"] = Field(
         "synthetic", description="synthetic: seeded renderer | ucf11: the UCF-11 archive | folder: your own videos"
     )
+    ucf11_from: Literal["auto", "rar", "zip", "folder"] = Field(
+        "auto",
+        description="rar, zip: that archive, from mirror or network | folder: unpacked in the mirror | auto: what the "
+        "mirror holds, else rar",
+    )
     folder: str | None = Field(None, description="root of class/group/clip or class/clip for source folder")
     group_pattern: str = Field(
         r"_g?(\d+)(?:_c?\d+)?$",
@@ -113,6 +118,7 @@ class VideoFeatures(Section):
     )
     batch_size: int = Field(16, ge=1, le=4096, description="frames per forward pass")
     precision: Literal["float32", "autocast"] = Field("float32", description="autocast: 16-bit on CUDA")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is one")
 
 
 class VideoClips(Section):
@@ -120,8 +126,8 @@ class VideoClips(Section):
 
     stride: int = Field(1, ge=1, le=512, description="start a clip at every stride-th sampled frame")
     test_fraction: float = Field(1 / 6, gt=0, lt=1, description="test share: the paper's 5:1 split [fraction]")
-    leave_group_out: int | None = Field(
-        None, ge=0, description="split by groups: hold out this one group per class instead of test_fraction"
+    leave_group_out: int | str | None = Field(
+        None, description="split by groups: hold out the group of this name in each class, instead of test_fraction"
     )
 
 

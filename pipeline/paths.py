@@ -38,6 +38,9 @@ REPORT = RESULTS / "report.html"
 CHECKPOINTS = Path(".checkpoints")
 """Resumable state of unfinished stages: outside DVC's outputs, since DVC deletes those before a stage runs."""
 
+DOWNLOAD_LOCK = Path("downloads.lock.json")
+"""Hashes that were trusted on first use, by address; commit it, so that everybody gets the same files."""
+
 MIRROR_VARIABLE = "NEM_MIRROR"
 """Environment variable: a folder that is looked in before the network (layout: ``fx/``, ``ucf11/``, ``weights/``)."""
 

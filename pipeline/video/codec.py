@@ -7,8 +7,11 @@ by frame, and only what was decoded is believed.
 
 from __future__ import annotations
 
+import mmap
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,6 +118,29 @@ def scan(source: Path) -> Scan:
         capture.release()
 
 
+def ends_inside_packet(source: Path) -> bool:
+    """Return whether an MPEG program stream stops before its last packet is complete: the mark of a cut-off file.
+
+    Such a stream states no length, so decoding it shows nothing amiss. Other formats give ``False``.
+    """
+    with source.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        at, size = 0, len(data)
+        while at + 4 <= size and data[at : at + 3] == b"\0\0\1":
+            kind = data[at + 3]
+            if kind == 0xB9:  # end of the program
+                return False
+            if kind == 0xBA:  # pack header: 12 bytes in MPEG-1, 14 and stuffing in MPEG-2
+                second = at + 14 <= size and data[at + 4] >> 6 == 1
+                at += 14 + (data[at + 13] & 7) if second else 12
+            elif kind > 0xB9:
+                if at + 6 > size:
+                    return True
+                at += 6 + int.from_bytes(data[at + 4 : at + 6], "big")
+            else:  # a bare video stream, which has no packets
+                return False
+        return at > size
+
+
 def pick(source: Path, indices: Sequence[int]) -> Iterator[Image]:
     """Yield chosen frames; all frames up to the last of them are decoded, only those asked for are converted.
 
@@ -184,7 +210,8 @@ def write(destination: Path, frames: Iterable[Image], rate: float, *, codec: str
             if writer is None:
                 height, width = frame.shape[:2]
                 code = cv2.VideoWriter.fourcc(*codec)
-                writer = cv2.VideoWriter(str(destination), cv2.CAP_FFMPEG, code, rate, (width, height))
+                with _without_stderr():
+                    writer = cv2.VideoWriter(str(destination), cv2.CAP_FFMPEG, code, rate, (width, height))
                 if not writer.isOpened():
                     raise VideoError(
                         f"expected a video that the encoder can write, found codec {codec}, {rate:g} frames per "
@@ -198,6 +225,20 @@ def write(destination: Path, frames: Iterable[Image], rate: float, *, codec: str
     if not count:
         raise VideoError("expected at least one frame to write, found none")
     return count
+
+
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Mute what the library prints: for MPEG-1 a complaint about a tag that the format has no room for anyway."""
+    sys.stderr.flush()
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
 
 
 def resize(image: Image, size: int) -> Image:
