@@ -82,13 +82,16 @@ def test_the_sharpened_loss_has_no_minimum(sigma):
     assert gradient(sharpened(scores, y, sigma), scores)[0] < -0.5 * sigma
 
 
-def test_sharpening_also_drives_what_the_network_gets_wrong():
-    """For a confident error it points away from the truth, and loses against the cross entropy while σ < √(2π)."""
-    y = torch.tensor([1.0, 0.0]).double()
-    scores = torch.tensor([-20.0, 20.0]).double().requires_grad_()
+@pytest.mark.parametrize("K", [2, 3, 11])
+def test_sharpening_also_drives_what_the_network_gets_wrong(K):
+    """For a confident error it points away from the truth; it loses to the cross entropy while σ < √(2π(K - 1))."""
+    y, wrong = torch.eye(K).double()[0], torch.eye(K).double()[1]
+    scores = (40 * wrong).requires_grad_()
     sharpening = gradient(sharpened(scores, y, 1.0) - cross_entropy(scores, y), scores)
     assert sharpening[0] > 0 > sharpening[1]
-    assert gradient(sharpened(scores, y, 2.5), scores)[0] < 0 < gradient(sharpened(scores, y, 2.6), scores)[0]
+    limit = math.sqrt(2 * math.pi * (K - 1))
+    below, above = (gradient(sharpened(scores, y, f * limit), scores)[0] for f in (0.99, 1.01))
+    assert below < 0 < above
 
 
 # --- classifier, multiplicative ------------------------------------------------------------------------------------
