@@ -1,4 +1,4 @@
-"""Figures 1(b) and 9-14 of the paper, from our runs, and the summaries that the paper has no figure for."""
+"""Figures 1(b), 7 and 9-14 of the paper, from our runs, and the summaries that the paper has no figure for."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ Floats = npt.NDArray[np.float64]
 
 
 def _band(axes: Axes, run: Run, condition: str, metric: str, scale: float) -> None:
-    """Draw a condition's mean over repetitions with the range of the middle 80 %."""
-    curves = [c for c in run.curve(condition, metric) if len(c) == run.max_epochs + 1]
-    if not curves:
-        return
+    """Draw a condition's mean over repetitions with the range of the middle 80 %, up to R; name those that failed."""
+    curves = [c[1 : run.epochs + 1] for c in run.curve(condition, metric) if len(c) > run.epochs]
     kind = Condition.parse(condition).kind
-    stack = np.stack(curves)[:, 1 : run.epochs + 1] * scale
+    lost = run.repetitions - len(curves)
+    label = style.LABELS[kind] + (f" ({lost} of {run.repetitions} failed)" if lost else "")
+    if not curves:
+        axes.plot([], [], style.LINES[kind], color=style.COLOURS[kind], label=label)
+        return
+    stack = np.stack(curves) * scale
     epochs = np.arange(1, run.epochs + 1)
     low, high = np.quantile(stack, (0.1, 0.9), axis=0)
     axes.fill_between(epochs, low, high, color=style.COLOURS[kind], alpha=0.15, linewidth=0)
-    axes.plot(
-        epochs, stack.mean(0), style.LINES[kind], color=style.COLOURS[kind], label=style.LABELS[kind], linewidth=1.5
-    )
+    axes.plot(epochs, stack.mean(0), style.LINES[kind], color=style.COLOURS[kind], label=label, linewidth=1.5)
 
 
 def learning_curves(outcome: Outcome, mode: Mode, destination: Path, title: str) -> Path:
@@ -66,7 +67,9 @@ def learning_curves(outcome: Outcome, mode: Mode, destination: Path, title: str)
             else:
                 panel.axhline(outcome.references["persistence"], color="#555555", linewidth=0.9, linestyle=":")
     axes[0].set_ylabel("Test squared error [rupees²]" if fx else "Test accuracy [%]")
-    axes[0].legend()
+    for panel in axes:
+        if panel is axes[0] or any("failed" in str(label) for label in panel.get_legend_handles_labels()[1]):
+            panel.legend()
     made.suptitle(title)
     return style.save(made, destination)
 
@@ -176,6 +179,115 @@ def fx_figures(
             ]
         made.append(overview(outcome, folder / f"overview_fx_{outcome.run.cell}.png"))
     return made
+
+
+def output_accuracy(outcome: Outcome, destination: Path) -> Path:
+    """Draw test accuracy against epochs for additive noise in the outputs (Figure 1(b))."""
+    made, (axes,) = style.figure(width=5)
+    for kind in ("none", "blind", "nem"):
+        condition = "none" if kind == "none" else f"{kind}-additive-output"
+        if condition in outcome.run.conditions:
+            _band(axes, outcome.run, condition, "test_accuracy", 100.0)
+    axes.set_xlabel("Training epoch")
+    axes.set_ylabel("Test accuracy [%]")
+    axes.set_title(f"{outcome.run.cell.upper()} classifier, additive noise in the outputs")
+    axes.legend()
+    return style.save(made, destination)
+
+
+def strip(images: npt.NDArray[np.uint8], destination: Path, title: str) -> Path:
+    """Draw the sampled frames of one clip side by side (Figure 7).
+
+    Args:
+        images: ``(T, H, W, 3)`` red, green, blue.
+        destination: the PNG file.
+        title: of the figure.
+    """
+    made, axes = style.figure(len(images), width=1.5, height=1.75)
+    for slice_, (panel, image) in enumerate(zip(axes, images, strict=True), start=1):
+        panel.imshow(image)
+        panel.set_axis_off()
+        panel.set_title(f"{slice_}", fontsize=8)
+    made.suptitle(title)
+    return style.save(made, destination)
+
+
+def confusion_figure(
+    panels: list[tuple[str, npt.NDArray[np.float64]]], classes: tuple[str, ...], destination: Path, title: str
+) -> Path:
+    """Draw confusion matrices side by side, each row in per cent of its class.
+
+    Args:
+        panels: name and ``(K, K)`` counts, rows are true classes.
+        classes: their names.
+        destination: the PNG file.
+        title: of the figure.
+    """
+    made, axes = style.figure(len(panels), width=0.36 * len(classes) + 1.9, height=0.36 * len(classes) + 1.6)
+    names = [name.replace("_", " ") for name in classes]
+    for panel, (name, counts) in zip(axes, panels, strict=True):
+        share = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
+        panel.imshow(share, cmap="Blues", vmin=0, vmax=100)
+        for i, j in zip(*np.nonzero(share >= 0.5), strict=True):
+            colour = "white" if share[i, j] > 60 else "black"
+            panel.text(j, i, f"{share[i, j]:.0f}", ha="center", va="center", fontsize=6, color=colour)
+        panel.set_xticks(range(len(classes)), names, rotation=90, fontsize=7)
+        panel.set_yticks(range(len(classes)), names if panel is axes[0] else [""] * len(classes), fontsize=7)
+        panel.grid(visible=False)
+        panel.set_xlabel("Predicted class")
+        panel.set_title(name, fontsize=9)
+    axes[0].set_ylabel("True class")
+    made.suptitle(title)
+    return style.save(made, destination)
+
+
+def class_accuracy_figure(accuracy: pd.DataFrame, shown: list[str], destination: Path, title: str) -> Path:
+    """Draw the accuracy within each class, with its interval, for a few conditions.
+
+    Args:
+        accuracy: what :func:`pipeline.evaluation.video.class_accuracy` returns.
+        shown: conditions, of different kinds.
+        destination: the PNG file.
+        title: of the figure.
+    """
+    classes = list(dict.fromkeys(accuracy["class"]))
+    made, (axes,) = style.figure(width=6.5, height=0.32 * len(classes) + 1.3)
+    for offset, condition in zip(np.linspace(-0.22, 0.22, len(shown)), shown, strict=True):
+        part = accuracy[accuracy.condition == condition].set_index("class").loc[classes]
+        kind = Condition.parse(condition).kind
+        where = np.arange(len(classes)) + offset
+        middle, low, high = (100 * part[name].to_numpy(np.float64) for name in ("accuracy", "ci_low", "ci_high"))
+        axes.hlines(where, low, high, color=style.COLOURS[kind], linewidth=1.5)
+        axes.plot(middle, where, "o", color=style.COLOURS[kind], markersize=4, label=condition)
+    axes.set_yticks(range(len(classes)), [name.replace("_", " ") for name in classes])
+    axes.invert_yaxis()
+    axes.set_xlim(-2, 102)
+    axes.set_xlabel("Test accuracy within the class [%]")
+    axes.set_title(title)
+    axes.legend(fontsize=7, loc="lower left")
+    return style.save(made, destination)
+
+
+def leakage_figure(gaps: pd.DataFrame, destination: Path) -> Path:
+    """Draw every model's accuracy on the random and on the group-disjoint split, joined by a line.
+
+    Args:
+        gaps: what :func:`pipeline.evaluation.video.leakage` returns.
+        destination: the PNG file.
+    """
+    made, (axes,) = style.figure(width=7, height=0.19 * len(gaps) + 1.3)
+    where = np.arange(len(gaps))
+    leaky, honest = (100 * gaps[name].to_numpy(np.float64) for name in ("random_split", "group_split"))
+    axes.hlines(where, honest, leaky, color="#999999", linewidth=1.2)
+    axes.plot(leaky, where, "o", color=style.COLOURS["blind"], markersize=4, label="Random split (the paper's)")
+    axes.plot(honest, where, "D", color=style.COLOURS["nem"], markersize=4, label="Group-disjoint split")
+    names = [f"{row.model}  {row.condition}".replace("_", " ") for row in gaps.itertuples()]
+    axes.set_yticks(where, names, fontsize=7)
+    axes.invert_yaxis()
+    axes.set_xlabel("Test accuracy [%]")
+    axes.set_title("What clips of one group on both sides are worth")
+    axes.legend(fontsize=7)
+    return style.save(made, destination)
 
 
 def plot_data(outcomes: list[Outcome]) -> None:

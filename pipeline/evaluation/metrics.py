@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.evaluation.statistics import Interval, SpeedUp, holm, mean_interval, sign_flip_p_value, speed_up
 from pipeline.fx import baselines
@@ -59,21 +61,31 @@ def calibration_error(probabilities: Floats, labels: npt.NDArray[np.int64], bins
     return float(sum(gaps))
 
 
+def _predicted(run: Run, condition: str, column: str) -> dict[int, tuple[npt.NDArray[np.int64], Floats]]:
+    """Return ``{repetition: (rows, values)}``, rows ascending; repetitions that had failed by R are not there."""
+    table = run.predictions.filter(pc.equal(run.predictions["condition"], condition)).combine_chunks()
+    repetition, row = (table[name].to_numpy() for name in ("repetition", "row"))
+    values = table[column].combine_chunks()
+    if pa.types.is_fixed_size_list(values.type):
+        data = values.flatten().to_numpy(zero_copy_only=False).reshape(len(row), values.type.list_size)
+    else:
+        data = values.to_numpy(zero_copy_only=False)
+    found = {}
+    for r in np.unique(repetition):
+        mine = np.flatnonzero(repetition == r)
+        mine = mine[np.argsort(row[mine], kind="stable")]
+        found[int(r)] = row[mine].astype(np.int64), data[mine].astype(np.float64)
+    return found
+
+
 def probabilities(run: Run, condition: str) -> dict[int, tuple[npt.NDArray[np.int64], Floats]]:
-    """Return ``{repetition: (rows (N,), probabilities (N, K))}`` of a video run."""
-    table = run.predictions.to_pandas()
-    rows = table[table.condition == condition]
-    return {
-        int(r): (part.row.to_numpy(np.int64), np.stack(list(part.probabilities)).astype(np.float64))
-        for r, part in rows.groupby("repetition")
-    }
+    """Return ``{repetition: (clips (N,), probabilities (N, K))}`` of a video run."""
+    return _predicted(run, condition, "probabilities")
 
 
 def forecasts(run: Run, condition: str) -> dict[int, Floats]:
     """Return ``{repetition: (N,) predicted prices}`` of an exchange-rate run, test days in order [rupees]."""
-    table = run.predictions.to_pandas()
-    rows = table[table.condition == condition].sort_values(["repetition", "row"])
-    return {int(r): part.prediction.to_numpy(np.float64) for r, part in rows.groupby("repetition")}
+    return {r: values for r, (_, values) in _predicted(run, condition, "prediction").items()}
 
 
 def fx_references(windows: Windows) -> tuple[dict[str, float], dict[str, Floats]]:

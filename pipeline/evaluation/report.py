@@ -24,6 +24,10 @@ CAPTIONS = {
     "figure_7": "Figure 7: the sampled frames of a diving clip",
     "figure_9": "Figure 9: test accuracy of LSTM classifiers, additive noise",
     "figure_9_gru": "Figure 9's twin for GRU classifiers",
+    "figure_9_multiplicative": "Figure 9's twin for multiplicative noise",
+    "figure_9_gru_multiplicative": "Figure 9's twin for GRU classifiers and multiplicative noise",
+    "figure_1b_gru": "Figure 1(b)'s twin for GRU classifiers",
+    "leakage_gap": "Accuracy on the paper's random split of clips, and where whole groups are on one side",
     "figure_10": "Figure 10: the series, training and test days",
     "figure_11": "Figure 11: LSTM predictions and their errors on the test days",
     "figure_12": "Figure 12: LSTM regressors, additive noise",
@@ -48,7 +52,10 @@ class Picture:
     @classmethod
     def of(cls, file: Path) -> Picture:
         """Read a PNG file."""
-        caption = CAPTIONS.get(file.stem, file.stem.replace("_", " "))
+        stem = file.stem.removeprefix("groups_")
+        caption = CAPTIONS.get(stem, stem.replace("_", " ").capitalize())
+        if stem != file.stem:
+            caption += " (group-disjoint split)"
         return cls(caption, base64.b64encode(file.read_bytes()).decode())
 
 
