@@ -21,7 +21,7 @@ from torch import Tensor
 
 from pipeline import seeds
 from pipeline.conditions import Condition
-from pipeline.noise.inject import GateStack, Head, OutputStack, output_increment
+from pipeline.noise.inject import GateStack, Head, OutputStack, gate_increment, output_increment
 from pipeline.noise.schedule import annealed
 from pipeline.params import CellTraining, Training
 from pipeline.recurrent.kernels import (
@@ -36,6 +36,7 @@ from pipeline.recurrent.kernels import (
     lstm_backward,
     lstm_forward,
 )
+from pipeline.theory.montecarlo import noise_benefit as theory_noise_benefit
 from pipeline.training import checkpoint
 from pipeline.training.problem import Problem, Sequences
 
@@ -53,6 +54,9 @@ METRICS = (
 
 EVALUATION_BATCH = 256
 """Sequences per forward pass when losses are measured."""
+
+BENEFIT_BATCH = 256
+"""Training sequences on which the noise benefit is measured, if it is."""
 
 LANES = 32
 """Batches are padded to a multiple of this. Vectorised loops finish what is left over with scalar code that rounds
@@ -462,6 +466,44 @@ class Engine:
             out["activation"] = torch.cat(kept, 2)
         return out
 
+    @torch.no_grad()
+    def noise_benefit(self) -> Tensor:
+        """Measure Q_N - Q of the gate noise, (70) less (68), on a few training sequences with draws of its own.
+
+        One importance sample per sequence: for additive noise the benefit does not depend on the samples, for
+        multiplicative noise z is the mean field g, or sampled from the prior, as ``training.latent`` says.
+
+        Returns:
+            ``(G, C')`` nats per sequence, summed over slices and gates, for the networks with gate noise.
+        """
+        gates = self.stack.gates
+        if gates is None:
+            raise ValueError("expected conditions with gate noise, found none")
+        rows = torch.arange(min(BENEFIT_BATCH, len(self.probe)))
+        x, _ = self._gather(self.probe, rows.unsqueeze(0), self._evaluation_space)
+        x, logits = x.expand(-1, len(self.repetitions), -1, -1), []  # type: ignore[var-annotated]
+        run = lstm_forward if self.cell == "lstm" else gru_forward
+        run(x, self.networks.W, self.networks.V, logits=logits)
+        shape = (1, GATES[self.cell], self.settings.hidden, x.shape[3])
+        sigma = self.stack.sigma("hidden", self.settings, self.epoch, self.networks.flat)
+        streams = [self._generators(f"benefit-{name}", self.epoch) for name in ("normal", "test", "uniform")]
+        total = x.new_zeros(len(self.repetitions), len(gates))
+        for each in logits:
+            logit = each[:, : len(gates)].unflatten(2, (GATES[self.cell], -1))
+            gate = torch.sigmoid(logit)
+            normal, test = (self._draw(generators, shape, 0) for generators in streams[:2])
+            uniform = self._draw(streams[2], shape, 0, uniform=True)
+            delta, _ = gate_increment(gates, logit, gate, sigma, normal, test_normal=test, uniform=uniform)
+            latent = (uniform < gate).to(gate) if gates.latent == "sampled" else gate.clone()
+            increment = delta.clone()
+            increment[:, gates.rows.multiplicative] *= latent[:, gates.rows.multiplicative]
+            likelihood = logit.new_zeros((1, *logit.shape[:3], logit.shape[4]))
+            part = theory_noise_benefit(
+                likelihood, latent.transpose(-1, -2)[None], logit.transpose(-1, -2), increment.transpose(-1, -2)[None]
+            )
+            total += part[..., : len(rows)].sum(2).mean(-1)
+        return total
+
     def _record(self, totals: dict[str, Tensor]) -> None:
         """Write one row of the learning curves and mark networks that are no longer finite."""
         row = dict.fromkeys(METRICS, torch.full((len(self.repetitions), len(self.stack.conditions)), math.nan).double())
@@ -480,6 +522,10 @@ class Engine:
             hidden = row["acceptance_hidden"].clone()
             hidden[:, : totals["hidden"].shape[1]] = totals["hidden"].double().cpu()
             row["acceptance_hidden"] = hidden
+        if self.training.noise_benefit and self.stack.gates is not None:
+            benefit = row["noise_benefit"].clone()
+            benefit[:, : len(self.stack.gates)] = self.noise_benefit().double().cpu()
+            row["noise_benefit"] = benefit
         finite = torch.isfinite(row["train_loss"]) & torch.isfinite(row["test_loss"])
         for group, network in (~finite & (self.failed == 0)).nonzero().tolist():
             self.failed[group, network] = max(self.epoch, 1)

@@ -238,6 +238,25 @@ def test_every_choice_trains_every_condition(granularity, injection):
         assert torch.isfinite(result.curves[:, :, LOSS]).all()
 
 
+@pytest.mark.parametrize("latent", ["mean-field", "sampled"])
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_the_noise_benefit_is_positive_for_nem_and_nothing_for_blind_noise(cell, latent):
+    """Q_N - Q of (70): not negative for each NEM draw; its mean under blind noise is 0."""
+    result = engine(cell, noise_benefit=True, latent=latent).run()[0]
+    at = METRICS.index("noise_benefit")
+    found = dict(zip(result.conditions, result.curves[:, :, at], strict=True))
+    for name, curve in found.items():
+        if name.startswith("nem") and not name.endswith("output"):
+            assert (curve > 0).all(), name
+        elif name.startswith("blind") and not name.endswith("output"):
+            assert curve.abs().max() < found["nem-" + name.removeprefix("blind-")].max()
+        else:
+            assert torch.isnan(curve).all(), name
+    off = engine(cell, latent=latent).run()[0]
+    assert torch.equal(off.predictions, result.predictions), "measuring changes nothing"
+    assert torch.isnan(off.curves[:, :, at]).all()
+
+
 def test_first_target_beyond_the_window_is_an_error():
     with pytest.raises(ValueError, match="first_target of at most T = 3"):
         engine(first_target=4)
