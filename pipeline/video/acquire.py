@@ -117,7 +117,10 @@ def _ucf11(settings: VideoAcquire) -> _Found:
         root = mirror / UCF11_MIRROR
         files = layout.files_below(root)
         places = [(layout.ucf11_place(str(name)), root / name) for name in files]
-        chosen = {layout.ucf11_video(place): file for place, file in places if place is not None}
+        chosen: dict[Video, Path] = {}
+        for place, file in places:
+            if place is not None and chosen.setdefault(layout.ucf11_video(place), file) != file:
+                raise LayoutError(f"expected {place} once below {root}, found it twice; keep one copy of the data set")
         videos = layout.check(chosen)
         unpacked: dict[str, object] = {"unpacked": True, "terms": terms}
         found = _Found({video: chosen[video] for video in videos}, unpacked, len(files) - len(videos))

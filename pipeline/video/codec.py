@@ -34,6 +34,7 @@ Image = npt.NDArray[np.uint8]
 Points = npt.NDArray[np.float64]
 """``(N, 2)`` x and y in pixels, from the left and from the top."""
 
+VERSION = str(cv2.__version__)
 MAX_PIXELS = 1 << 26
 """Frames larger than this (8192 x 8192) are refused: a few forged bytes in a header can ask for any size."""
 LOSSLESS = 101

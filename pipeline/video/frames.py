@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -294,22 +294,19 @@ def read_manifest(root: Path) -> pa.Table:
     return records.read_table(root / "manifest.parquet", MANIFEST_SCHEMA)
 
 
-def read_images(root: Path, video_id: str, rows: Sequence[int] | None = None) -> npt.NDArray[np.uint8]:
-    """Return stored frames of a video as ``(N, 299, 299, 3)`` red-green-blue bytes.
+def decode_images(source: Path, rows: Iterable[int] | None = None) -> npt.NDArray[np.uint8]:
+    """Return stored frames as ``(N, 299, 299, 3)`` red-green-blue bytes.
 
     Args:
-        root: the folder of frames.
-        video_id: the video.
+        source: the frames of one video (:func:`frames_file`).
         rows: positions among its stored frames; ``None`` is all.
 
     Raises:
-        FileNotFoundError: no frames of that video.
-        ValueError: the file is damaged.
+        FileNotFoundError: no such file.
+        ValueError: the file is damaged, or its pictures have another size.
     """
-    source = frames_file(root, video_id)
     column = records.read_table(source, FRAME_SCHEMA)["image"]
-    chosen = range(len(column)) if rows is None else rows
-    images = [codec.decode(column[row].as_py()) for row in chosen]
+    images = [codec.decode(column[row].as_py()) for row in (range(len(column)) if rows is None else rows)]
     for image in images:
         if image.shape != (inception.SIZE, inception.SIZE, 3):
             raise FramesError(f"expected frames of {inception.SIZE} pixels in {source}, found {image.shape}")
