@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from pipeline import params, paths, records
+from pipeline.conditions import CONDITIONS
 from pipeline.evaluation import paper
 
 README = Path("README.md")
@@ -19,7 +20,8 @@ def table(cell: str, content: dict[str, dict[str, dict[str, float | None]]], dig
     printed = {t.quantity: t for t in paper.tables_of("fx", cell)}
     heads = ("condition", "test MSE [rupees²]", "paper", "skill vs yesterday's price", "speed-up", "paper")
     rows = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
-    for condition, summary in content.items():
+    for condition in (name for name in CONDITIONS if name in content):
+        summary = content[condition]
         mse, speed, skill = summary["test_mse"], summary["speed_up_percent"], summary["skill_persistence"]
         middle, bound = speed["median"], speed["censored_below"]
         fast = f"{middle:.0f} %" if middle is not None else f"< {bound:.0f} %"
@@ -40,9 +42,9 @@ def main() -> int:
     content = records.read_json(paths.METRICS)
     naive, level = content["baselines"]["fx"], 100 * settings.evaluate.confidence
     parts = [
-        f"{settings.training.repetitions} paired repetitions, mean and {level:g} % bootstrap interval. Yesterday's price "
-        f"(persistence) has a test MSE of {naive['persistence']:.4f}, a linear AR(4) {naive['ar4']:.4f}. Speed-ups are "
-        "medians; the noiseless one is not 0 because its own fluctuating loss passes its last value early.",
+        f"{settings.training.repetitions} paired repetitions, mean and {level:g} % bootstrap interval. Yesterday's "
+        f"price (persistence) has a test MSE of {naive['persistence']:.4f}, a linear AR(4) {naive['ar4']:.4f}. Speed-ups are "
+        "medians; the noiseless one is not 0, since its own loss fluctuates and passes its last value early.",
     ]
     for cell in settings.cells:
         numbers = "5, 6" if cell == "lstm" else "7, 8"
