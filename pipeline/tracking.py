@@ -152,7 +152,8 @@ def _dvc_tags(task: str, cell: str) -> dict[str, str]:
     lock = Path("dvc.lock")
     if not lock.is_file():
         return {}
-    stage = (YAML(typ="safe").load(lock.read_text()).get("stages") or {}).get(f"train@{task}-{cell}")
+    stages = YAML(typ="safe").load(lock.read_text()).get("stages") or {}
+    stage = stages.get(f"train@{task}-{cell}") or stages.get(f"train_video@{task}-{cell}")
     if stage is None:
         return {}
     return {f"dvc.{out['path']}": str(out["md5"]) for out in stage.get("outs", []) if "md5" in out} | {

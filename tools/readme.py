@@ -43,8 +43,9 @@ def main() -> int:
     naive, level = content["baselines"]["fx"], 100 * settings.evaluate.confidence
     parts = [
         f"{settings.training.repetitions} paired repetitions, mean and {level:g} % bootstrap interval. Yesterday's "
-        f"price (persistence) has a test MSE of {naive['persistence']:.4f}, a linear AR(4) {naive['ar4']:.4f}. Speed-ups are "
-        "medians; the noiseless one is not 0, since its own loss fluctuates and passes its last value early.",
+        f"price (persistence) has a test MSE of {naive['persistence']:.4f}, a linear AR(4) {naive['ar4']:.4f}. "
+        "Speed-ups are medians; the noiseless one is not 0, since its own loss fluctuates and passes its last value "
+        "early.",
     ]
     for cell in settings.cells:
         numbers = "5, 6" if cell == "lstm" else "7, 8"
