@@ -80,7 +80,15 @@ def write_table(destination: Path, table: pa.Table, metadata: Mapping[str, str] 
         merged = {**(table.schema.metadata or {}), **{k.encode(): v.encode() for k, v in sorted(metadata.items())}}
         table = table.replace_schema_metadata(merged)
     with atomic_path(destination) as temporary:
-        pq.write_table(table, temporary, compression="zstd", row_group_size=ROW_GROUP, store_schema=True)
+        pq.write_table(
+            table,
+            temporary,
+            compression="zstd",
+            row_group_size=ROW_GROUP,
+            store_schema=True,
+            # A flipped bit in a page decompresses to other numbers without an error often enough.
+            write_page_checksum=True,
+        )
 
 
 def read_table(source: Path, schema: pa.Schema | None = None) -> pa.Table:
@@ -97,7 +105,7 @@ def read_table(source: Path, schema: pa.Schema | None = None) -> pa.Table:
     if not source.is_file():
         raise FileNotFoundError(f"expected {source}, found no such file; run the stage that writes it (`dvc repro`)")
     try:
-        table = pq.read_table(source)
+        table = pq.read_table(source, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(
             f"expected a readable parquet file at {source}, found damage ({error}); delete it and run its stage again"

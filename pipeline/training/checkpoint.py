@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialise
 from torch import Tensor
 
 from pipeline import paths, records
@@ -36,9 +37,13 @@ def folder(task: str, cell: str, settings: dict[str, object]) -> Path:
 
 
 def save(destination: Path, state: dict[str, Tensor]) -> None:
-    """Write a checkpoint atomically."""
-    with records.atomic_path(destination) as temporary:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, temporary)
+    """Write a checkpoint atomically.
+
+    Raises:
+        OSError: the disk is full or read-only.
+    """
+    content = serialise({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()})
+    records.write_bytes(destination, content)
 
 
 def load(source: Path, device: torch.device) -> dict[str, Tensor] | None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from pipeline.recurrent.kernels import gru_forward, lstm_forward
 
@@ -24,18 +24,23 @@ class TrainedNetwork:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file has no description of its network.
+        ValueError: the file is damaged, or has no description of its network.
     """
 
     def __init__(self, weights: Path) -> None:
         if not weights.is_file():
             raise FileNotFoundError(f"expected a trained network at {weights}, found none; run `dvc repro train`")
-        with safe_open(weights, framework="pt") as file:
-            described = (file.metadata() or {}).get("model")
-            if described is None:
-                raise ValueError(f"expected a network with metadata 'model' in {weights}, found none")
-            self.about: dict[str, Any] = json.loads(described)
-            self.tensors = {name: file.get_tensor(name) for name in ("W", "V", "U", "b")}
+        try:
+            with safe_open(weights, framework="pt") as file:
+                described = (file.metadata() or {}).get("model")
+                if described is None:
+                    raise ValueError(f"expected a network with metadata 'model' in {weights}, found none")
+                self.about: dict[str, Any] = json.loads(described)
+                self.tensors = {name: file.get_tensor(name) for name in ("W", "V", "U", "b")}
+        except (SafetensorError, json.JSONDecodeError) as error:
+            raise ValueError(
+                f"expected a trained network in {weights}, found damage ({error}); delete it and run `dvc repro train`"
+            ) from error
 
     @torch.no_grad()
     def predict(self, sequences: Floats) -> Floats:

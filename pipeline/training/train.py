@@ -227,6 +227,8 @@ def write(
 ) -> None:
     """Write the run's files; ``run.json`` last, so that its presence means the run is whole."""
     folder, settings = paths.run_folder(task, cell), params.train.of(task, cell)
+    # Of an earlier run that DVC did not delete: beside new files it would say that they are whole.
+    (folder / "run.json").unlink(missing_ok=True)
     records.write_table(folder / "curves.parquet", curves_table(results))
     records.write_table(folder / "outcomes.parquet", outcomes_table(results))
     records.write_table(folder / "predictions.parquet", predictions_table(results, data, settings.epochs))
