@@ -1,0 +1,176 @@
+"""What the fault tests share: tiny projects, warm stages that can be killed, and a reader that never sleeps."""
+
+import hashlib
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from pipeline import params
+from tests.conftest import ROOT
+
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DVC_NO_ANALYTICS": "1",
+    "NEM_EXECUTOR": "serial",
+}
+COMMANDS = {
+    "acquire": ("stages.acquire", ["fx"]),
+    "fx_windows": ("stages.fx_windows", []),
+    "train": ("stages.train", ["fx", "gru"]),
+    "evaluate": ("stages.evaluate", []),
+}
+OUTPUTS = {"acquire": "data/raw/fx", "fx_windows": "data/fx", "train": "data/runs/fx/gru", "evaluate": "data/results"}
+CONDITIONS = ["none", "nem-additive-both"]
+
+
+def tiny(**training):
+    """Return parameters whose every stage takes about a second."""
+    content = params.Params(sources=["fx"], video_sets=[], tasks=["fx"], cells=["gru"]).model_dump()
+    content["fx"]["acquire"]["synthetic_days"] = 200
+    content["fx"]["windows"]["train_end"] = 150
+    content["training"] |= {"repetitions": 2, "conditions": CONDITIONS, "checkpoint_every": 2, **training}
+    content["evaluate"]["bootstrap"] = 200
+    content["train"]["fx"]["gru"] |= {"hidden": 4, "epochs": 20, "max_epochs": 30, "batch_size": 32}
+    return params.validate(content)
+
+
+def make_project(folder, settings=None):
+    """Make ``folder`` a project with the present code and tiny parameters; return it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("pipeline", "stages", "profiles"):
+        # A copy, so that work on the code during the tests does not disturb them.
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "params.yaml").write_text(params.render(settings or tiny()))
+    return folder
+
+
+def environment(**changes):
+    """Return a clean environment for commands."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("NEM_", "MLFLOW_", "DVC_", "GIT_"))}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"
+    return kept | ENVIRONMENT | {"PATH": path, "PYTHONPATH": str(ROOT)} | changes
+
+
+def hashes(folder):
+    """Return the SHA-256 of every file with its final name, by path from ``folder``."""
+    found = {}
+    for file in sorted(Path(folder).rglob("*")):
+        if file.suffix == ".tmp" or not file.is_file():
+            continue
+        found[str(file.relative_to(folder))] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return found
+
+
+class Reader(threading.Thread):
+    """Reads every visible file over and over; a file that is not exactly as expected is a fault."""
+
+    def __init__(self, folder, expected):
+        super().__init__(daemon=True)
+        self.folder, self.expected = Path(folder), expected
+        self.faults, self.reads, self.done = [], 0, threading.Event()
+
+    def look(self):
+        for name, digest in self.expected.items():
+            try:
+                content = (self.folder / name).read_bytes()
+            except FileNotFoundError:
+                continue
+            self.reads += 1
+            if hashlib.sha256(content).hexdigest() != digest:
+                self.faults.append(f"{name}: {len(content)} bytes that are not the file's")
+        if self.folder.is_dir():
+            for file in self.folder.rglob("*"):
+                name = str(file.relative_to(self.folder))
+                if file.suffix != ".tmp" and name not in self.expected and file.is_file():
+                    self.faults.append(f"{name}: a file that an undisturbed run does not have")
+
+    def run(self):
+        while not self.done.wait(0.003):
+            self.look()
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self.done.set()
+        self.join()
+        self.look()
+
+
+class Launcher:
+    """The warm process of :mod:`tests.faults.launcher`."""
+
+    def __init__(self):
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.launcher"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env=environment(),
+        )
+        assert self._answer(120)["ready"]
+
+    def _answer(self, patience):
+        ready, _, _ = select.select([self.process.stdout], [], [], patience)
+        assert ready, "the launcher did not answer in time"
+        line = self.process.stdout.readline()
+        assert line, "the launcher died"
+        return json.loads(line)
+
+    def start(self, stage, folder, fault="", **variables):
+        """Start a stage; return its process id, which is that of its group too."""
+        run = COMMANDS.get(stage) or stage
+        request = {"run": run, "folder": str(folder), "environment": variables, "fault": fault}
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        return self._answer(60)["pid"]
+
+    def wait(self, patience=120):
+        """Return the exit status of the stage that was started last."""
+        return self._answer(patience)["status"]
+
+    def run(self, stage, folder, fault="", **variables):
+        """Run a stage; return its exit status and seconds."""
+        began = time.perf_counter()
+        self.start(stage, folder, fault, **variables)
+        return self.wait(), time.perf_counter() - began
+
+    def kill_after(self, delay, stage, folder, **variables):
+        """Start a stage and kill its group after ``delay`` seconds; return its exit status."""
+        pid = self.start(stage, folder, **variables)
+        ready, _, _ = select.select([self.process.stdout], [], [], delay)
+        if not ready:
+            kill_group(pid)
+        return self.wait()
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait(30)
+
+
+def kill_group(pid):
+    """Send SIGKILL to a process and its children (to the process alone, before it leads a group)."""
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        os.kill(pid, signal.SIGKILL)
+
+
+def remove_outputs(folder, stage):
+    """Do as DVC does before it runs a stage: delete its outputs."""
+    shutil.rmtree(folder / OUTPUTS[stage], ignore_errors=True)
+
+
+def log(folder):
+    """Return what the last stage printed."""
+    return (Path(folder) / "stage.log").read_text()
