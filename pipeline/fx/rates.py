@@ -9,6 +9,8 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
@@ -27,8 +29,17 @@ MAX_BYTES = 64 << 20
 MAX_FAULTS = 20
 """Faults listed in one message."""
 
+TOO_MANY = 1000
+"""Faults after which the rest of a file is not read."""
+
+PRICES = (1e-30, 1e30)
+"""Smallest and largest price: wider than any currency's, and safe to square in float64."""
+
 _DATE_FORMATS = ("%Y-%m-%d", "%b %d, %Y", "%d %b %Y", "%Y/%m/%d", "%d.%m.%Y", "%Y%m%d", "%B %d, %Y")
 _AMBIGUOUS = "%m/%d/%Y"
+_COMPACT = re.compile(r"\d{5,7}")
+# A decimal comma (68,8) must not pass for a thousands separator; groups of two digits are Indian (1,00,000.5).
+_NUMBER = re.compile(r"[+-]?(\d{1,3}(,\d{2,3})*,\d{3}|\d+)?(\.\d*)?([eE][+-]?\d+)?", re.ASCII)
 
 
 class RatesError(ValueError):
@@ -65,7 +76,8 @@ class Rates:
 
 
 def _parse_date(text: str) -> date | None:
-    if not text.isascii():
+    # strptime reads 201112 as 2 January 2011.
+    if not text.isascii() or _COMPACT.fullmatch(text):
         return None
     for form in (*_DATE_FORMATS, _AMBIGUOUS):
         try:
@@ -77,11 +89,10 @@ def _parse_date(text: str) -> date | None:
 
 def _parse_number(text: str) -> float | None:
     """Return a plain decimal number; thousands separators are accepted, words and other scripts' digits are not."""
-    plain = text.replace(",", "")
-    if not plain.isascii() or not plain or any(c not in "0123456789.+-eE" for c in plain):
+    if not _NUMBER.fullmatch(text):
         return None
     try:
-        return float(plain)
+        return float(text.replace(",", ""))
     except ValueError:
         return None
 
@@ -118,20 +129,27 @@ def parse(text: str, name: str = "rates") -> Rates:
     if "\0" in text:
         raise RatesError(f"expected text in {name}, found a NUL character; is it a CSV file?")
     try:
-        cells = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+        return _parse_rows(csv.reader(io.StringIO(text, newline=""), strict=True), name)
     except csv.Error as error:
         raise RatesError(f"expected CSV in {name}, found: {error}") from error
-    rows = [(number, row) for number, row in enumerate(cells, start=1) if any(cell.strip() for cell in row)]
-    if not rows:
+
+
+def _parse_rows(cells: Iterable[list[str]], name: str) -> Rates:
+    rows = ((number, row) for number, row in enumerate(cells, start=1) if any(cell.strip() for cell in row))
+    _, first = next(rows, (0, None))
+    if first is None:
         raise RatesError(f"expected a header line and rows in {name}, found an empty file")
-    header = [cell.strip().lower() for cell in rows[0][1]]
+    header = [cell.strip().lower() for cell in first]
     place = _columns(header, name)
     faults: list[str] = []
     seen: dict[date, int] = {}
     dates: list[date] = []
     values: list[list[float]] = []
-    for number, row in rows[1:]:
-        if len(row) < len(header):
+    for number, row in rows:
+        if len(faults) >= TOO_MANY:
+            break
+        # More cells than columns: an unquoted 1,234.5 would shift all columns after it.
+        if len(row) < len(header) or any(cell.strip() for cell in row[len(header) :]):
             faults.append(f"row {number}: expected {len(header)} cells, found {len(row)}")
             continue
         found = {column: row[at].strip() for column, at in place.items()}
@@ -146,9 +164,10 @@ def parse(text: str, name: str = "rates") -> Rates:
         numbers = []
         for column in FEATURES:
             value = _parse_number(found[column])
-            if value is None or not math.isfinite(value) or value <= 0:
+            if value is None or not math.isfinite(value) or not PRICES[0] <= value <= PRICES[1]:
                 faults.append(
-                    f"row {number}, column {column}: expected a positive finite number, found {found[column]!r:.40}"
+                    f"row {number}, column {column}: expected a positive finite number such as 1,234.5, "
+                    f"found {found[column]!r:.40}"
                 )
             else:
                 numbers.append(value)
@@ -158,7 +177,8 @@ def parse(text: str, name: str = "rates") -> Rates:
     if faults:
         more = f"\n  and {len(faults) - MAX_FAULTS} more" if len(faults) > MAX_FAULTS else ""
         listed = "\n  ".join(faults[:MAX_FAULTS])
-        raise RatesError(f"{name} has {len(faults)} fault(s); mend or remove these rows:\n  {listed}{more}")
+        count = f"{len(faults)} or more" if len(faults) >= TOO_MANY else len(faults)
+        raise RatesError(f"{name} has {count} fault(s); mend or remove these rows:\n  {listed}{more}")
     if not dates:
         raise RatesError(f"expected at least one row under the header of {name}, found none")
     order = np.argsort(np.array(dates, dtype="datetime64[D]"))
@@ -167,6 +187,11 @@ def parse(text: str, name: str = "rates") -> Rates:
 
 def _columns(header: list[str], name: str) -> dict[str, int]:
     place: dict[str, int] = {}
+    twice = [column for column in ("date", *FEATURES, "close") if header.count(column) > 1]
+    if {"price", "close"} <= set(header):
+        twice.append("price (or close)")
+    if twice:
+        raise RatesError(f"expected one column {', '.join(twice)} in {name}, found more; rename or remove one")
     for column in ("date", *FEATURES):
         wanted = ("price", "close") if column == "price" else (column,)
         at = [header.index(each) for each in wanted if each in header]

@@ -45,7 +45,8 @@ class Scaler:
             offset, scale = values.min(0), values.max(0) - values.min(0)
         else:
             offset, scale = values.mean(0), values.std(0)
-        return cls(kind, offset, np.where(scale > 0, scale, 1.0))
+        # Not scale > 0: the standard deviation of a constant 45.1 is 1e-14.
+        return cls(kind, offset, np.where(np.ptp(values, 0) > 0, scale, 1.0))
 
     def apply(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Scale ``(..., 4)`` raw values."""
@@ -136,7 +137,7 @@ def make_windows(rates: Rates, settings: FxWindows, fit_through: int | None = No
             the last day before the validation tail.
 
     Raises:
-        RatesError: too few days for the window or the split.
+        RatesError: too few days for the window or the split, or a rate beyond all scales.
     """
     T, last = settings.window, last_training_day(rates, settings.train_end)
     if last < T:
@@ -146,7 +147,14 @@ def make_windows(rates: Rates, settings: FxWindows, fit_through: int | None = No
     scaler = Scaler.fit(rates.values[: (last if fit_through is None else fit_through) + 1], settings.scaling)
     days = np.arange(T, len(rates))
     rows = days[:, None] + np.arange(-T, 0)
-    scaled = scaler.apply(rates.values).astype(np.float32)
+    with np.errstate(over="ignore"):
+        scaled = scaler.apply(rates.values).astype(np.float32)
+    beyond = np.flatnonzero(~np.isfinite(scaled).all(1))
+    if len(beyond):
+        raise RatesError(
+            f"expected rates that the scaler of the training days can hold, found {rates.values[beyond[0]].tolist()} "
+            f"on {rates.dates[beyond[0]]}; check that day, or choose a later train_end"
+        )
     price = FEATURES.index("price")
     return Windows(
         days.astype(np.int32),
@@ -212,19 +220,45 @@ def load(source: Path) -> Windows:
     try:
         T, stored = int(metadata["window"]), json.loads(metadata["scaler"])
         scaler = Scaler(stored["kind"], np.array(stored["offset"], float), np.array(stored["scale"], float))
-    except (KeyError, ValueError, TypeError) as error:
+        FxWindows(window=T, scaling=stored["kind"])
+        if scaler.offset.shape != (len(FEATURES),) or scaler.scale.shape != scaler.offset.shape:
+            raise ValueError("scaler of other columns")
+        if not (np.isfinite(scaler.offset).all() and np.isfinite(scaler.scale).all() and (scaler.scale > 0).all()):
+            raise ValueError("scaler with a value that is not finite and positive")
+    except (KeyError, ValueError, TypeError, OverflowError) as error:
         raise ValueError(
             f"expected windows with a scaler in {source}, found other metadata ({error!r}); run stage fx_windows again"
         ) from error
     records.check_schema(table, schema(T), source)
-    inputs = table["inputs"].combine_chunks().flatten().to_numpy().reshape(-1, T, len(FEATURES))
-    return Windows(
+    inputs = table["inputs"].combine_chunks().flatten()
+    if any(table[name].null_count for name in schema(T).names) or inputs.null_count:
+        raise ValueError(f"expected a value in every cell of {source}, found nulls; run stage fx_windows again")
+    loaded = Windows(
         table["day_index"].to_numpy(),
         table["date"].to_numpy().astype("datetime64[D]"),
         np.array(table["split"].to_pylist(), dtype=str),
-        inputs.copy(),
+        inputs.to_numpy().reshape(-1, T, len(FEATURES)).copy(),
         table["target"].to_numpy().reshape(-1, 1).copy(),
         table["target_raw"].to_numpy(),
         table["last_price_raw"].to_numpy(),
         scaler,
     )
+    _check(loaded, source)
+    return loaded
+
+
+def _check(windows: Windows, source: Path) -> None:
+    """Hold the columns against each other: metadata has no checksum, and another scaler would mean other rupees."""
+    price = FEATURES.index("price")
+    with np.errstate(all="ignore"):
+        target = ((windows.target_raw - windows.scaler.offset[price]) / windows.scaler.scale[price]).astype(np.float32)
+    sound = {
+        "consecutive days": (np.diff(windows.day_index) == 1).all() and (np.diff(windows.dates).astype(int) > 0).all(),
+        f"splits {SPLITS}": np.isin(windows.split, SPLITS).all(),
+        "finite numbers": np.isfinite(windows.inputs).all() and np.isfinite(windows.target_raw).all(),
+        "the day before's price": (windows.last_price_raw[1:] == windows.target_raw[:-1]).all(),
+        "targets scaled by the stored scaler": (windows.target[:, 0] == target).all(),
+    }
+    broken = [what for what, holds in sound.items() if not holds]
+    if broken:
+        raise ValueError(f"expected {' and '.join(broken)} in {source}, found otherwise; run stage fx_windows again")
