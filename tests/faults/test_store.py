@@ -1,0 +1,113 @@
+"""MLflow's store locked, deleted or unreachable while training: the run files are whole, a later sync loses nothing."""
+
+import sqlite3
+import time
+from collections import Counter
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from pipeline import tracking
+from tests.faults import harness
+
+WANTED = Counter(["fx/gru", *(f"fx/gru/{c}/{r}" for c in harness.CONDITIONS for r in range(2))])
+TRACK = ("stages.track", [])
+
+
+def check_store(folder):
+    """Every slot has one run, and its numbers are those of the files, to the last bit."""
+    import pandas as pd
+
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    experiment = client.get_experiment_by_name("noise-boosted-rbp/fx")
+    runs = client.search_runs([experiment.experiment_id], max_results=1000)
+    assert Counter(run.data.tags[tracking.SLOT] for run in runs) == WANTED
+    curves = pd.read_parquet(folder / harness.OUTPUTS["train"] / "curves.parquet")
+    for run in runs:
+        if run.data.tags[tracking.SLOT] == "fx/gru":
+            continue
+        condition, repetition = run.data.params["condition"], int(run.data.params["repetition"])
+        rows = curves[(curves.condition == condition) & (curves.repetition == repetition)]
+        history = client.get_metric_history(run.info.run_id, "test_loss")
+        assert sorted((m.step, m.value) for m in history) == sorted(zip(rows.epoch, rows.test_loss, strict=True))
+
+
+def wait_for_first_repetition(file):
+    """Wait until training has logged a run."""
+    for _ in range(1200):
+        try:
+            connection = sqlite3.connect(f"file:{file}?mode=ro", uri=True)
+            try:
+                if connection.execute("select count(*) from runs where lifecycle_stage = 'active'").fetchone()[0]:
+                    return
+            finally:
+                connection.close()
+        except sqlite3.OperationalError:
+            pass
+        time.sleep(0.02)
+    raise AssertionError("training logged nothing")
+
+
+@pytest.mark.parametrize("fault", ["locked", "deleted", "unreachable", "garbage"])
+def test_training_goes_on_and_a_later_sync_completes_the_store(launcher, copy, fault):
+    folder, _ = copy
+    output, store = folder / harness.OUTPUTS["train"], folder / "mlflow.db"
+    expected = harness.hashes(output)
+    harness.remove_outputs(folder, "train")
+    client = MlflowClient(f"sqlite:///{store}")
+    experiment = client.get_experiment_by_name("noise-boosted-rbp/fx")
+    for run in client.search_runs([experiment.experiment_id]):
+        client.delete_run(run.info.run_id)
+    variables = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"} if fault == "unreachable" else {}
+    launcher.start("train", folder, **variables)
+    locking = None
+    if fault != "unreachable":
+        wait_for_first_repetition(store)
+    if fault == "locked":
+        locking = sqlite3.connect(store, isolation_level=None, timeout=30)
+        locking.execute("BEGIN EXCLUSIVE")
+    elif fault == "deleted":
+        store.unlink()
+    elif fault == "garbage":
+        store.write_bytes(b"no database" * 4096)
+    status = launcher.wait(280)
+    text = harness.log(folder)
+    assert status == 0, text
+    assert "Traceback" not in text
+    assert harness.hashes(output) == expected
+    if locking is not None:
+        locking.execute("ROLLBACK")
+        locking.close()
+    if fault == "garbage":
+        status, _ = launcher.run(TRACK, folder)
+        assert status == 1
+        assert "make track" in harness.log(folder)
+        store.unlink()
+    status, _ = launcher.run(TRACK, folder)
+    assert status == 0, harness.log(folder)
+    check_store(folder)
+    status, _ = launcher.run(TRACK, folder)
+    assert status == 0
+    assert "track: 0 run(s) added" in harness.log(folder)
+    assert harness.hashes(output) == expected
+
+
+def test_kills_during_training_and_during_a_sync_leave_one_run_per_slot(launcher, copy):
+    folder, _ = copy
+    harness.remove_outputs(folder, "train")
+    _, seconds = launcher.run("train", folder)
+    for share in (0.5, 0.7, 0.8, 0.9, 0.95):
+        harness.remove_outputs(folder, "train")
+        launcher.kill_after(share * seconds, "train", folder)
+    assert launcher.run("train", folder)[0] == 0
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    experiment = client.get_experiment_by_name("noise-boosted-rbp/fx")
+    for share in (None, 0.2, 0.5, 0.8, 0.95):
+        for run in client.search_runs([experiment.experiment_id]):
+            client.delete_run(run.info.run_id)
+        if share is None:
+            _, seconds = launcher.run(TRACK, folder)
+        else:
+            launcher.kill_after(share * seconds, TRACK, folder)
+    assert launcher.run(TRACK, folder)[0] == 0, harness.log(folder)
+    check_store(folder)
