@@ -168,7 +168,7 @@ def _choose(
 def _escapes(name: str) -> bool:
     """Whether a name is absolute, climbs out of its folder, or names a drive or a device."""
     path = PurePosixPath(name.replace("\\", "/"))
-    return not name or path.is_absolute() or ".." in path.parts or ":" in path.parts[0] or "\0" in name
+    return not path.parts or path.is_absolute() or ".." in path.parts or ":" in path.parts[0] or "\0" in name
 
 
 def _crc_of(source: Path) -> int:

@@ -101,7 +101,7 @@ def scan(source: Path) -> Scan:
         width, height = (int(_number(capture, p)) for p in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
         if not 0 < width * height <= MAX_PIXELS:
             raise VideoError(f"expected frames of 1 to {MAX_PIXELS} pixels, found {width} x {height}")
-        code = int(_number(capture, cv2.CAP_PROP_FOURCC)).to_bytes(4, "little")
+        code = (int(capture.get(cv2.CAP_PROP_FOURCC)) & 0xFFFFFFFF).to_bytes(4, "little")
         times = []
         while capture.grab():
             times.append(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
