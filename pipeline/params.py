@@ -31,7 +31,7 @@ from pipeline.conditions import CONDITIONS, Condition
 Task = Literal["fx", "video", "video_groups"]
 Cell = Literal["lstm", "gru"]
 
-MAX_BYTES = 1 << 17
+MAX_BYTES = 1 << 16
 """A params file larger than this is refused unread (a full one has 10 kB)."""
 
 MAX_FAULTS = 20
@@ -62,7 +62,7 @@ class FxAcquire(Section):
         "synthetic", description="synthetic: seeded generator | paper: the paper's USD/INR file | csv: your own file"
     )
     csv_path: str | None = Field(None, description="file for source csv: Date, Open, High, Low and Price (or Close)")
-    synthetic_days: int = Field(2400, ge=32, le=1_000_000, description="length of the synthetic series [days]")
+    synthetic_days: int = Field(2400, ge=32, le=200_000, description="length of the synthetic series [days]")
 
 
 class FxWindows(Section):
@@ -338,6 +338,13 @@ class Params(Section):
             }
             return {**derived, **content}
         return content
+
+    @field_validator("sources", "tasks", "cells")
+    @classmethod
+    def _once(cls, names: list[str]) -> list[str]:
+        if len(set(names)) != len(names):
+            raise ValueError("expected each name once, found repeats")
+        return names
 
     @model_validator(mode="after")
     def _tasks_have_sources(self) -> Params:

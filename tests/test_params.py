@@ -39,6 +39,8 @@ def test_what_is_rendered_reads_back(project):
         ({"training": {"conditions": ["none", "none"]}}, "once"),
         ({"training": {"repetitions": True}}, "valid integer"),
         ({"seed": -1}, "greater than or equal to 0"),
+        ({"tasks": ["fx", "fx"]}, "each name once"),
+        ({"cells": ["gru", "gru"]}, "each name once"),
         ({"tasks": ["video"], "sources": ["fx"], "video_sets": []}, "expected 'video' among sources"),
         ({"video_sets": []}, "exactly when"),
         ({"fx": []}, "valid dictionary"),
@@ -69,6 +71,19 @@ def test_all_faults_are_listed_at_once():
         "seed: １",
         "a: &a [*a]",
         "? [1]\n: 2",
+        "seed: !!int ''",
+        "seed: !!bool x",
+        "seed: !!timestamp x",
+        "seed: 0x" + "f" * 20_000,
+        "seed: " + "9" * 4_000,
+        "[" * 50_000,
+        "? " * 20_000,
+        '"\\uD800": 1',
+        "%YAML 9.9\n---\nseed: 1",
+        "seed: 1\n---\nseed: 1",
+        "fx: &a {windows: *a}",
+        "fx: {windows: {train_end: 2011-02-30}}",
+        "fx: {windows: {train_end: 2011-02-09t12:00:00}}",
         "seed: 1e400",
         "seed: .inf",
     ],
@@ -79,11 +94,29 @@ def test_hostile_yaml_is_an_error_and_nothing_else(project, text):
         params.load()
 
 
-def test_a_bomb_of_aliases_is_refused_in_time(project):
-    lines = ["a0: &a0 [x, x]"] + [f"a{k}: &a{k} [*a{k - 1}, *a{k - 1}]" for k in range(1, 60)]
-    (project / "params.yaml").write_text("\n".join(lines))
-    with pytest.raises(params.ParamsError):
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(("first", "rest"), [("[x, x]", "[{0}, {0}]"), ("{{x: 1}}", "{{<<: [{0}, {0}]}}")])
+@pytest.mark.parametrize("last", ["", "seed: *a59", "tasks: *a59", "train: *a59"])
+def test_a_bomb_of_aliases_is_refused_in_time(project, first, rest, last):
+    lines = [f"a{k}: &a{k} " + (rest if k else first).format(f"*a{k - 1}") for k in range(60)]
+    (project / "params.yaml").write_text("\n".join([*lines, last]))
+    with pytest.raises(params.ParamsError, match=r"alias \*a0 in line 2"):
         params.load()
+
+
+def test_a_date_needs_no_quotes(project):
+    (project / "params.yaml").write_text("fx: {windows: {train_end: 2011-02-09}}")
+    assert params.load().fx.windows.train_end == "2011-02-09"
+
+
+def test_messages_are_short_and_obey_nobody(project):
+    (project / "params.yaml").write_text('"\\e[2J\\u202Ex": 1')
+    with pytest.raises(params.ParamsError, match=r"\\x1b\[2J\\u202ex: unknown"):
+        params.load()
+    with pytest.raises(params.ParamsError, match=r"50 fault\(s\)") as caught:
+        params.validate({f"{k}" + "x" * 10_000: 1 for k in range(50)})
+    assert "and 30 more" in str(caught.value)
+    assert len(str(caught.value)) < 3000
 
 
 def test_missing_and_huge_files(project, monkeypatch):

@@ -23,8 +23,8 @@ from pipeline import records
 FEATURES = ("open", "high", "low", "price")
 """Inputs per day, in the paper's order (Section 6.3)."""
 
-MAX_BYTES = 64 << 20
-"""A larger file is refused unread: 64 MiB hold more than 3,000 years of days."""
+MAX_BYTES = 16 << 20
+"""A larger file is refused unread: 16 MiB hold some 800 years of days."""
 
 MAX_FAULTS = 20
 """Faults listed in one message."""

@@ -41,6 +41,16 @@ def test_oldest_first_whatever_the_order_and_the_dates():
         (GOOD + "2011-02-10,１,1,1,1\n", "row 4, column open"),
         (GOOD + "２０１１-02-10,1,1,1,1\n", "row 4, column date"),
         (GOOD + "2011-02-10,1,1\n", "expected 5 cells"),
+        (GOOD + "2011-02-10,1,234.5,1,1,1\n", "row 4: expected 5 cells, found 6"),
+        (GOOD + '2011-02-10,"68,8",1,1,1\n', "row 4, column open"),
+        (GOOD + '2011-02-10,"1,2,3",1,1,1\n', "row 4, column open"),
+        (GOOD + "2011-02-10,1,1,1e-320,1\n", "row 4, column low"),
+        (GOOD + "2011-02-10,1,1e31,1,1\n", "row 4, column high"),
+        (GOOD + "201102,1,1,1,1\n", "row 4, column date"),
+        (GOOD + "2011029,1,1,1,1\n", "row 4, column date"),
+        (GOOD + "\u202e2011-02-10,1,1,1,1\n", r"column date.*u202e2011"),
+        ("Date,Open,Open,High,Low,Price\n", "one column open"),
+        ("Date,Open,High,Low,Price,Close\n", r"one column price \(or close\)"),
         (GOOD + '2011-02-10,"1,1,1,1\n', "expected CSV"),
         (GOOD + "\0", "NUL"),
     ],
@@ -54,6 +64,22 @@ def test_many_faults_are_counted_and_the_first_listed():
     with pytest.raises(rates.RatesError, match="has 50 fault") as caught:
         rates.parse("Date,Open,High,Low,Price\n" + "x,1,1,1,1\n" * 50)
     assert "and 30 more" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [('"1,234.5"', 1234.5), ('"12,34,567.5"', 1234567.5), ("1e2", 100.0), (".5", 0.5), ("7.", 7.0)]
+)
+def test_numbers_as_people_write_them(text, value):
+    assert rates.parse(GOOD + f"2011-02-10,{text},1,1,1\n").values[2, 0] == value
+
+
+def test_spare_separators_at_the_end_of_a_row_are_fine():
+    assert len(rates.parse(GOOD.replace("\n2011-02-08", ",,\n2011-02-08"))) == 2
+
+
+def test_a_hopeless_file_is_not_read_to_its_end():
+    with pytest.raises(rates.RatesError, match="1000 or more fault"):
+        rates.parse("Date,Open,High,Low,Price\n" + "x,1,1,1,1\n" * 5000)
 
 
 def test_files_are_checked_before_they_are_read(tmp_path, monkeypatch):

@@ -63,6 +63,25 @@ def test_the_search_fits_its_scaler_before_the_validation_tail():
     assert fitted.scaler.scale[3] == np.ptp(series.price[:60])
 
 
+@pytest.mark.parametrize("scaling", ["min-max", "z-score"])
+@pytest.mark.parametrize("peg", [45.1, 0.1, 7.0])
+def test_a_pegged_rate_gets_scale_one(scaling, peg):
+    series = synthetic.generate(120, 1)
+    values = np.concatenate([np.full((80, 4), peg), series.values[80:]])
+    made = windows.make_windows(rates.Rates(series.dates, values), settings(scaling=scaling))
+    assert made.target_scale == 1.0
+    np.testing.assert_allclose(made.target[made.where("test"), 0], values[80:, 3] - peg, rtol=1e-5)
+
+
+def test_a_rate_beyond_all_scales_is_an_error():
+    series = synthetic.generate(120, 1)
+    values = series.values.copy()
+    values[:80] = 1 + 1e-15 * np.arange(80)[:, None]
+    values[100] = 1e30
+    with pytest.raises(rates.RatesError, match=str(series.dates[100])):
+        windows.make_windows(rates.Rates(series.dates, values), settings(scaling="min-max"))
+
+
 def test_a_date_splits_like_its_index():
     series = synthetic.generate(120, 1)
     by_date = windows.make_windows(series, settings(train_end=str(series.dates[79])))
@@ -112,6 +131,62 @@ def test_another_parquet_file_is_refused(tmp_path):
     broken[len(broken) // 2 :] = b""
     file.write_bytes(bytes(broken))
     with pytest.raises(ValueError, match="readable parquet"):
+        windows.load(file)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("split", "tset", "splits"),
+        ("day_index", 7, "consecutive days"),
+        ("target_raw", float("nan"), "finite numbers"),
+        ("target", 0.25, "stored scaler"),
+        ("last_price_raw", 1.5, "day before's price"),
+        ("target", None, "nulls"),
+        ("inputs", [float("inf")] * 16, "finite numbers"),
+        ("inputs", [None] * 16, "nulls"),
+    ],
+)
+def test_windows_that_contradict_themselves_are_refused(tmp_path, column, value, message):
+    import pyarrow as pa
+
+    from pipeline import records
+
+    file = tmp_path / "windows.parquet"
+    windows.save(windows.make_windows(synthetic.generate(60, 3), settings(train_end=40)), file)
+    table = records.read_table(file)
+    place = table.column_names.index(column)
+    cells = table[column].to_pylist()
+    cells[10] = value
+    records.write_table(file, table.set_column(place, table.schema.field(column), pa.array(cells, table[column].type)))
+    with pytest.raises(ValueError, match=message):
+        windows.load(file)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"window": "0"},
+        {"window": "5"},
+        {"window": "-4"},
+        {"window": "99999999999999999999"},
+        {"window": "four"},
+        {"scaler": "{"},
+        {"scaler": "[]"},
+        {"scaler": '{"kind": "log", "offset": [0, 0, 0, 0], "scale": [1, 1, 1, 1]}'},
+        {"scaler": '{"kind": "z-score", "offset": [0, 0, 0], "scale": [1, 1, 1]}'},
+        {"scaler": '{"kind": "z-score", "offset": [0, 0, 0, 0], "scale": [1, 1, 1, 0]}'},
+        {"scaler": '{"kind": "z-score", "offset": [0, 0, 0, NaN], "scale": [1, 1, 1, 1]}'},
+        {"scaler": '{"kind": "z-score", "offset": [0, 0, 0, 0], "scale": [1, 1, 1, 1]}'},
+    ],
+)
+def test_another_scaler_is_noticed(tmp_path, change):
+    from pipeline import records
+
+    file = tmp_path / "windows.parquet"
+    windows.save(windows.make_windows(synthetic.generate(60, 3), settings(train_end=40)), file)
+    records.write_table(file, records.read_table(file), change)
+    with pytest.raises(ValueError, match=r"windows\.parquet"):
         windows.load(file)
 
 
