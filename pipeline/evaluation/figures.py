@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from pipeline import paths
 from pipeline.conditions import PLACES, Condition, Mode
@@ -55,6 +57,8 @@ def learning_curves(outcome: Outcome, mode: Mode, destination: Path, title: str)
                 _band(panel, run, condition, "test_loss" if fx else "test_accuracy", 1.0 if fx else 100.0)
         panel.set_title(style.PLACES[place])
         panel.set_xlabel("Training epoch")
+        if not fx:
+            panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         if fx:
             panel.set_xscale("log")
             panel.set_yscale("log")
@@ -142,8 +146,8 @@ def overview(outcome: Outcome, destination: Path) -> Path:
         )
         axes.set_xscale("log")
     else:
-        for name, value in outcome.references.items():
-            axes.axvline(value * 100, color="#555555", linestyle=":", linewidth=1, label=name.replace("_", " "))
+        for (name, value), line in zip(outcome.references.items(), itertools.cycle((":", "--", "-.")), strict=False):
+            axes.axvline(value * 100, color="#555555", linestyle=line, linewidth=1, label=name.replace("_", " "))
     axes.set_yticks(range(len(conditions)), conditions)
     axes.invert_yaxis()
     axes.set_xlabel("Test squared error [rupees²]" if fx else "Test accuracy [%]")
@@ -188,6 +192,7 @@ def output_accuracy(outcome: Outcome, destination: Path) -> Path:
         condition = "none" if kind == "none" else f"{kind}-additive-output"
         if condition in outcome.run.conditions:
             _band(axes, outcome.run, condition, "test_accuracy", 100.0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("Training epoch")
     axes.set_ylabel("Test accuracy [%]")
     axes.set_title(f"{outcome.run.cell.upper()} classifier, additive noise in the outputs")

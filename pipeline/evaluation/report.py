@@ -127,6 +127,17 @@ def verdict(outcome: Outcome) -> str:
     return text
 
 
+def _extras(outcome: Outcome) -> list[tuple[str, str, float]]:
+    """Return metric, heading and scale of the columns that stand beside a task's headline metric."""
+    every = [
+        ("skill_persistence", "skill vs yesterday's price", 1.0),
+        ("test_cross_entropy", "test cross entropy [nats]", 1.0),
+        ("calibration_error", "calibration error [%]", 100.0),
+        ("leakage_gap", "leakage gap [points]", 100.0),
+    ]
+    return [each for each in every if each[0] in outcome.summary["none"]]
+
+
 def _section(outcome: Outcome, figures: list[Path]) -> dict[str, Any]:
     run, fx = outcome.run, outcome.run.task == "fx"
     scale = 1.0 if fx else 100.0
@@ -138,7 +149,9 @@ def _section(outcome: Outcome, figures: list[Path]) -> dict[str, Any]:
             "name": name,
             "value": _short(summary[outcome.metric]["mean"], scale),
             "failed": f"{run.failed(name)}/{run.repetitions}",
-            "skill": _short(summary.get("skill_persistence", {}).get("mean")),
+            "extras": [
+                _short(summary.get(metric, {}).get("mean"), factor, 3) for metric, _, factor in _extras(outcome)
+            ],
             "acceptance": " / ".join(
                 _short(summary.get(f"acceptance_{place}", {}).get("mean"), digits=3) for place in ("output", "hidden")
             ),
@@ -160,7 +173,7 @@ def _section(outcome: Outcome, figures: list[Path]) -> dict[str, Any]:
         "title": f"{TITLES[run.task]}: {run.cell.upper()}",
         "verdict": verdict(outcome),
         "metric": "test squared error [rupees²]" if fx else "test accuracy [%]",
-        "skill": fx,
+        "extras": [heading for _, heading, _ in _extras(outcome)],
         "tables": [_table(table, outcome) for table in paper.tables_of(run.task, run.cell)],
         "conditions": conditions,
         "references": {name.replace("_", " "): _short(value, scale) for name, value in outcome.references.items()},

@@ -21,6 +21,7 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluated-video")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        patch.setattr(evaluate.geometry, "draw_geometry", lambda folder, seed: [])  # has its own tests
         settings = fabricate.video_params(conditions=CONDITIONS)
         for task in ("video", "video_groups"):
             for cell in ("lstm", "gru"):
@@ -32,6 +33,7 @@ def whole(tmp_path_factory):
 @pytest.fixture
 def evaluated(whole, monkeypatch):
     monkeypatch.chdir(whole[0])
+    monkeypatch.setattr(evaluate.geometry, "draw_geometry", lambda folder, seed: [])
     return whole[1]
 
 
@@ -107,6 +109,11 @@ def test_the_leakage_gap_is_the_difference_of_the_splits(evaluated):
     page = paths.REPORT.read_text()
     assert "group-disjoint" in page
     assert "Figure 7" in page
+    shown = 100 * content["video_groups"]["lstm"]["none"]["leakage_gap"]["mean"]
+    assert "leakage gap [points]" in page
+    assert f"<td>{shown:.3g}</td>" in page
+    calibration = 100 * content["video"]["lstm"]["none"]["calibration_error"]["mean"]
+    assert f"<td>{calibration:.3g}</td>" in page
 
 
 def test_baselines_learn_the_class_and_are_flattered_by_leaking_groups(evaluated):
