@@ -425,7 +425,7 @@ class Engine:
             means = self.gradients(x, target, draws, noise, columns)
             self.optimiser.step()
             for name, value in means.items():
-                weighted = value * (columns / len(self.train))
+                weighted = value.double() * (columns / len(self.train))
                 totals[name] = totals[name] + weighted if name in totals else weighted
         return totals
 
