@@ -390,12 +390,17 @@ def load(source: Path) -> FeatureTable:
 
 
 def _mapped(twin: Path, rows: int, about: dict[str, str], source: Path) -> Tensor:
+    """Map the raw matrix: nothing is read until it is used, and writing to it never reaches the file."""
     try:
-        with safe_open(twin, framework="pt") as file:
+        with safe_open(twin, framework="pt") as file:  # checks the header and the file's length
             described = json.loads((file.metadata() or {}).get("about", "{}"))
-            vectors: Tensor = file.get_tensor("vectors")
+            found = file.get_slice("vectors")
+            fits = found.get_shape() == [rows, inception.WIDTH] and found.get_dtype() == "F32"
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"expected vectors in {twin}, found damage ({error}); run stage features again") from error
-    if described != about or vectors.shape != (rows, inception.WIDTH) or vectors.dtype != torch.float32:
+    if described != about or not fits:
         raise ValueError(f"expected {twin} to belong to {source}, found another table's; run stage features again")
-    return vectors
+    with twin.open("rb") as raw:
+        start = 8 + struct.unpack("<Q", raw.read(8))[0]
+    # safetensors' own tensors are copies; a copy-on-write map is not.
+    return torch.from_numpy(np.memmap(twin, "<f4", "c", start, (rows, inception.WIDTH)))

@@ -194,7 +194,9 @@ class Extractor:
     Args:
         state: weights, as :func:`obtain` returns them.
         preprocessing: ``torchvision``: ImageNet's mean and deviation, which the network then undoes as torchvision's
-            ``transform_input`` does; ``inception-2015``: (x - 128) / 128.
+            ``transform_input`` does; ``inception-2015``: (x - 128) / 128. The network is torchvision's in both cases;
+            the 2015 graph takes maxima where torchvision takes means in the pooling branch of its last block (the last
+            192 numbers of a feature), so that weights of 2015 give smaller ones there than the original network.
         device: where to compute.
         half: compute in 16 bits where that is safe (CUDA only).
     """
