@@ -35,10 +35,20 @@ def one_thread() -> None:
     threadpool_limits(1)
 
 
+def _end_with_the_parent() -> None:
+    """End this worker when its parent is gone: a killed parent cannot tell its workers to stop."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
 def _start_worker(counter: Any) -> None:  # noqa: ANN401 - a shared integer
     global _counter  # noqa: PLW0603 - one per worker process
     _counter = counter
     one_thread()
+    if multiprocessing.parent_process() is not None:
+        threading.Thread(target=_end_with_the_parent, daemon=True).start()
 
 
 def progress(amount: int) -> None:

@@ -97,3 +97,46 @@ def test_cuda_is_not_replaced_silently():
     with pytest.raises(ValueError, match="expected a CUDA device"):
         train.resolve_device("cuda")
     assert train.resolve_device("auto") == "cpu"
+
+
+_ORPHANS = """
+import os, sys, time
+from pathlib import Path
+from pipeline.training import executor
+
+def work(number):
+    Path(f"{number}.pid").write_text(str(os.getpid()))
+    time.sleep(60)
+
+if __name__ == "__main__":
+    list(executor.run(work, [1, 2], total=2, label="test"))
+"""
+
+
+def test_workers_end_when_their_parent_is_killed(project, monkeypatch):
+    import os
+    import signal
+    import subprocess
+    import sys
+    import time
+
+    (project / "orphans.py").write_text(_ORPHANS)
+    environment = os.environ | {"NEM_WORKERS": "2", "NEM_EXECUTOR": "process", "PYTHONPATH": str(project)}
+    parent = subprocess.Popen([sys.executable, "orphans.py"], env=environment, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while len(list(project.glob("*.pid"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    workers = [int(file.read_text() or 0) for file in project.glob("*.pid")]
+    assert len(workers) == 2
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+
+    def alive(pid):
+        try:
+            return "State:\tZ" not in open(f"/proc/{pid}/status").read()  # noqa: PTH123
+        except OSError:
+            return False
+
+    while any(alive(pid) for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not any(alive(pid) for pid in workers)
