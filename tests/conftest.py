@@ -9,7 +9,14 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-settings.register_profile("suite", deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+# The same examples every time: a sceptic must see what CI saw. Other ones: NEM_FUZZ=1.
+settings.register_profile(
+    "suite",
+    deadline=None,
+    max_examples=40,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize=not os.environ.get("NEM_FUZZ"),
+)
 settings.load_profile("suite")
 ROOT = Path(__file__).parent.parent
 

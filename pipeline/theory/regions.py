@@ -7,6 +7,7 @@ if additive, 1 if multiplicative) lies on the boundary of each region.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Protocol
@@ -72,6 +73,11 @@ class Ellipsoid:
         weight = (sigma / self.axes).square()
         shift = ((mean - self.centre) / sigma).square()
         pairs = [(w, d) for w, d in zip(weight.tolist(), shift.tolist(), strict=True) if w > 0]
+        if not pairs:
+            return 1.0
+        if len(pairs) == 1:  # an interval; the integral would decay too slowly
+            half, at = 1 / math.sqrt(pairs[0][0]), math.sqrt(pairs[0][1])
+            return float(special.ndtr(half - at) - special.ndtr(-half - at))
 
         def integrand(u: float) -> float:
             angle, damping = -0.5 * u, 0.0
@@ -82,7 +88,18 @@ class Ellipsoid:
             return math.sin(angle) / u * math.exp(-damping) if u else 0.5 * sum(w * (1 + d) for w, d in pairs) - 0.5
 
         # In pieces of a few periods: the integrand oscillates, and decays faster the more dimensions there are.
-        total, low, width = 0.0, 0.0, 4 * math.pi
+        # A small region (large weights) bends the integrand close to 0, where the first pieces follow it.
+        width = 4 * math.pi
+        steepest = max(w * (1 + d) for w, d in pairs)
+        edges = [0.0]
+        edge = 0.01 / steepest
+        while edge < width:
+            edges.append(edge)
+            edge *= 4
+        edges.append(width)
+        total, low = 0.0, width
+        for left, right in itertools.pairwise(edges):
+            total += integrate.quad(integrand, left, right, limit=200, epsabs=1e-12, epsrel=1e-10)[0]
         for _ in range(4000):
             piece, _ = integrate.quad(integrand, low, low + width, limit=200, epsabs=1e-12, epsrel=1e-10)
             total, low = total + piece, low + width
