@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -226,33 +227,49 @@ def test_the_best_model_loads_without_pickle(settings, monkeypatch):
     assert not pickles
 
 
-def test_the_same_against_a_real_server(settings, monkeypatch, tmp_path):
+def start_server(folder, patience=300):
+    """Start a real server on a free loopback port and wait until it answers; its log tells why, if it never does."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    uri = f"http://127.0.0.1:{port}"
+    uri, log = f"http://127.0.0.1:{port}", folder / f"server_{port}.log"
     command = [
         sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-        "--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", str(tmp_path / "art"),
+        "--backend-store-uri", f"sqlite:///{folder}/server_{port}.db", "--artifacts-destination", str(folder / "art"),
     ]  # fmt: skip
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    with log.open("wb") as file:
+        server = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
+    deadline = time.monotonic() + patience
+    while server.poll() is None and time.monotonic() < deadline:
+        try:
+            if urllib.request.urlopen(uri + "/health", timeout=5).status == 200:
+                return server, uri, log
+        except OSError:
+            time.sleep(0.5)
+    stop_server(server)
+    return None, uri, log
+
+
+def stop_server(server):
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(server.pid, signal.SIGKILL)
+    server.wait()
+
+
+@pytest.mark.timeout(900)
+def test_the_same_against_a_real_server(settings, monkeypatch, tmp_path):
+    server, uri, log = start_server(tmp_path)
+    if server is None:  # somebody took the port between our look and the server's
+        server, uri, log = start_server(tmp_path)
+    assert server is not None, log.read_text()[-3000:]
     try:
-        for _ in range(240):
-            try:
-                if urllib.request.urlopen(uri + "/health", timeout=2).status == 200:
-                    break
-            except OSError:
-                time.sleep(0.5)
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         assert tracking.sync("fx", "lstm") == 6
         assert tracking.sync("fx", "lstm") == 0
         assert slots() == WANTED
         check_numbers_and_axes()
     finally:
-        import signal
-
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
+        stop_server(server)
 
 
 def test_every_condition_names_its_theorem():
