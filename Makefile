@@ -54,7 +54,7 @@ bench: setup ## Measure the engine against torch.nn, side by side in one run
 track: setup ## Bring MLflow up to date with the run files
 	@$(BIN)/python -m stages.track
 
-ui: track ## Compare the noise conditions in MLflow's UI on http://127.0.0.1:5000
+ui: setup ## Compare the noise conditions in MLflow's UI on http://127.0.0.1:5000
 	@$(BIN)/python -m stages.track --serve
 
 tune: setup ## Choose the exchange-rate hyperparameters on validation days

@@ -12,13 +12,12 @@ import argparse
 import resource
 import sys
 import time
-from collections.abc import Callable
 
 import torch
 from torch import nn
 
 from pipeline.conditions import CONDITIONS
-from pipeline.params import CellTraining, Params, Training
+from pipeline.params import CellTraining, Training
 from pipeline.recurrent.kernels import CellName
 from pipeline.training import executor
 from pipeline.training.engine import Engine
@@ -90,13 +89,6 @@ def stack(job: tuple[str, CellName, int, tuple[int, ...], bool]) -> float:
     return time.perf_counter() - start
 
 
-def timed(work: Callable[[], object]) -> float:
-    """Return the wall-clock seconds of ``work``."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
 def compare(task: str, cell: CellName, epochs: int, repetitions: int, peers: int) -> None:
     """Print one comparison."""
     from pipeline.training.train import deal
@@ -111,7 +103,9 @@ def compare(task: str, cell: CellName, epochs: int, repetitions: int, peers: int
     torch.set_num_threads(default)
     one_by_one = min(found.values()) * networks * epochs
     jobs = [(task, cell, epochs, part, True) for part in deal(repetitions, "cpu")]
-    together = timed(lambda: list(executor.run(stack, jobs, total=repetitions * epochs, label=f"{task} {cell}")))
+    start = time.perf_counter()
+    list(executor.run(stack, jobs, total=repetitions * epochs, label=f"{task} {cell}"))
+    together = time.perf_counter() - start
     per_thread = ", ".join(f"{1e3 * value:.0f} ms with {threads} thread(s)" for threads, value in found.items())
     print(f"{task} {cell}: {networks} networks, {epochs} epochs, {executor.workers()} workers")
     print(f"  torch.nn one after another  {one_by_one:8.1f} s  (network and epoch: {per_thread})")
@@ -138,7 +132,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--repetitions", type=int, default=10)
     parser.add_argument("--task", choices=[*SIZES, "all"], default="all")
     options = parser.parse_args(arguments)
-    Params()
     cells: tuple[CellName, ...] = ("lstm", "gru")
     for cell in cells:
         if options.task in ("fx", "all"):
