@@ -94,8 +94,10 @@ class Fx(Section):
 class VideoAcquire(Section):
     """Where the videos come from."""
 
-    source: Literal["synthetic", "ucf11", "folder"] = Field(
-        "synthetic", description="synthetic: seeded renderer | ucf11: the UCF-11 archive | folder: your own videos"
+    source: Literal["synthetic", "ucf11", "folder", "vectors"] = Field(
+        "synthetic",
+        description="synthetic: seeded renderer | ucf11: the UCF-11 archive | folder: your own videos | vectors: "
+        "feature vectors of still images instead of videos",
     )
     ucf11_from: Literal["auto", "rar", "zip", "folder"] = Field(
         "auto",
@@ -106,6 +108,11 @@ class VideoAcquire(Section):
     group_pattern: str = Field(
         r"_g?(\d+)(?:_c?\d+)?$",
         description="regular expression on the file stem whose first group is the clip's group (source folder)",
+    )
+    vectors_path: str | None = Field(
+        None,
+        description="parquet of class, image, feature for source vectors; null: features/bottlenecks_2015.parquet of "
+        "the mirror",
     )
     synthetic_groups: int = Field(6, ge=2, le=99, description="groups per class of the synthetic set")
     synthetic_clips: int = Field(2, ge=1, le=99, description="clips per group of the synthetic set")
@@ -143,6 +150,7 @@ class VideoClips(Section):
     """How frames become labelled clips, and clips become splits."""
 
     stride: int = Field(1, ge=1, le=512, description="start a clip at every stride-th sampled frame")
+    per_class: int = Field(48, ge=2, le=1_000_000, description="pseudo-clips per class (source vectors)")
     test_fraction: float = Field(1 / 6, gt=0, lt=1, description="test share: the paper's 5:1 split [fraction]")
     leave_group_out: int | str | None = Field(
         None, description="split by groups: hold out the group of this name in each class, instead of test_fraction"

@@ -7,6 +7,7 @@ and a pool may be a memory-mapped file that is only read where a batch needs it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -15,7 +16,7 @@ from torch.nn import functional
 
 from pipeline import paths
 from pipeline.noise.inject import Head
-from pipeline.params import Params, Task
+from pipeline.params import Params, Task, VideoClips
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,44 @@ def from_clips(clips: object, pool: Tensor, split: Literal["random", "groups"], 
         return everything.subset(torch.as_tensor(split_of == name).nonzero().flatten())
 
     return Problem(sequences("train"), sequences("test"), "softmax", 1.0, 0.0, tuple(clips.classes), digest)
+
+
+def pseudo_clips(
+    source: Path,
+    split: Literal["random", "groups"],
+    seed: int,
+    *,
+    settings: VideoClips | None = None,
+    per_clip: int = 7,
+    components: int | None = None,
+) -> Problem:
+    """Return the problem of classifying pseudo-clips (:mod:`pipeline.video.pseudo`) of a file of vectors, as it is.
+
+    Args:
+        source: parquet of class, image, feature.
+        split: ``groups``: no image on both sides | ``random``: clips at random, which share images.
+        seed: root of the seed tree.
+        settings: clips per class and test share; ``None`` is the default.
+        per_clip: T, images per clip.
+        components: reduce the 2048 features to so many principal components of the images in training clips; ``None``
+            leaves them as they are.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a file of vectors, too few images, or more components than training images or features.
+    """
+    import numpy as np
+
+    from pipeline import records
+    from pipeline.video import pseudo
+
+    images = pseudo.read(source)
+    made = pseudo.make(images, settings or VideoClips(), seed, per_clip)
+    pool = images.vectors
+    if components is not None:
+        side = made.split_groups if split == "groups" else made.split_random
+        pool = pseudo.principal_components(pool, np.unique(made.rows[side == "train"]), components)
+    return from_clips(made, pool, split, {source.name: records.sha256_of(source)})
 
 
 def load(task: Task, params: Params) -> Problem:
