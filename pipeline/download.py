@@ -116,8 +116,10 @@ def _download(url: str, destination: Path, expected: str | None, pause: float, m
     tag = destination.with_name(destination.name + ".part.tag")
     for attempt in range(ATTEMPTS):
         try:
-            _transfer(url, part, tag)
+            _transfer(url, part, tag, expected is not None)
             break
+        except DownloadError:
+            raise
         except (OSError, http.client.HTTPException) as error:
             final = isinstance(error, urllib.error.HTTPError) and error.code in (401, 403, 404, 410)
             if attempt + 1 == ATTEMPTS or final:
@@ -137,12 +139,17 @@ def _download(url: str, destination: Path, expected: str | None, pause: float, m
     tag.unlink(missing_ok=True)
 
 
-def _transfer(url: str, part: Path, tag: Path) -> None:
-    """Append to ``part`` from where it ends; start over if the server's file changed or it cannot resume."""
+def _transfer(url: str, part: Path, tag: Path, verified: bool) -> None:
+    """Append to ``part`` from where it ends; start over if the server's file changed or it cannot resume.
+
+    ``verified`` says that a hash will be compared afterwards. Without one, only an answer that says where it ends is
+    taken: a plain close of the connection looks the same whether the file is whole or cut off.
+    """
     have = part.stat().st_size if part.is_file() else 0
     guard = tag.read_text() if tag.is_file() else ""
     request = urllib.request.Request(url)
-    if have and guard:
+    asked = bool(have and guard)
+    if asked:
         request.add_header("Range", f"bytes={have}-")
         request.add_header("If-Range", guard)
     try:
@@ -154,9 +161,20 @@ def _transfer(url: str, part: Path, tag: Path) -> None:
         raise ConnectionError("the server has fewer bytes than the partial file; starting over") from error
     with answer:
         resumed = getattr(answer, "status", 200) == 206
+        given = answer.headers.get("Content-Range", "")
+        if resumed and not (asked and given.startswith(f"bytes {have}-")):
+            part.unlink(missing_ok=True)
+            wanted = f"bytes from {have} on" if asked else "the whole file"
+            raise ConnectionError(f"the server sent the part {given!r} where {wanted} was asked for; starting over")
         validator = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
         tag.write_text("" if validator.startswith("W/") else validator)
         length = answer.headers.get("Content-Length")
+        if length is None and not getattr(answer, "chunked", False) and not verified:
+            raise DownloadError(
+                f"expected {url} with its length, since its hash is not known yet, found an answer that just ends: it "
+                "may be cut off. Get the file by other means, check it, and put it in the folder that "
+                f"{paths.MIRROR_VARIABLE} names"
+            )
         total = None if length is None else int(length) + (have if resumed else 0)
         done = have if resumed else 0
         with (

@@ -13,13 +13,20 @@ SHA = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Server:
-    """Serves CONTENT; ``cut`` ends the first answers early, ``ranges`` off ignores Range, ``tag`` is the ETag."""
+    """Serves CONTENT.
+
+    ``cut`` ends the first answers early, ``ranges`` off ignores Range, ``tag`` is the ETag, ``shifts`` moves the start
+    of the next parts, ``framing`` says how an answer tells its end: by its length, in chunks, or not at all.
+    """
 
     def __init__(self):
         outer = self
+        self.shifts, self.framing = [], "length"
         self.cut, self.ranges, self.tag, self.content, self.status, self.seen = [], True, '"1"', CONTENT, 200, []
 
         class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
             def do_GET(self):
                 wanted = self.headers.get("Range")
                 outer.seen.append(wanted)
@@ -29,10 +36,20 @@ class Server:
                 start = 0
                 if wanted and outer.ranges and self.headers.get("If-Range") == outer.tag:
                     start = int(wanted.removeprefix("bytes=").rstrip("-"))
+                part = start > 0
+                if part and outer.shifts:
+                    start += outer.shifts.pop(0)
                 body = outer.content[start:]
-                self.send_response(206 if start else 200)
+                self.send_response(206 if part else 200)
                 self.send_header("ETag", outer.tag)
-                self.send_header("Content-Length", str(len(body)))
+                self.send_header("Connection", "close")
+                if part:
+                    self.send_header("Content-Range", f"bytes {start}-{len(outer.content) - 1}/{len(outer.content)}")
+                if outer.framing == "length":
+                    self.send_header("Content-Length", str(len(body)))
+                elif outer.framing == "chunks":
+                    self.send_header("Transfer-Encoding", "chunked")
+                    body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
                 self.end_headers()
                 self.wfile.write(body[: outer.cut.pop(0)] if outer.cut else body)
 
@@ -82,6 +99,36 @@ def test_a_file_that_changes_between_two_parts_is_not_glued_together(server, tmp
     found = fetch(server, file, sha256=hashlib.sha256(CONTENT[::-1]).hexdigest())
     assert found.origin == "network"
     assert file.read_bytes() == CONTENT[::-1]
+
+
+@pytest.mark.parametrize("shift", [-7, 7])
+def test_a_part_that_starts_elsewhere_is_not_appended(server, tmp_path, shift):
+    """Without a known hash nothing else would notice."""
+    server.cut, server.shifts = [100_000], [shift]
+    fetch(server, tmp_path / "data.bin", sha256=None, lock=tmp_path / "lock.json")
+    assert (tmp_path / "data.bin").read_bytes() == CONTENT
+    assert server.seen == [None, "bytes=100000-", None]
+
+
+def test_a_file_without_its_length_is_trusted_only_with_a_hash(server, tmp_path):
+    server.framing = "none"
+    with pytest.raises(download.DownloadError, match="may be cut off.*NEM_MIRROR"):
+        fetch(server, tmp_path / "data.bin", sha256=None, lock=tmp_path / "lock.json")
+    assert len(server.seen) == 1
+    assert not (tmp_path / "lock.json").exists()
+    assert not (tmp_path / "data.bin").exists()
+    fetch(server, tmp_path / "data.bin")
+    assert (tmp_path / "data.bin").read_bytes() == CONTENT
+    server.cut = [100_000]
+    with pytest.raises(download.DownloadError, match="found [0-9a-f]{64}"):
+        fetch(server, tmp_path / "cut.bin")
+
+
+def test_a_cut_chunk_is_noticed(server, tmp_path):
+    server.framing, server.cut = "chunks", [100_000]
+    fetch(server, tmp_path / "data.bin", sha256=None, lock=tmp_path / "lock.json")
+    assert (tmp_path / "data.bin").read_bytes() == CONTENT
+    assert len(server.seen) == 2
 
 
 def test_a_wrong_hash_leaves_no_file_and_names_both(server, tmp_path):
