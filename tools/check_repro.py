@@ -3,7 +3,7 @@
 The present commit is cloned twice. The demo pipeline runs in both, without a shared cache, the second time under
 another folder name, locale, time zone, ``PYTHONHASHSEED`` and number of workers. Then every output file is compared.
 
-* ``QUICK=1`` (``--quick``): the exchange-rate half with few days, epochs and repetitions.
+* ``QUICK=1`` (``--quick``): both halves, with few days, videos, pictures, epochs and repetitions.
 * ``FRESH=1`` (``--fresh``): a new virtual environment in each clone, from the hash-locked requirements.
 * ``AGAINST_LOCK=1`` (``--against-lock``): one clone, compared with the committed ``dvc.lock``: exactly where
   docs/reproducibility.md promises bytes across machines, else the committed metrics within stated tolerances.
@@ -30,15 +30,21 @@ from ruamel.yaml import YAML
 from safetensors.numpy import load_file
 
 QUICK: dict[str, Any] = {
-    "sources": ["fx"],
-    "video_sets": [],
-    "tasks": ["fx"],
     "fx": {"acquire": {"synthetic_days": 400}, "windows": {"train_end": 320}},
+    # Few pictures, since the network that looks at them keeps its size.
+    "video": {
+        "acquire": {"synthetic_groups": 2, "synthetic_clips": 1},
+        "frames": {"rate": 0.5, "per_clip": 2},
+        "features": {"batch_size": 4},
+    },
     "training": {"repetitions": 2},
-    "train": {"fx": {cell: {"hidden": 8, "epochs": 4, "max_epochs": 6} for cell in ("lstm", "gru")}},
+    "train": {
+        task: {cell: {"hidden": 8, "epochs": 4, "max_epochs": 6} for cell in ("lstm", "gru")}
+        for task in ("fx", "video", "video_groups")
+    },
     "evaluate": {"bootstrap": 500},
 }
-"""What the small form lays over the demo profile, in both clones."""
+"""What the small form lays over the demo profile, in both clones: all stages, tiny sizes."""
 
 FIRST = {"LC_ALL": "C.UTF-8", "TZ": "UTC", "PYTHONHASHSEED": "0", "NEM_WORKERS": "1"}
 SECOND = {"TZ": "IST-5:30", "PYTHONHASHSEED": "4711", "NEM_WORKERS": "2"}
