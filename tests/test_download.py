@@ -112,7 +112,7 @@ def test_a_part_that_starts_elsewhere_is_not_appended(server, tmp_path, shift):
 
 def test_a_file_without_its_length_is_trusted_only_with_a_hash(server, tmp_path):
     server.framing = "none"
-    with pytest.raises(download.DownloadError, match="may be cut off.*NEM_MIRROR"):
+    with pytest.raises(download.DownloadError, match=r"may be cut off.*NEM_MIRROR"):
         fetch(server, tmp_path / "data.bin", sha256=None, lock=tmp_path / "lock.json")
     assert len(server.seen) == 1
     assert not (tmp_path / "lock.json").exists()
@@ -120,7 +120,7 @@ def test_a_file_without_its_length_is_trusted_only_with_a_hash(server, tmp_path)
     fetch(server, tmp_path / "data.bin")
     assert (tmp_path / "data.bin").read_bytes() == CONTENT
     server.cut = [100_000]
-    with pytest.raises(download.DownloadError, match="found [0-9a-f]{64}"):
+    with pytest.raises(download.DownloadError, match=r"found [0-9a-f]{64}"):
         fetch(server, tmp_path / "cut.bin")
 
 

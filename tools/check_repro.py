@@ -30,6 +30,7 @@ from ruamel.yaml import YAML
 from safetensors.numpy import load_file
 
 QUICK: dict[str, Any] = {
+    "tasks": ["fx", "video"],
     "fx": {"acquire": {"synthetic_days": 400}, "windows": {"train_end": 320}},
     # Few pictures, since the network that looks at them keeps its size.
     "video": {
@@ -40,7 +41,7 @@ QUICK: dict[str, Any] = {
     "training": {"repetitions": 2},
     "train": {
         task: {cell: {"hidden": 8, "epochs": 4, "max_epochs": 6} for cell in ("lstm", "gru")}
-        for task in ("fx", "video", "video_groups")
+        for task in ("fx", "video")
     },
     "evaluate": {"bootstrap": 500},
 }
