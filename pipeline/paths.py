@@ -22,6 +22,7 @@ FX_WINDOWS = DATA / "fx" / "windows.parquet"
 VIDEO_RAW = RAW / "video"
 VIDEO_CLIPS = VIDEO_RAW / "videos"
 VIDEO_INDEX = VIDEO_RAW / "index.csv"
+VIDEO_VECTORS = VIDEO_RAW / "vectors.parquet"
 FRAMES = DATA / "frames"
 FRAMES_MANIFEST = FRAMES / "manifest.parquet"
 FEATURES = DATA / "features"
@@ -42,7 +43,8 @@ DOWNLOAD_LOCK = Path("downloads.lock.json")
 """Hashes that were trusted on first use, by address; commit it, so that everybody gets the same files."""
 
 MIRROR_VARIABLE = "NEM_MIRROR"
-"""Environment variable: a folder that is looked in before the network (layout: ``fx/``, ``ucf11/``, ``weights/``)."""
+"""Environment variable: a folder that is looked in before the network (layout: ``fx/``, ``ucf11/``, ``weights/``,
+``features/``)."""
 
 
 def run_folder(task: str, cell: str) -> Path:

@@ -6,7 +6,7 @@ import sys
 from collections import Counter
 
 from pipeline import cli, params, paths
-from pipeline.video import frames, layout
+from pipeline.video import frames, layout, pseudo
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -14,6 +14,10 @@ def main(arguments: list[str] | None = None) -> int:
 
     def work() -> None:
         settings = params.load()
+        if pseudo.acquired():
+            pseudo.write_manifest(paths.FRAMES)
+            print("frames: none to sample, since the source is vectors of images")
+            return
         videos = layout.load(paths.VIDEO_INDEX)
         manifest = frames.extract(
             videos, paths.VIDEO_CLIPS, settings.video.frames, paths.FRAMES, paths.CHECKPOINTS / "frames"

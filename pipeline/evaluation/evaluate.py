@@ -101,8 +101,9 @@ def _fx(params: Params, found: Findings) -> None:
 
 def _video(params: Params, found: Findings) -> None:
     from pipeline.video import clips as clip_tables
-    from pipeline.video import features
+    from pipeline.video import features, pseudo
 
+    vectors = pseudo.acquired()
     clips = clip_tables.load(paths.CLIPS_TABLE)
     table = features.load(paths.FEATURES_TABLE)
     labels, classes = video.labels_of(clips), tuple(clips.classes)
@@ -115,29 +116,31 @@ def _video(params: Params, found: Findings) -> None:
             outcomes.append(outcome)
             accuracies.append(video.class_accuracy(outcome, labels, classes, params.evaluate, params.seed))
             confusions.append(video.confusion_table(outcome, labels, classes))
-            found.drawn[task, run.cell] = _video_figures(outcome, accuracies[-1], labels, classes)
+            found.drawn[task, run.cell] = _video_figures(outcome, accuracies[-1], labels, classes, vectors)
     tables.write_frame(metrics.stack(accuracies), paths.TABLES / "class_accuracy.csv")
     tables.write_frame(metrics.stack(confusions), paths.TABLES / "confusion.csv")
     gaps = video.leakage(outcomes, found.references, params.evaluate, params.seed)
     if len(gaps):
         tables.write_frame(gaps, paths.TABLES / "leakage_gap.csv")
         video.enter_gaps(outcomes, gaps)
-        found.extra.append(figures.leakage_figure(gaps, paths.FIGURES / "leakage_gap.png"))
-    name, position = video.example_clip(clips)
-    images = video.example_images(clips, position, table, paths.FRAMES)
-    title = f"The {len(images)} sampled frames of a clip of class {name.replace('_', ' ')}"
-    found.extra.append(figures.strip(images, paths.FIGURES / "figure_7.png", title))
+        what = "images" if vectors else "clips of one group"
+        found.extra.append(figures.leakage_figure(gaps, paths.FIGURES / "leakage_gap.png", what))
+    if not vectors:  # vectors of images have no frames to show
+        name, position = video.example_clip(clips)
+        images = video.example_images(clips, position, table, paths.FRAMES)
+        title = f"The {len(images)} sampled frames of a clip of class {name.replace('_', ' ')}"
+        found.extra.append(figures.strip(images, paths.FIGURES / "figure_7.png", title))
     found.outcomes += outcomes
 
 
 def _video_figures(
-    outcome: Outcome, accuracy: pd.DataFrame, labels: dict[int, int], classes: tuple[str, ...]
+    outcome: Outcome, accuracy: pd.DataFrame, labels: dict[int, int], classes: tuple[str, ...], vectors: bool
 ) -> list[Path]:
     """Draw Figures 9 and 1(b) or their twins, confusion matrices and accuracies within classes."""
     run, folder = outcome.run, paths.FIGURES
     prefix = "groups_" if run.task == "video_groups" else ""
     suffix = "" if run.cell == "lstm" else f"_{run.cell}"
-    place = f"{run.cell.upper()}. {report.TITLES[run.task]}"
+    place = f"{run.cell.upper()}. {report.title(run.task, vectors=vectors)}"
     additive, multiplicative = (folder / f"{prefix}figure_9{suffix}{mode}.png" for mode in ("", "_multiplicative"))
     made = [
         figures.learning_curves(outcome, "additive", additive, f"{place}: additive noise"),

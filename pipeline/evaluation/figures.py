@@ -273,24 +273,25 @@ def class_accuracy_figure(accuracy: pd.DataFrame, shown: list[str], destination:
     return style.save(made, destination)
 
 
-def leakage_figure(gaps: pd.DataFrame, destination: Path) -> Path:
+def leakage_figure(gaps: pd.DataFrame, destination: Path, what: str) -> Path:
     """Draw every model's accuracy on the random and on the group-disjoint split, joined by a line.
 
     Args:
         gaps: what :func:`pipeline.evaluation.video.leakage` returns.
         destination: the PNG file.
+        what: what the two sides of the random split share.
     """
     made, (axes,) = style.figure(width=7, height=0.19 * len(gaps) + 1.3)
     where = np.arange(len(gaps))
     leaky, honest = (100 * gaps[name].to_numpy(np.float64) for name in ("random_split", "group_split"))
     axes.hlines(where, honest, leaky, color="#999999", linewidth=1.2)
-    axes.plot(leaky, where, "o", color=style.COLOURS["blind"], markersize=4, label="Random split (the paper's)")
-    axes.plot(honest, where, "D", color=style.COLOURS["nem"], markersize=4, label="Group-disjoint split")
+    axes.plot(leaky, where, "o", color=style.COLOURS["blind"], markersize=4, label="Random split of clips")
+    axes.plot(honest, where, "D", color=style.COLOURS["nem"], markersize=4, label="Nothing shared by both sides")
     names = [f"{row.model}  {row.condition}".replace("_", " ") for row in gaps.itertuples()]
     axes.set_yticks(where, names, fontsize=7)
     axes.invert_yaxis()
     axes.set_xlabel("Test accuracy [%]")
-    axes.set_title("What clips of one group on both sides are worth")
+    axes.set_title(f"What {what} on both sides are worth")
     axes.legend(fontsize=7)
     return style.save(made, destination)
 

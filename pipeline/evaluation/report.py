@@ -27,7 +27,7 @@ CAPTIONS = {
     "figure_9_multiplicative": "Figure 9's twin for multiplicative noise",
     "figure_9_gru_multiplicative": "Figure 9's twin for GRU classifiers and multiplicative noise",
     "figure_1b_gru": "Figure 1(b)'s twin for GRU classifiers",
-    "leakage_gap": "Accuracy on the paper's random split of clips, and where whole groups are on one side",
+    "leakage_gap": "Accuracy on the random split of clips, and where whole groups (or images) are on one side",
     "figure_10": "Figure 10: the series, training and test days",
     "figure_11": "Figure 11: LSTM predictions and their errors on the test days",
     "figure_12": "Figure 12: LSTM regressors, additive noise",
@@ -40,6 +40,20 @@ SPEED_UP_NOTE = (
     "that fluctuates gets there early by chance: the noiseless row, 0 by the paper's reading, shows how much that is."
 )
 TITLES = {"fx": "Exchange rate", "video": "Video, random split of clips", "video_groups": "Video, group-disjoint split"}
+PSEUDO_TITLES = {
+    "video": "Pseudo-clips of image vectors, random split of clips",
+    "video_groups": "Pseudo-clips of image vectors, image-disjoint split",
+}
+
+
+def title(task: str, *, vectors: bool) -> str:
+    """Return a task's name in words.
+
+    Args:
+        task: the task.
+        vectors: whether its clips are pseudo-clips of images.
+    """
+    return (PSEUDO_TITLES if vectors else {}).get(task, TITLES[task])
 
 
 @dataclass(frozen=True)
@@ -138,7 +152,7 @@ def _extras(outcome: Outcome) -> list[tuple[str, str, float]]:
     return [each for each in every if each[0] in outcome.summary["none"]]
 
 
-def _section(outcome: Outcome, figures: list[Path]) -> dict[str, Any]:
+def _section(outcome: Outcome, figures: list[Path], vectors: bool) -> dict[str, Any]:
     run, fx = outcome.run, outcome.run.task == "fx"
     scale = 1.0 if fx else 100.0
     part = outcome.differences[outcome.differences.metric == outcome.metric].set_index("condition")
@@ -170,7 +184,7 @@ def _section(outcome: Outcome, figures: list[Path]) -> dict[str, Any]:
                 row["tone"] = "better" if (gap < 0) == fx else "worse"
         conditions.append(row)
     return {
-        "title": f"{TITLES[run.task]}: {run.cell.upper()}",
+        "title": f"{title(run.task, vectors=vectors)}: {run.cell.upper()}",
         "verdict": verdict(outcome),
         "metric": "test squared error [rupees²]" if fx else "test accuracy [%]",
         "extras": [heading for _, heading, _ in _extras(outcome)],
@@ -196,6 +210,7 @@ def write(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     )
     sources = {name: records.read_json(paths.source_record(name)) for name in params.sources}
+    vectors = any(source["source"] == "vectors" for source in sources.values())
     page = environment.get_template("report.html.j2").render(
         profile=params.profile,
         seed=params.seed,
@@ -203,7 +218,8 @@ def write(
         outcomes=outcomes,
         sources=sources,
         demo=any(source.get("source") == "synthetic" for source in sources.values()),
-        sections=[_section(each, figures.get((each.run.task, each.run.cell), [])) for each in outcomes],
+        pseudo=vectors,
+        sections=[_section(each, figures.get((each.run.task, each.run.cell), []), vectors) for each in outcomes],
         extra=[Picture.of(file) for file in extra],
     )
     records.write_text(paths.REPORT, page)

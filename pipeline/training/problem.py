@@ -134,8 +134,9 @@ def from_clips(clips: object, pool: Tensor, split: Literal["random", "groups"], 
     if not isinstance(clips, Clips):
         raise TypeError(f"expected Clips, found {type(clips).__name__}")
     split_of = clips.split_random if split == "random" else clips.split_groups
-    labels = functional.one_hot(torch.as_tensor(clips.label).long(), len(clips.classes)).float()
-    everything = Sequences(pool, torch.as_tensor(clips.rows).long(), labels, torch.as_tensor(clips.clip_id).long())
+    labels = functional.one_hot(torch.tensor(clips.label, dtype=torch.int64), len(clips.classes)).float()
+    rows, names = (torch.tensor(each, dtype=torch.int64) for each in (clips.rows, clips.clip_id))
+    everything = Sequences(pool, rows, labels, names)
 
     def sequences(name: str) -> Sequences:
         return everything.subset(torch.as_tensor(split_of == name).nonzero().flatten())

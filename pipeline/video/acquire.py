@@ -1,5 +1,7 @@
 """Acquiring videos: drawn ones, UCF-11, or anybody's folder; always into one layout with a list of classes and groups.
 
+Source ``vectors`` has no videos: :mod:`pipeline.video.pseudo`.
+
 UCF-11 (Liu, Luo, Shah 2009) is for non-commercial research. Its archive comes from the University of Central Florida's
 Center for Research in Computer Vision; nobody published a hash, so the first one seen is trusted and written to a lock.
 """
@@ -16,7 +18,7 @@ from tqdm import tqdm
 
 from pipeline import download, paths, records
 from pipeline.params import VideoAcquire
-from pipeline.video import archive, layout, synthetic
+from pipeline.video import archive, layout, pseudo, synthetic
 from pipeline.video.layout import LayoutError, Video
 
 UCF11_URLS = {
@@ -57,8 +59,12 @@ def acquire(settings: VideoAcquire, seed: int) -> None:
         LayoutError: a tree that cannot be understood, or without videos.
         ArchiveError: an archive that is damaged, hostile, or needs a program that is not there.
         DownloadError: the archive cannot be had.
-        FileNotFoundError: source ``folder`` names no folder.
+        FileNotFoundError: source ``folder`` names no folder, or source ``vectors`` no file.
+        ValueError: source ``vectors`` names a file of something else.
     """
+    if settings.source == "vectors":
+        pseudo.acquire(settings)
+        return
     if settings.source == "synthetic":
         found = _synthetic(settings, seed)
     elif settings.source == "ucf11":

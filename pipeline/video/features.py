@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -292,7 +292,8 @@ def extract(root: Path, settings: VideoFeatures, seed: int, destination: Path, s
     else:
         for _ in executor.run(_work, jobs, total=total, label="features"):
             pass
-    _assemble(jobs, listed, about, destination)
+    columns = {name: getattr(listed, name) for name in schema().names[:-1]}
+    save(destination, columns, lambda: _chunks(jobs), {**about, "content": _digest([job.result.stem for job in jobs])})
     current = {weights, *(job.result for job in jobs)}
     for file in store.iterdir():
         if file not in current:
@@ -300,28 +301,38 @@ def extract(root: Path, settings: VideoFeatures, seed: int, destination: Path, s
     return total
 
 
-def _assemble(jobs: Sequence[_Job], listed: _Frames, about: dict[str, str], destination: Path) -> None:
-    """Write the table and its twin from finished chunks, one at a time."""
-    content = _digest([job.result.stem for job in jobs])
-    described = {**about, "content": content}
+def save(
+    destination: Path,
+    columns: Mapping[str, Sequence[object]],
+    chunks: Callable[[], Iterable[Vectors]],
+    about: Mapping[str, str],
+) -> None:
+    """Write ``features.parquet`` and its twin, one chunk in memory at a time.
+
+    Args:
+        destination: their folder.
+        columns: all columns of :func:`schema` but the last.
+        chunks: called once for each file; the vectors in order, each ``(n, 2048)`` one row group.
+        about: what made them; ``content`` tells these vectors from all others.
+    """
+    described = dict(about)
     layout = schema().with_metadata(described)
+    rows = len(columns["video_id"])
     with records.atomic_path(table_twin(destination / "features.parquet")) as raw, raw.open("wb") as file:
-        _write_header(file, len(listed.video_id), described)
-        for vectors in _chunks(jobs):
+        _write_header(file, rows, described)
+        for vectors in chunks():
             file.write(np.ascontiguousarray(vectors, dtype="<f4").tobytes())
     with (
         records.atomic_path(destination / "features.parquet") as temporary,
         pq.ParquetWriter(temporary, layout, compression="zstd", use_dictionary=["video_id"]) as writer,
     ):
         start = 0
-        for vectors in _chunks(jobs):
+        for vectors in chunks():
             stop = start + len(vectors)
-            columns = [
-                pa.array(getattr(listed, name)[start:stop], layout.field(name).type) for name in layout.names[:-1]
-            ]
+            parts = [pa.array(columns[name][start:stop], layout.field(name).type) for name in layout.names[:-1]]
             flat = pa.array(np.asarray(vectors).reshape(-1))
-            columns.append(pa.FixedSizeListArray.from_arrays(flat, inception.WIDTH))
-            writer.write_table(pa.Table.from_arrays(columns, schema=layout), row_group_size=CHUNK)
+            parts.append(pa.FixedSizeListArray.from_arrays(flat, inception.WIDTH))
+            writer.write_table(pa.Table.from_arrays(parts, schema=layout), row_group_size=CHUNK)
             start = stop
 
 

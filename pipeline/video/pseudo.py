@@ -11,6 +11,10 @@ sides. At random, any clip may be for testing, and shares images with training c
 
 from __future__ import annotations
 
+import hashlib
+import shutil
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,12 +26,20 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from pipeline import records, seeds
-from pipeline.params import VideoClips
-from pipeline.video import clips
+from pipeline import paths, records, seeds
+from pipeline.params import VideoAcquire, VideoClips
+from pipeline.video import archive, clips, features, frames
 from pipeline.video.clips import Clips, ClipsError
 from pipeline.video.inception import WIDTH
 
+MIRROR = "features/bottlenecks_2015.parquet"
+"""The file's place in the mirror: 3,080 true vectors of the 2015 Inception-v3, 13 classes of flowers and clothes."""
+SHA256 = "ef604e8d1cce6c7af2c83df40f849173a321d01e12deae86110704b868ecfde3"
+ORIGIN = (
+    "TensorFlow retrain outputs in the public repositories mangorocoro/racedetector and "
+    "brandonflint/tensorflow_flower_classifications"
+)
+NOTE = "pseudo-clips: still images of one class in random order, no videos, no motion"
 SLICES = 7
 """T of the paper: frames per clip."""
 SIDES = {False: "training images", True: "test images"}
@@ -96,6 +108,85 @@ def read(source: Path) -> Images:
         torch.from_numpy(vectors[kept]),
         len(table) - len(kept),
     )
+
+
+def acquire(settings: VideoAcquire) -> None:
+    """Put a checked file of vectors at :data:`paths.VIDEO_VECTORS`, its provenance beside it.
+
+    Args:
+        settings: ``vectors_path``, or ``None`` for the file of the mirror.
+
+    Raises:
+        FileNotFoundError: the named file is not there, or there is none in the mirror.
+        VectorsError: it is not of vectors, or the mirror's is another than the known one.
+        ValueError: the file is damaged.
+    """
+    if settings.vectors_path is not None:
+        source, origin = Path(settings.vectors_path), Path(settings.vectors_path).name
+    else:
+        source, origin = _in_mirror(), ORIGIN
+    images = read(source)
+    shutil.rmtree(paths.VIDEO_RAW, ignore_errors=True)
+    archive.copy(source, paths.VIDEO_VECTORS)
+    counts = Counter(images.class_name.tolist())
+    record = {
+        "source": "vectors",
+        "note": NOTE,
+        "origin": origin,
+        "sha256": records.sha256_of(paths.VIDEO_VECTORS),
+        "images": len(images),
+        "copies_left_out": images.copies,
+        "classes": {name: {"images": counts[name]} for name in images.classes},
+    }
+    records.write_json(paths.source_record("video"), record)
+    print(f"video: vectors of {len(images)} images of {len(images.classes)} classes, {images.copies} copies left out")
+
+
+def _in_mirror() -> Path:
+    folder = paths.mirror()
+    if folder is None or not (folder / MIRROR).is_file():
+        raise FileNotFoundError(
+            f"expected {MIRROR} in the folder that {paths.MIRROR_VARIABLE} names, found "
+            f"{'the variable unset' if folder is None else 'no such file'}; it is put together from {ORIGIN} and has "
+            "no address to download it from. Name a file of your own in video.acquire.vectors_path"
+        )
+    found = records.sha256_of(folder / MIRROR)
+    if found != SHA256:
+        raise VectorsError(
+            f"expected SHA-256 {SHA256} for {MIRROR} in the mirror, found {found}; replace the file, or name it in "
+            "video.acquire.vectors_path to use it as your own"
+        )
+    return folder / MIRROR
+
+
+def acquired() -> bool:
+    """Return whether what was acquired are vectors, not videos.
+
+    Raises:
+        FileNotFoundError: nothing was acquired.
+    """
+    return bool(records.read_json(paths.source_record("video"))["source"] == "vectors")
+
+
+def write_manifest(destination: Path) -> None:
+    """Write the manifest of stage frames for a source without videos: no rows, and why."""
+    shutil.rmtree(destination, ignore_errors=True)
+    empty = frames.MANIFEST_SCHEMA.empty_table()
+    records.write_table(destination / "manifest.parquet", empty, {"note": f"no frames to sample; {NOTE}"})
+
+
+def write_features(images: Images, destination: Path) -> None:
+    """Write the images' vectors as a feature table: a row for each image, as if it were a video of one frame."""
+    count, vectors = len(images), images.vectors.numpy()
+    columns: dict[str, Sequence[object]] = {
+        "video_id": [f"{c}/{name}" for c, name in zip(images.class_name, images.name, strict=True)],
+        "frame_index": [0] * count,
+        "timestamp_s": [0.0] * count,
+        "samples": [1] * count,
+    }
+    parts = [vectors[start : start + features.CHUNK] for start in range(0, count, features.CHUNK)]
+    content = hashlib.sha256(vectors.tobytes()).hexdigest()
+    features.save(destination, columns, lambda: parts, {"weights": "unknown", "content": content})
 
 
 def _strings(table: pa.Table, column: str, source: Path) -> list[str]:

@@ -1,14 +1,20 @@
 """Pseudo-clips: no image on both sides by images, images shared by chance, every fault of a file named."""
 
+import json
+import shutil
+
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 
-from pipeline import records
-from pipeline.params import VideoClips
-from pipeline.training import problem
-from pipeline.video import clips, pseudo
+from pipeline import params, paths, records
+from pipeline.evaluation import evaluate
+from pipeline.params import VideoAcquire, VideoClips
+from pipeline.training import problem, train
+from pipeline.video import acquire, clips, features, frames, pseudo
+from stages import features as features_stage
+from stages import frames as frames_stage
 
 CLASSES = {"daisy": 40, "hat": 14, "rose": 25}
 
@@ -207,3 +213,107 @@ def test_a_study_trains_on_them_directly(source, images, split, components):
     assert found.digest == {"vectors.parquet": records.sha256_of(source)}
     shared = set(found.train.index.flatten().tolist()) & set(found.test.index.flatten().tolist())
     assert bool(shared) == (split == "random")
+
+
+def test_the_mirrors_file_must_be_the_known_one(project, monkeypatch, source):
+    settings = VideoAcquire(source="vectors")
+    with pytest.raises(FileNotFoundError, match=r"variable unset.*no address.*vectors_path"):
+        acquire.acquire(settings, 1)
+    monkeypatch.setenv("NEM_MIRROR", str(project))
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        acquire.acquire(settings, 1)
+    (project / "features").mkdir()
+    shutil.copyfile(source, project / pseudo.MIRROR)
+    with pytest.raises(pseudo.VectorsError, match=r"expected SHA-256 ef604e8d.*vectors_path"):
+        acquire.acquire(settings, 1)
+    assert not paths.VIDEO_RAW.exists()
+
+
+def test_a_damaged_file_leaves_what_was_acquired_before(project, source):
+    acquire.acquire(VideoAcquire(source="vectors", vectors_path=str(source)), 1)
+    (project / "bad.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match="damage"):
+        acquire.acquire(VideoAcquire(source="vectors", vectors_path="bad.parquet"), 1)
+    assert records.sha256_of(paths.VIDEO_VECTORS) == records.sha256_of(source)
+
+
+CONDITIONS = ["none", "blind-additive-output", "nem-additive-output", "nem-multiplicative-both"]
+
+
+def settings_of(vectors_path, conditions, **clips_):
+    content = params.Params(tasks=["video", "video_groups"]).model_dump() | {"sources": ["video"]}
+    content["video"]["acquire"] |= {"source": "vectors", "vectors_path": vectors_path}
+    content["video"]["clips"] |= clips_
+    content["training"] |= {"repetitions": 2, "conditions": conditions}
+    content["evaluate"]["bootstrap"] = 100
+    for task in ("video", "video_groups"):
+        for cell in ("lstm", "gru"):
+            content["train"][task][cell] |= {"hidden": 4, "epochs": 2, "max_epochs": 3}
+    return params.validate(content)
+
+
+def run(settings, monkeypatch):
+    """Run every stage of the pipeline in this process."""
+    monkeypatch.setenv("NEM_EXECUTOR", "serial")
+    monkeypatch.setattr(evaluate.geometry, "draw_geometry", lambda folder, seed: [])  # has its own tests
+    records.write_text(paths.PARAMS, params.render(settings))
+    acquire.acquire(settings.video.acquire, settings.seed)
+    assert frames_stage.main([]) == 0
+    assert features_stage.main([]) == 0
+    for task in settings.tasks:
+        for cell in settings.cells:
+            train.train(task, cell, settings)
+    evaluate.evaluate(settings)
+
+
+def written():
+    return {str(f): records.sha256_of(f) for f in paths.DATA.rglob("*") if f.is_file()}
+
+
+def test_the_whole_pipeline_runs_on_vectors(project, source, monkeypatch):
+    settings = settings_of(str(source), CONDITIONS, per_class=8, test_fraction=0.25)
+    run(settings, monkeypatch)
+    manifest = records.read_table(paths.FRAMES / "manifest.parquet", frames.MANIFEST_SCHEMA)
+    assert len(manifest) == 0
+    assert b"no frames to sample" in manifest.schema.metadata[b"note"]
+    table, made = features.load(paths.FEATURES_TABLE), clips.load(paths.CLIPS_TABLE)
+    read = pseudo.read(source)
+    assert table.mapped
+    assert torch.equal(table.vectors, read.vectors)
+    assert table.video_id[0] == "daisy/0.jpg"
+    assert np.array_equal(made.rows, pseudo.make(read, settings.video.clips, settings.seed).rows)
+    record = json.loads(paths.source_record("video").read_text())
+    assert (record["images"], record["classes"]["hat"]) == (79, {"images": 14})
+    tables = {f.name for f in paths.TABLES.glob("*table_*.csv")}
+    assert tables == {f"{prefix}table_{n}.csv" for n in (1, 2, 3, 4) for prefix in ("", "groups_")}
+    assert (paths.FIGURES / "groups_figure_9_gru.png").is_file()
+    assert not (paths.FIGURES / "figure_7.png").exists()
+    page = paths.REPORT.read_text()
+    assert "<strong>pseudo-clips</strong>" in page
+    assert "image-disjoint split: GRU" in page
+    assert "group-disjoint split:" not in page
+    before = written()
+    shutil.rmtree(paths.DATA)
+    run(settings, monkeypatch)
+    assert written() == before
+
+
+@pytest.mark.realdata
+def test_the_13_conditions_train_on_true_vectors(project, mirror, monkeypatch):
+    monkeypatch.setenv("NEM_MIRROR", str(mirror))
+    settings = settings_of(None, params.Training().conditions, per_class=8, test_fraction=0.25)
+    run(settings, monkeypatch)
+    made, read = clips.load(paths.CLIPS_TABLE), pseudo.read(mirror / pseudo.MIRROR)
+    assert (len(read), read.copies, len(made.classes)) == (3078, 2, 13)
+    train_rows, test_rows = sides(made, made.split_groups)
+    assert not train_rows & test_rows
+    content = json.loads(paths.METRICS.read_text())
+    for task, prefix in (("video", ""), ("video_groups", "groups_")):
+        for number in (1, 2, 3, 4):
+            rows = (paths.TABLES / f"{prefix}table_{number}.csv").read_text().splitlines()
+            assert len(rows) == 4
+            assert all(rows[k].split(",")[1 + column] for k in (1, 2, 3) for column in range(6))
+        for cell in ("lstm", "gru"):
+            assert len(content[task][cell]) == 13
+        # True vectors of one class are alike: seven images tell the class without any network.
+        assert content["baselines"][task]["nearest_centroid"] > 0.8
