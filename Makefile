@@ -16,7 +16,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_ALLOW_PICKLE_DESERIALIZATION := false
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help setup repro test test-all test-faults bench ui track lint format docs tune check-repro clean screenshot
+.PHONY: help setup repro study test test-all test-faults bench ui track lint format docs tune check-repro clean screenshot
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -60,6 +60,16 @@ ui: setup ## Compare the noise conditions in MLflow's UI on http://127.0.0.1:500
 tune: setup ## Choose the exchange-rate hyperparameters on validation days
 	@$(BIN)/dvc repro acquire@fx
 	@$(BIN)/python -m stages.tune
+
+study: setup ## When does NEM noise help? 1 hour on 2 cores (QUICK=1: a minute, generated data)
+ifdef QUICK
+	@NEM_EXECUTOR=serial $(BIN)/dvc repro study/dvc.yaml:report@quick
+	@$(BIN)/python -m stages.study track quick
+else
+	@$(BIN)/dvc repro study/dvc.yaml:publish
+	@$(BIN)/python -m stages.study track full
+	@echo "Verdicts: data/results/claims.csv; tables and pictures: data/study/full/results"
+endif
 
 lint: setup ## Check style and types
 	@$(BIN)/ruff check .

@@ -18,7 +18,7 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow
 import numpy as np
+import pandas as pd
 from filelock import FileLock, Timeout
 from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunStatus, ViewType
 from mlflow.exceptions import MlflowException
@@ -415,6 +416,48 @@ def sync_all(params: Params) -> int:
         for cell in params.cells:
             if (paths.run_folder(task, cell) / "run.json").is_file():
                 made += sync(task, cell)
+    return made
+
+
+def sync_study(table: pd.DataFrame, axes: Sequence[str], profile: str, parameters: dict[str, Any]) -> int:
+    """Bring the store up to date with the study: one run per setting, metrics per condition.
+
+    Args:
+        table: its ``regimes.csv``, one row per setting and condition.
+        axes: the columns that name a setting.
+        profile: which profile of the study.
+        parameters: that profile's parameters.
+
+    Returns:
+        How many runs were made.
+    """
+    made, wanted = 0, set()
+    with _client() as client:
+        runs = _Runs(client, "study", profile)
+        for key, part in table.groupby(list(axes), sort=False):
+            params = {name: str(value) for name, value in zip(axes, key, strict=True)}
+            metrics = {
+                f"{row.condition}.{name}": float(value)
+                for row in part.itertuples()
+                for name in ("test_loss", "test_accuracy", "calibration_error", "speed_up", "error_reduction")
+                if math.isfinite(value := float(getattr(row, name) or math.nan))
+            }
+            slot = "study/" + profile + "/" + "/".join(params.values())
+            digest = digest_of({**params, "study": parameters}, [(0, k, v) for k, v in metrics.items()])
+            wanted.add(slot)
+            if runs.settle(slot, digest) is not None:
+                continue
+            tags = {f"nem.{name}": value for name, value in params.items() if name != "cell"} | {"nem.role": "study"}
+            name = f"{params['task']} {params['cell']} {params['purpose']} {params['optimiser']} {params['rate']}"
+            run_id = runs.create(slot, digest, name, tags)
+            logged = [Metric(metric, value, 0, 0) for metric, value in metrics.items()]
+            client.log_batch(run_id, metrics=logged[:LARGEST_BATCH], params=[Param(k, v) for k, v in params.items()])
+            runs.finish(run_id)
+            made += 1
+        for slot, others in runs.found.items():
+            if slot not in wanted:
+                for other in others:
+                    client.delete_run(other.info.run_id)
     return made
 
 
