@@ -1,8 +1,9 @@
 """Training one cell on one task: jobs out, files in.
 
 Repetitions are dealt into jobs of up to three, the size at which a stack still fits a CPU's caches while the cost of
-each small operation is shared by 39 networks. The deal depends on nothing but the number of repetitions, so results
-do not depend on the number of workers.
+each small operation is shared by 39 networks. Large networks (the paper's video classifiers) share nothing worth having
+and are dealt one by one, which bounds the memory of a worker. The deal depends on nothing but the number of
+repetitions and the networks' size, so results do not depend on the number of workers.
 """
 
 from __future__ import annotations
@@ -20,12 +21,16 @@ from safetensors.torch import save
 
 from pipeline import paths, records
 from pipeline.params import Cell, Params, Task
+from pipeline.recurrent.kernels import BLOCKS
 from pipeline.training import checkpoint, executor
 from pipeline.training import problem as problems
 from pipeline.training.engine import METRICS, Engine, Repetition
 
 LARGEST_JOB = 3
 """Repetitions per job, at most."""
+
+LARGE = 1 << 20
+"""Weights of a network from which on every repetition is a job of its own."""
 
 CURVES = pa.schema(
     [
@@ -52,10 +57,23 @@ class Job:
     checkpoints: Path
 
 
-def deal(repetitions: int, device: str) -> list[tuple[int, ...]]:
-    """Return the repetitions of each job: one job on a GPU, else an even number of jobs of nearly equal size."""
+def weights_of(cell: Cell, inputs: int, hidden: int) -> int:
+    """Return the number of weights of a network's recurrent layer."""
+    return BLOCKS[cell] * hidden * (inputs + 1 + hidden)
+
+
+def deal(repetitions: int, device: str, weights: int = 0) -> list[tuple[int, ...]]:
+    """Return the repetitions of each job: one job on a GPU, else an even number of jobs of nearly equal size.
+
+    Args:
+        repetitions: how many there are.
+        device: ``cpu`` or ``cuda``.
+        weights: of one network; large ones are jobs of one repetition.
+    """
     if device == "cuda":
         return [tuple(range(repetitions))]
+    if weights >= LARGE:
+        return [(repetition,) for repetition in range(repetitions)]
     jobs = min(repetitions, -(-repetitions // LARGEST_JOB))
     jobs = min(repetitions, jobs + jobs % 2)
     return [tuple(int(r) for r in part) for part in np.array_split(np.arange(repetitions), jobs)]
@@ -84,7 +102,25 @@ def run_job(job: Job) -> list[Repetition]:
         repetitions=list(job.repetitions),
         device=job.device,
     )
-    return engine.run(job.checkpoints, lambda epochs: executor.progress(epochs * len(job.repetitions)))
+    results = engine.run(job.checkpoints, lambda epochs: executor.progress(epochs * len(job.repetitions)))
+    keep_best(results, engine.settings.epochs)
+    return results
+
+
+def best_of(results: list[Repetition], condition: int, epochs: int) -> Repetition | None:
+    """Return the repetition whose network of one condition has the least test loss at epoch R; ``None``: all failed."""
+    final = METRICS.index("test_loss")
+    alive = [each for each in results if not int(each.failed_epoch[condition])]
+    return min(alive, key=lambda each: (float(each.curves[condition, epochs, final]), each.number), default=None)
+
+
+def keep_best(results: list[Repetition], epochs: int) -> None:
+    """Forget, in place, the parameters of all networks but the best of each condition: only those are written."""
+    for condition in range(len(results[0].conditions)):
+        best = best_of(results, condition, epochs)
+        for each in results:
+            if each is not best:
+                each.parameters[condition] = {}
 
 
 def train(
@@ -109,13 +145,14 @@ def train(
     data = problems.load(task, params)
     record = run_record(task, cell, params, data, device)
     folder = checkpoint.folder(task, cell, record)
-    dealt = deal(params.training.repetitions, device)
+    dealt = deal(params.training.repetitions, device, weights_of(cell, data.inputs, settings.hidden))
     jobs = [Job(task, cell, params, part, device, folder) for part in dealt]
     total = params.training.repetitions * settings.max_epochs
     on_repetition = None if live is None else live(record)
     results: list[Repetition] = []
     for _, finished in executor.run(run_job, jobs, total=total, label=f"{task} {cell}"):
         results += finished
+        keep_best(results, settings.epochs)
         for repetition in finished:
             if on_repetition is not None:
                 on_repetition(repetition)
@@ -232,12 +269,10 @@ def write(
     records.write_table(folder / "curves.parquet", curves_table(results))
     records.write_table(folder / "outcomes.parquet", outcomes_table(results))
     records.write_table(folder / "predictions.parquet", predictions_table(results, data, settings.epochs))
-    final = METRICS.index("test_loss")
     for c, condition in enumerate(results[0].conditions):
-        alive = [each for each in results if not int(each.failed_epoch[c])]
-        if not alive:
+        best = best_of(results, c, settings.epochs)
+        if best is None:
             continue
-        best = min(alive, key=lambda each: float(each.curves[c, settings.epochs, final]))
         described = {
             "task": task,
             "cell": cell,

@@ -64,6 +64,9 @@ def test_repetitions_are_dealt_evenly(repetitions, dealt):
     assert [len(job) for job in jobs] == dealt
     assert sorted(r for job in jobs for r in job) == list(range(repetitions))
     assert train.deal(repetitions, "cuda") == [tuple(range(repetitions))]
+    paper, exchange_rate = train.weights_of("gru", 2048, 256), train.weights_of("lstm", 4, 50)
+    assert train.deal(repetitions, "cpu", exchange_rate) == jobs
+    assert train.deal(repetitions, "cpu", paper) == [(r,) for r in range(repetitions)]
 
 
 @pytest.mark.parametrize("bad", ["0", "-1", "two", "²"])
