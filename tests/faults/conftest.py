@@ -3,7 +3,9 @@
 import shutil
 
 import pytest
+from safetensors.torch import save_file
 
+from pipeline.video import inception
 from tests.faults import harness
 
 
@@ -14,28 +16,40 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session")
-def launcher():
-    made = harness.Launcher()
+def launcher(tmp_path_factory):
+    made = harness.Launcher(tmp_path_factory.mktemp("launcher"))
     yield made
     made.close()
 
 
+def run_all(launcher, folder, stages):
+    for stage in stages:
+        # The first training makes the MLflow store, which takes longer than the training.
+        status, _ = launcher.run(stage, folder)
+        assert status == 0, harness.log(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def undisturbed(launcher, tmp_path_factory):
-    """A project whose stages all ran without a fault, and the seconds that each took."""
-    folder = harness.make_project(tmp_path_factory.mktemp("undisturbed") / "project")
-    seconds = {}
-    for stage in harness.COMMANDS:
-        # The first training makes the MLflow store, which takes longer than the training.
-        status, seconds[stage] = launcher.run(stage, folder)
-        assert status == 0, harness.log(folder)
-    return folder, seconds
+    """A project on exchange rates whose stages all ran without a fault."""
+    return run_all(launcher, harness.make_project(tmp_path_factory.mktemp("undisturbed") / "project"), harness.FX)
+
+
+@pytest.fixture(scope="session")
+def undisturbed_video(launcher, tmp_path_factory):
+    """The same for videos."""
+    folder = tmp_path_factory.mktemp("undisturbed-video")
+    save_file(inception.random_weights(1), folder / "weights.safetensors")
+    project = harness.make_project(folder / "project", harness.tiny_video(folder / "weights.safetensors"))
+    return run_all(launcher, project, harness.VIDEO)
 
 
 @pytest.fixture
-def copy(undisturbed, tmp_path):
-    """A copy of the undisturbed project, for this test to harm; and its file hashes."""
-    source, _ = undisturbed
+def copy(request, tmp_path):
+    """A copy of the undisturbed project that has the test's stage (without one: exchange rates), for it to harm."""
+    stage = getattr(request.node, "callspec", None) and request.node.callspec.params.get("stage")
+    source = request.getfixturevalue("undisturbed_video" if stage in harness.VIDEO else "undisturbed")
     folder = tmp_path / "project"
     shutil.copytree(source, folder, symlinks=True)
-    return folder, harness.hashes(folder / "data")
+    return folder

@@ -1,5 +1,6 @@
 """What the fault tests share: tiny projects, warm stages that can be killed, and a reader that never sleeps."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -21,18 +22,26 @@ ENVIRONMENT = {
     "DVC_NO_ANALYTICS": "1",
     "NEM_EXECUTOR": "serial",
 }
-COMMANDS = {
-    "acquire": ("stages.acquire", ["fx"]),
-    "fx_windows": ("stages.fx_windows", []),
-    "train": ("stages.train", ["fx", "gru"]),
-    "evaluate": ("stages.evaluate", []),
+FX = {
+    "acquire": ("stages.acquire", ["fx"], "data/raw/fx"),
+    "fx_windows": ("stages.fx_windows", [], "data/fx"),
+    "train": ("stages.train", ["fx", "gru"], "data/runs/fx/gru"),
+    "evaluate": ("stages.evaluate", [], "data/results"),
 }
-OUTPUTS = {"acquire": "data/raw/fx", "fx_windows": "data/fx", "train": "data/runs/fx/gru", "evaluate": "data/results"}
+VIDEO = {
+    "acquire-video": ("stages.acquire", ["video"], "data/raw/video"),
+    "frames": ("stages.frames", [], "data/frames"),
+    "features": ("stages.features", [], "data/features"),
+    "train-video": ("stages.train", ["video", "gru"], "data/runs/video/gru"),
+    "evaluate-video": ("stages.evaluate", [], "data/results"),
+}
+STAGES = FX | VIDEO
+"""Module, arguments and output of each stage, in the order in which they run; the halves are projects of their own."""
 CONDITIONS = ["none", "nem-additive-both"]
 
 
 def tiny(**training):
-    """Return parameters whose every stage takes about a second."""
+    """Return parameters for exchange rates whose every stage takes about a second."""
     content = params.Params(sources=["fx"], video_sets=[], tasks=["fx"], cells=["gru"]).model_dump()
     content["fx"]["acquire"]["synthetic_days"] = 200
     content["fx"]["windows"]["train_end"] = 150
@@ -42,12 +51,28 @@ def tiny(**training):
     return params.validate(content)
 
 
+def tiny_video(weights):
+    """Return parameters for videos, few and short in the launcher's processes; weights are made once and not drawn."""
+    content = params.Params(sources=["video"], tasks=["video"], cells=["gru"]).model_dump()
+    content["video"]["acquire"] |= {"synthetic_groups": 2, "synthetic_clips": 1}
+    content["video"]["frames"] |= {"per_clip": 2}
+    content["video"]["features"] |= {"weights": "file", "weights_path": str(weights), "batch_size": 2}
+    content["training"] |= {"repetitions": 2, "conditions": CONDITIONS, "checkpoint_every": 2}
+    content["evaluate"]["bootstrap"] = 200
+    content["train"]["video"]["gru"] |= {"hidden": 4, "epochs": 20, "max_epochs": 30, "batch_size": 4}
+    return params.validate(content)
+
+
+def copy_code(folder, *names):
+    """Copy code, so that work on it during the tests does not disturb them."""
+    for name in ("pipeline", "stages", "profiles", *names):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+
+
 def make_project(folder, settings=None):
     """Make ``folder`` a project with the present code and tiny parameters; return it."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("pipeline", "stages", "profiles"):
-        # A copy, so that work on the code during the tests does not disturb them.
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    copy_code(folder)
     (folder / "params.yaml").write_text(params.render(settings or tiny()))
     return folder
 
@@ -107,17 +132,19 @@ class Reader(threading.Thread):
 
 
 class Launcher:
-    """The warm process of :mod:`tests.faults.launcher`."""
+    """The warm process of :mod:`tests.faults.launcher`, on a copy of the code in ``folder``."""
 
-    def __init__(self):
+    def __init__(self, folder):
+        copy_code(folder, "tests")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.faults.launcher"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            cwd=ROOT,
-            env=environment(),
+            cwd=folder,
+            env=environment(PYTHONPATH=str(folder)),
         )
+        self.pending = False
         assert self._answer(120)["ready"]
 
     def _answer(self, patience):
@@ -129,15 +156,20 @@ class Launcher:
 
     def start(self, stage, folder, fault="", **variables):
         """Start a stage; return its process id, which is that of its group too."""
-        run = COMMANDS.get(stage) or stage
+        if self.pending:  # a test that failed half-way must not fail the next ones
+            self.wait()
+        run = STAGES[stage][:2] if isinstance(stage, str) else stage
         request = {"run": run, "folder": str(folder), "environment": variables, "fault": fault}
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
+        self.pending = True
         return self._answer(60)["pid"]
 
     def wait(self, patience=120):
         """Return the exit status of the stage that was started last."""
-        return self._answer(patience)["status"]
+        status = self._answer(patience)["status"]
+        self.pending = False
+        return status
 
     def run(self, stage, folder, fault="", **variables):
         """Run a stage; return its exit status and seconds."""
@@ -159,16 +191,22 @@ class Launcher:
 
 
 def kill_group(pid):
-    """Send SIGKILL to a process and its children (to the process alone, before it leads a group)."""
+    """Send SIGKILL to a process and its children (to the process alone, before it leads a group), unless it ended."""
     try:
         os.killpg(pid, signal.SIGKILL)
     except ProcessLookupError:
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def output(folder, stage):
+    """Return the folder that a stage writes."""
+    return folder / STAGES[stage][2]
 
 
 def remove_outputs(folder, stage):
     """Do as DVC does before it runs a stage: delete its outputs."""
-    shutil.rmtree(folder / OUTPUTS[stage], ignore_errors=True)
+    shutil.rmtree(output(folder, stage), ignore_errors=True)
 
 
 def log(folder):

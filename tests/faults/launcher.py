@@ -19,7 +19,14 @@ import time
 from datetime import datetime, timezone
 from pathlib import Path
 
-MODULES = ("stages.acquire", "stages.fx_windows", "stages.train", "stages.evaluate", "stages.track")
+STAGES = ("acquire", "fx_windows", "frames", "features", "train", "evaluate", "track")
+MODULES = (
+    *(f"stages.{name}" for name in STAGES),
+    "pipeline.tracking",
+    "pipeline.fx.acquire",
+    "pipeline.video.acquire",
+    "pipeline.evaluation.evaluate",
+)
 
 
 def arm(fault):
@@ -71,12 +78,20 @@ def child(request):
     return status
 
 
+def shrink():
+    """Make drawn videos few and short, and chunks of features small, so that a stage is many small steps."""
+    from pipeline.video import features, synthetic
+
+    synthetic.UCF11 = dict(list(synthetic.UCF11.items())[:2])
+    synthetic.SHORTEST = synthetic.LONGEST = 2.0
+    features.CHUNK = 4
+
+
 def serve():
     """Answer requests until standard input ends."""
     for module in MODULES:
         importlib.import_module(module)
-    for module in ("pipeline.tracking", "pipeline.fx.acquire", "pipeline.evaluation.evaluate"):
-        importlib.import_module(module)
+    shrink()
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         request = json.loads(line)

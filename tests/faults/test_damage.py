@@ -39,7 +39,7 @@ def flipped(content, number, name):
 @pytest.mark.parametrize("name", sorted(READERS))
 def test_a_flipped_bit_or_a_cut_end_is_an_expected_error_or_a_readable_file(undisturbed, tmp_path, name):
     """Text holds no redundancy, so a flipped digit may pass here; DVC's hashes notice it (see below)."""
-    source = undisturbed[0] / name
+    source = undisturbed / name
     content, file = source.read_bytes(), tmp_path / source.name
     refused = 0
     for number in range(FLIPS):
@@ -58,7 +58,7 @@ def test_a_flipped_bit_or_a_cut_end_is_an_expected_error_or_a_readable_file(undi
 @pytest.mark.parametrize("name", sorted(n for n in READERS if n.endswith(".parquet")))
 def test_a_flipped_bit_in_the_numbers_of_a_table_is_always_noticed(undisturbed, tmp_path, name):
     """Pages carry checksums: outside of the footer no flip gives other numbers."""
-    source = undisturbed[0] / name
+    source = undisturbed / name
     content, file = source.read_bytes(), tmp_path / source.name
     footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
     table, noticed = records.read_table(source), 0
@@ -76,7 +76,7 @@ def test_a_flipped_bit_in_the_numbers_of_a_table_is_always_noticed(undisturbed, 
 
 @pytest.mark.parametrize("stage", ["fx_windows", "train", "evaluate"])
 def test_stages_name_the_damaged_input(launcher, copy, stage):
-    folder, _ = copy
+    folder = copy
     name = {
         "fx_windows": "data/raw/fx/rates.csv",
         "train": "data/fx/windows.parquet",
@@ -92,15 +92,15 @@ def test_stages_name_the_damaged_input(launcher, copy, stage):
         assert status == 1, text
         assert file.name in text or str(file.name) in text
         assert "Traceback" not in text
-        assert not harness.hashes(folder / harness.OUTPUTS[stage])
+        assert not harness.hashes(harness.output(folder, stage))
     file.write_bytes(content)
     status, _ = launcher.run(stage, folder)
     assert status == 0, harness.log(folder)
 
 
 def test_a_damaged_checkpoint_costs_time_only(launcher, copy):
-    folder, _ = copy
-    output = folder / harness.OUTPUTS["train"]
+    folder = copy
+    output = harness.output(folder, "train")
     expected = harness.hashes(output)
     for number in range(4):
         harness.remove_outputs(folder, "train")
@@ -116,10 +116,10 @@ def test_a_damaged_checkpoint_costs_time_only(launcher, copy):
         assert harness.hashes(output) == expected
 
 
-@pytest.mark.parametrize("stage", sorted(harness.COMMANDS))
+@pytest.mark.parametrize("stage", harness.FX)
 def test_a_clock_that_goes_backwards(launcher, copy, stage):
-    folder, _ = copy
-    output = folder / harness.OUTPUTS[stage]
+    folder = copy
+    output = harness.output(folder, stage)
     expected = harness.hashes(output)
     for file in folder.rglob("*"):
         if file.is_file() and not file.is_symlink() and ".checkpoints" not in file.parts:
@@ -132,9 +132,9 @@ def test_a_clock_that_goes_backwards(launcher, copy, stage):
 
 
 def test_results_of_a_damaged_run_are_refused(undisturbed, copy, monkeypatch):
-    folder, _ = copy
+    folder = copy
     monkeypatch.chdir(folder)
     assert np.isfinite(results.load("fx", "gru").final("none", "test_loss")).all()
-    (folder / harness.OUTPUTS["train"] / "run.json").unlink()
+    (harness.output(folder, "train") / "run.json").unlink()
     with pytest.raises(FileNotFoundError, match="dvc repro train@fx-gru"):
         results.load("fx", "gru")

@@ -22,7 +22,7 @@ def check_store(folder):
     experiment = client.get_experiment_by_name("noise-boosted-rbp/fx")
     runs = client.search_runs([experiment.experiment_id], max_results=1000)
     assert Counter(run.data.tags[tracking.SLOT] for run in runs) == WANTED
-    curves = pd.read_parquet(folder / harness.OUTPUTS["train"] / "curves.parquet")
+    curves = pd.read_parquet(harness.output(folder, "train") / "curves.parquet")
     for run in runs:
         if run.data.tags[tracking.SLOT] == "fx/gru":
             continue
@@ -50,8 +50,8 @@ def wait_for_first_repetition(file):
 
 @pytest.mark.parametrize("fault", ["locked", "deleted", "unreachable", "garbage"])
 def test_training_goes_on_and_a_later_sync_completes_the_store(launcher, copy, fault):
-    folder, _ = copy
-    output, store = folder / harness.OUTPUTS["train"], folder / "mlflow.db"
+    folder = copy
+    output, store = harness.output(folder, "train"), folder / "mlflow.db"
     expected = harness.hashes(output)
     harness.remove_outputs(folder, "train")
     client = MlflowClient(f"sqlite:///{store}")
@@ -93,7 +93,7 @@ def test_training_goes_on_and_a_later_sync_completes_the_store(launcher, copy, f
 
 
 def test_kills_during_training_and_during_a_sync_leave_one_run_per_slot(launcher, copy):
-    folder, _ = copy
+    folder = copy
     harness.remove_outputs(folder, "train")
     _, seconds = launcher.run("train", folder)
     for share in (0.5, 0.7, 0.8, 0.9, 0.95):
