@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 
 import torch
-from scipy import stats
 from torch import Tensor
 
 
@@ -57,6 +56,8 @@ def expected_halfspace_noise(normal: Tensor, sigma: Tensor | float) -> Tensor:
 
 def _noncentral_chi2_cdf(at: Tensor, degrees: int, noncentrality: Tensor) -> Tensor:
     """Return F_degrees(at; noncentrality), from scipy, on the CPU in double precision."""
+    from scipy import stats  # half a second, which every worker would pay
+
     values = stats.ncx2.cdf(at.double().cpu().numpy(), degrees, noncentrality.double().cpu().numpy())
     return torch.as_tensor(values).to(at)
 

@@ -24,6 +24,7 @@ from pipeline.conditions import Condition
 from pipeline.noise.inject import GateStack, Head, OutputStack, gate_increment, output_increment
 from pipeline.noise.schedule import annealed
 from pipeline.params import CellTraining, Training
+from pipeline.recurrent import fused
 from pipeline.recurrent.kernels import (
     BLOCKS,
     GATES,
@@ -183,13 +184,27 @@ class Networks:
         """Return one network's parameters by name, without the group and network axes."""
         return {name: view[group, network].clone() for name, view in self.by_network(self.flat).items()}
 
-    def forward(self, x: Tensor, draws: GateDraws | None, workspace: Workspace | None) -> Pass:
-        """Run all networks over ``x`` ``(T, G, I + 1, B)``."""
+    def forward(
+        self, x: Tensor, draws: GateDraws | None, workspace: Workspace | None, keep: bool = True
+    ) -> Pass | fused.Run:
+        """Run all networks over ``x`` ``(T, G, I + 1, B)``, fused where that is possible.
+
+        Args:
+            x: inputs with a last row of ones.
+            draws: gate noise.
+            workspace: buffers to reuse.
+            keep: whether a backward pass follows.
+        """
+        if fused.serves(x, draws):
+            return fused.forward(self.cell, x, self.W, self.V, draws=draws, workspace=workspace, keep=keep)
         run = lstm_forward if self.cell == "lstm" else gru_forward
         return run(x, self.W, self.V, draws=draws, workspace=workspace)
 
-    def backward(self, run: Pass, grad_h: Tensor, first: int, workspace: Workspace | None) -> None:
+    def backward(self, run: Pass | fused.Run, grad_h: Tensor, first: int, workspace: Workspace | None) -> None:
         """Fill ``grad_W`` and ``grad_V``."""
+        if isinstance(run, fused.Run):
+            fused.backward(self.cell, run, self.V, grad_h, self.grad_W, self.grad_V)
+            return
         back = lstm_backward if self.cell == "lstm" else gru_backward
         back(run, self.W, self.V, grad_h, first, self.grad_W, self.grad_V, workspace=workspace)
 
@@ -447,7 +462,7 @@ class Engine:
         kept = []
         for rows in torch.arange(len(data)).split(EVALUATION_BATCH):
             x, target = self._gather(data, rows.unsqueeze(0), self._evaluation_space)
-            run = self.networks.forward(x.expand(-1, G, -1, -1), None, self._evaluation_space)
+            run = self.networks.forward(x.expand(-1, G, -1, -1), None, self._evaluation_space, keep=False)
             activation = activations(head, self.networks.outputs(run.h[self.first :]))[..., : len(rows)]
             target = target[..., : len(rows)]
             part = errors(head, target, activation).sum((0, 3), dtype=torch.float64)
