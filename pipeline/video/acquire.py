@@ -8,6 +8,7 @@ Center for Research in Computer Vision; nobody published a hash, so the first on
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections import Counter
 from collections.abc import Iterable
@@ -72,12 +73,12 @@ def acquire(settings: VideoAcquire, seed: int) -> None:
     else:
         found = _folder(settings)
     shutil.rmtree(paths.VIDEO_RAW, ignore_errors=True)
-    paths.VIDEO_RAW.mkdir(parents=True)
-    if found.whole is not None:
-        found.whole.replace(paths.VIDEO_CLIPS)
-    else:
+    paths.VIDEO_RAW.mkdir(parents=True, exist_ok=True)
+    if found.whole is None or not _moved(found.whole, paths.VIDEO_CLIPS):
         for video, file in tqdm(found.files.items(), desc="copy videos", mininterval=1):
             archive.copy(file, paths.VIDEO_CLIPS / video.path)
+        if found.whole is not None:
+            shutil.rmtree(found.whole)
     layout.save(list(found.files), paths.VIDEO_INDEX)
     clips = Counter(video.class_name for video in found.files)
     groups = Counter(name for name, _ in {(video.class_name, video.group) for video in found.files})
@@ -94,6 +95,17 @@ def acquire(settings: VideoAcquire, seed: int) -> None:
         print(f"video: {found.ignored} other file(s) ignored (no videos, annotations, or hidden)")
     if "partial" in found.record:
         print(f"video: {found.record['partial']}")
+
+
+def _moved(whole: Path, destination: Path) -> bool:
+    """Move a folder in one step; say whether that was possible, as it is not from one file system to another."""
+    try:
+        whole.replace(destination)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        return False
+    return True
 
 
 def _synthetic(settings: VideoAcquire, seed: int) -> _Found:

@@ -276,7 +276,8 @@ def _place(result: Path, target: Path) -> None:
     try:
         os.link(result, target)
     except OSError:  # another file system, or one without links
-        shutil.copyfile(result, target)
+        with records.atomic_path(target) as temporary:
+            shutil.copyfile(result, temporary)
 
 
 def frames_file(root: Path, video_id: str) -> Path:
