@@ -14,8 +14,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
-from safetensors.torch import save as serialise
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline import paths, records
@@ -42,8 +41,12 @@ def save(destination: Path, state: dict[str, Tensor]) -> None:
     Raises:
         OSError: the disk is full or read-only.
     """
-    content = serialise({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()})
-    records.write_bytes(destination, content)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    with records.atomic_path(destination) as temporary:
+        try:
+            save_file(tensors, temporary)  # from where they are: bytes of them all would double the memory
+        except SafetensorError as error:
+            raise OSError(f"expected room for the checkpoint {destination}, found: {error}") from error
 
 
 def load(source: Path, device: torch.device) -> dict[str, Tensor] | None:
