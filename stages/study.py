@@ -25,11 +25,11 @@ def main(arguments: list[str] | None = None) -> int:
             for name, about in data.prepare(study, profile).items():
                 print(f"study: {name}: {about}")
         elif step == "map":
-            rows = runs.train(plan.the_map(study), study, profile, study.map_repetitions, runs.map_seed(study), step)
+            rows = runs.train(plan.the_map(study), study, profile, runs.map_seed(study), step)
             records.write_table(report.rows_file(profile, step), rows)
         elif step == "final":
             entries = plan.finals(study, runs.frame(report.rows_file(profile, "map")))
-            rows = runs.train(entries, study, profile, study.final_repetitions, study.seed, step)
+            rows = runs.train(entries, study, profile, study.seed, step)
             records.write_table(report.rows_file(profile, step), rows)
         elif step == "report":
             report.write(study, profile)

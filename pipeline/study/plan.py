@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -92,7 +92,8 @@ class Study(Section):
 
     seed: int = Field(ge=0, lt=2**63, description="root of the seed tree")
     map_repetitions: int = Field(ge=1, description="paired repetitions of the map")
-    final_repetitions: int = Field(ge=1, description="paired repetitions of the finals")
+    final_repetitions: int = Field(ge=1, description="paired repetitions of the comparisons at chosen settings")
+    check_repetitions: int = Field(ge=1, description="paired repetitions of variants and tests of the theory")
     confidence: float = Field(gt=0, lt=1, description="level of intervals")
     bootstrap: int = Field(ge=100, description="bootstrap resamples")
     fx_data: FxData
@@ -185,10 +186,16 @@ class Entry:
     setting: Setting
     keep: tuple[str, ...]
 
+    def repetitions(self, study: Study) -> int:
+        """Return how many paired repetitions it takes."""
+        if self.purpose == "map":
+            return study.map_repetitions
+        return study.final_repetitions if self.purpose in REGIMES else study.check_repetitions
+
 
 def rates(grid: Grid) -> list[tuple[Optimiser, float]]:
     """Return the map's learning rates."""
-    return [*(("sgd", rate) for rate in grid.sgd), *(("adam", rate) for rate in grid.adam)]  # type: ignore[list-item]
+    return [*(("sgd", rate) for rate in grid.sgd), *(("adam", rate) for rate in grid.adam)]
 
 
 def the_map(study: Study) -> list[Entry]:
@@ -204,8 +211,8 @@ def _map_of(study: Study, task: Task, cell: Cell) -> list[Entry]:
         for (optimiser, rate), sigma, decay in cross
     ]
     further: list[tuple[Optimiser, float]] = [
-        *(("sgd", rate) for rate in grid.noiseless_sgd),  # type: ignore[list-item]
-        *(("adam", rate) for rate in grid.noiseless_adam),  # type: ignore[list-item]
+        *(("sgd", rate) for rate in grid.noiseless_sgd),
+        *(("adam", rate) for rate in grid.noiseless_adam),
     ]
     return found + [
         Entry("map", Setting(task, cell, split, optimiser, rate, 0.0, 0.0, ("none",)), ("none",))
@@ -270,12 +277,12 @@ def _finals_of(study: Study, task: Task, cell: Cell, rows: pd.DataFrame) -> list
     split, central = SPLITS[task][0], (grid.central_rate, grid.central_sigma, grid.central_decay)
     tried = ("none", *NEM, "blind-additive-hidden", "blind-multiplicative-hidden")
     for name, options in VARIANTS.items():
-        setting = Setting(task, cell, split, "sgd", *central, tried, **options)
+        setting = replace(Setting(task, cell, split, "sgd", *central, tried), **options)  # type: ignore[arg-type]
         found.append(Entry(f"variant-{name}", setting, tried))
     pairs = tuple(f"{kind}-{rest}" for kind in ("nem", "expected-nem", "matched", "blind") for rest in SINGLE)
     for rate, sigma in itertools.product(dict.fromkeys((grid.sgd[0], grid.central_rate)), grid.sigmas):
-        names = ("none", *pairs)
-        found.append(Entry("theory", Setting(task, cell, split, "sgd", rate, sigma, 0.0, names), names))
+        compared = ("none", *pairs)
+        found.append(Entry("theory", Setting(task, cell, split, "sgd", rate, sigma, 0.0, compared), compared))
         if task == "clips" and sigma < math.sqrt(2 * math.pi):
             smaller = rate * (1 - sigma / math.sqrt(2 * math.pi))
             # σ names which noise this rate stands for; the noiseless net has none.

@@ -81,10 +81,15 @@ def code_digest() -> str:
     return digest.hexdigest()
 
 
-def jobs(entries: list[Entry], study: Study, profile: str, repetitions: int, seed: int) -> list[Job]:
+def jobs(entries: list[Entry], study: Study, profile: str, seed: int) -> list[Job]:
     """Return the jobs of all entries, each setting and repetition once."""
-    code, digests, found = code_digest(), {}, {}
-    for setting in dict.fromkeys(entry.setting for entry in entries):
+    code = code_digest()
+    digests: dict[Path, str] = {}
+    found: dict[tuple[Setting, int], Job] = {}
+    wanted: dict[Setting, int] = {}
+    for entry in entries:
+        wanted[entry.setting] = max(wanted.get(entry.setting, 0), entry.repetitions(study))
+    for setting, repetitions in wanted.items():
         source, grid = data.file(profile, setting.task, setting.split), study.grid(setting.task)
         digests.setdefault(source, records.sha256_of(source))
         used = {"networks": setting.networks(grid).model_dump(), "training": setting.training().model_dump()}
@@ -151,31 +156,30 @@ def _finite(value: float | None) -> float | None:
     return None if value is None or not np.isfinite(value) else value
 
 
-def train(entries: list[Entry], study: Study, profile: str, repetitions: int, seed: int, label: str) -> pa.Table:
+def train(entries: list[Entry], study: Study, profile: str, seed: int, label: str) -> pa.Table:
     """Train what is not kept yet and return the rows of all entries.
 
     Args:
         entries: what to train.
         study: parameters.
         profile: whose data.
-        repetitions: of each setting.
         seed: root of the seed tree.
         label: shown at the progress bar.
 
     Raises:
         ChildProcessError: a worker died; what was finished is kept.
     """
-    listed = jobs(entries, study, profile, repetitions, seed)
+    listed = jobs(entries, study, profile, seed)
     missing = [job for job in listed if result(job) is None]
     if missing:
         total = sum(job.grid.max_epochs for job in missing)
         for _ in executor.run(run_job, missing, total=total, label=f"{label} ({len(missing)} of {len(listed)} jobs)"):
             pass
-    found = {(job.setting, job.repetition): result(job) for job in listed}
+    results = {(job.setting, job.repetition): result(job) for job in listed}
     rows = []
     for entry in entries:
-        for repetition in range(repetitions):
-            kept = (row for row in found[entry.setting, repetition] or () if row["condition"] in entry.keep)
+        for repetition in range(entry.repetitions(study)):
+            kept = (row for row in results[entry.setting, repetition] or () if row["condition"] in entry.keep)
             rows += [{"purpose": entry.purpose, **entry.setting.axes(), **row} for row in kept]
     return pa.Table.from_pylist(rows, schema=ROWS)
 
