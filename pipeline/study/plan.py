@@ -30,8 +30,10 @@ SPLITS: dict[Task, tuple[Split, ...]] = {"fx": ("days",), "clips": ("disjoint", 
 PARAMS = Path("study/params.yaml")
 
 SINGLE = tuple(f"{mode}-{place}" for mode in ("additive", "multiplicative") for place in ("output", "hidden"))
-EVERY: tuple[str, ...] = (*CONDITIONS, *(f"{kind}-{rest}" for kind in ("matched", "expected-nem") for rest in SINGLE))
-"""Conditions of the map: the paper's 13, and per mode and layer matched blind noise and expected NEM."""
+BESIDE: dict[str, str] = {f"{kind}-{rest}": f"nem-{rest}" for kind in ("matched", "expected-nem") for rest in SINGLE}
+"""Matched blind noise and expected NEM, which stand beside NEM noise at its setting, by mode and layer."""
+EVERY: tuple[str, ...] = (*CONDITIONS, *BESIDE)
+"""Conditions of the comparisons; the map has the paper's 13."""
 
 NEM = tuple(name for name in CONDITIONS if name.startswith("nem"))
 REGIMES = ("tuned", "slow")
@@ -207,7 +209,7 @@ def _map_of(study: Study, task: Task, cell: Cell) -> list[Entry]:
     grid, split = study.grid(task), SPLITS[task][0]
     cross = itertools.product(rates(grid), grid.sigmas, grid.decays)
     found = [
-        Entry("map", Setting(task, cell, split, optimiser, rate, sigma, decay, EVERY), EVERY)
+        Entry("map", Setting(task, cell, split, optimiser, rate, sigma, decay, CONDITIONS), CONDITIONS)
         for (optimiser, rate), sigma, decay in cross
     ]
     further: list[tuple[Optimiser, float]] = [
@@ -223,6 +225,7 @@ def _map_of(study: Study, task: Task, cell: Cell) -> list[Entry]:
 def choose(rows: pd.DataFrame, study: Study, task: Task) -> dict[tuple[str, str], dict[str, Any]]:
     """Return per (regime, condition) the setting of the map with the least mean validation loss.
 
+    Matched blind noise and expected NEM get the setting of the NEM noise that they are compared with.
     A setting in which any repetition failed is not eligible; ties go to the earlier row. Conditions that failed
     everywhere are left out.
 
@@ -239,7 +242,7 @@ def choose(rows: pd.DataFrame, study: Study, task: Task) -> dict[tuple[str, str]
     for regime in REGIMES:
         part = table if regime == "tuned" else table[(table.optimiser == "sgd") & (table.rate == slow)]
         for condition in EVERY:
-            mine = part[part.condition == condition]
+            mine = part[part.condition == BESIDE.get(condition, condition)]
             if len(mine):
                 found[regime, condition] = mine.loc[mine.validation_loss.idxmin(), keys].to_dict()
     return found
@@ -279,7 +282,7 @@ def _finals_of(study: Study, task: Task, cell: Cell, rows: pd.DataFrame) -> list
     for name, options in VARIANTS.items():
         setting = replace(Setting(task, cell, split, "sgd", *central, tried), **options)  # type: ignore[arg-type]
         found.append(Entry(f"variant-{name}", setting, tried))
-    pairs = tuple(f"{kind}-{rest}" for kind in ("nem", "expected-nem", "matched", "blind") for rest in SINGLE)
+    pairs = tuple(f"{kind}-{rest}" for kind in ("nem", "expected-nem", "matched") for rest in SINGLE)
     for rate, sigma in itertools.product(dict.fromkeys((grid.sgd[0], grid.central_rate)), grid.sigmas):
         compared = ("none", *pairs)
         found.append(Entry("theory", Setting(task, cell, split, "sgd", rate, sigma, 0.0, compared), compared))

@@ -179,7 +179,7 @@ def markdown(tables: dict[str, pd.DataFrame], study: Study, source: dict[str, An
 
 
 def _theory(frame: pd.DataFrame) -> str:
-    names = ["nem", "expected", "remainder", "matched", "blind", "rescaled", "nem_rescaled"]
+    names = ["nem", "expected", "remainder", "matched", "rescaled", "nem_rescaled"]
     lines = []
     for _, row in frame.iterrows():
         line = {"task": row.task, "cell": row.cell, "rate": f"{row.rate:g}", "σ": f"{row.sigma:g}", "noise": row.noise}

@@ -296,7 +296,7 @@ def theory(rows: pd.DataFrame, study: Study) -> pd.DataFrame:
             row: dict[str, Any] = {name: key[name] for name in ("task", "cell", "rate", "sigma")} | {"noise": rest}
             tests = {
                 "nem": (f"nem-{rest}", "none"), "expected": (f"expected-nem-{rest}", "none"),
-                "matched": (f"matched-{rest}", "none"), "blind": (f"blind-{rest}", "none"),
+                "matched": (f"matched-{rest}", "none"),
                 "remainder": (f"nem-{rest}", f"expected-nem-{rest}"),
             }  # fmt: skip
             for name, (first, second) in tests.items():
