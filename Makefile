@@ -16,7 +16,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_ALLOW_PICKLE_DESERIALIZATION := false
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help setup repro study test test-all test-faults bench ui track lint format docs tune check-repro clean screenshot
+.PHONY: help setup repro study test test-all test-faults bench ui track lint format docs tune check-repro audit licences clean screenshot
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -46,7 +46,7 @@ test-all: setup ## Run everything, slow tests included (nightly)
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
 test-faults: setup ## Kill, fill, lock and corrupt things
-	@$(BIN)/python -m pytest -m faults $(ARGS)
+	@$(BIN)/python -m pytest -n 2 -m faults $(ARGS)
 
 bench: setup ## Measure the engine against torch.nn, side by side in one run
 	@$(BIN)/python -m tools.bench
@@ -88,6 +88,12 @@ screenshot: track ## Take the README's picture of MLflow's comparison (needs Chr
 
 check-repro: setup ## Run the pipeline twice and compare every byte (QUICK=1: a small form)
 	@$(BIN)/python -m tools.check_repro
+
+audit: setup ## Ask the package index for known vulnerabilities of all locked packages (network)
+	@$(BIN)/pip-audit --strict --disable-pip --no-deps -r $(LOCK)
+
+licences: setup ## Write the table of licences in docs/supply-chain.md
+	@$(BIN)/python -m tools.licences
 
 clean: ## Remove results and caches, not the environment
 	rm -rf data .checkpoints .pytest_cache .mypy_cache .ruff_cache .hypothesis
