@@ -90,7 +90,7 @@ check-repro: setup ## Run the pipeline twice and compare every byte (QUICK=1: a 
 	@$(BIN)/python -m tools.check_repro
 
 audit: setup ## Ask the package index for known vulnerabilities of all locked packages (network)
-	@$(BIN)/pip-audit --strict --disable-pip --no-deps -r $(LOCK)
+	@$(BIN)/pip-audit --strict --disable-pip --require-hashes -r $(LOCK)
 
 licences: setup ## Write the table of licences in docs/supply-chain.md
 	@$(BIN)/python -m tools.licences
