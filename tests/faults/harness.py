@@ -11,9 +11,13 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
-from pipeline import params
+import pandas as pd
+from mlflow.tracking import MlflowClient
+
+from pipeline import params, tracking
 from tests.conftest import ROOT
 
 ENVIRONMENT = {
@@ -37,6 +41,8 @@ VIDEO = {
 }
 STAGES = FX | VIDEO
 """Module, arguments and output of each stage, in the order in which they run; the halves are projects of their own."""
+PATIENCE = 400
+"""Seconds to wait for an answer, on a machine with other work."""
 CONDITIONS = ["none", "nem-additive-both"]
 
 
@@ -145,10 +151,10 @@ class Launcher:
             env=environment(PYTHONPATH=str(folder)),
         )
         self.pending = False
-        assert self._answer(120)["ready"]
+        assert self._answer()["ready"]
 
-    def _answer(self, patience):
-        ready, _, _ = select.select([self.process.stdout], [], [], patience)
+    def _answer(self):
+        ready, _, _ = select.select([self.process.stdout], [], [], PATIENCE)
         assert ready, "the launcher did not answer in time"
         line = self.process.stdout.readline()
         assert line, "the launcher died"
@@ -163,11 +169,11 @@ class Launcher:
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         self.pending = True
-        return self._answer(60)["pid"]
+        return self._answer()["pid"]
 
-    def wait(self, patience=120):
+    def wait(self):
         """Return the exit status of the stage that was started last."""
-        status = self._answer(patience)["status"]
+        status = self._answer()["status"]
         self.pending = False
         return status
 
@@ -212,3 +218,25 @@ def remove_outputs(folder, stage):
 def log(folder):
     """Return what the last stage printed."""
     return (Path(folder) / "stage.log").read_text()
+
+
+def runs(folder):
+    """Return the runs on exchange rates of a project's MLflow store, and its client."""
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    experiment = client.get_experiment_by_name("noise-boosted-rbp/fx")
+    return client.search_runs([experiment.experiment_id], max_results=1000), client
+
+
+def check_store(folder):
+    """Every slot has one run, and its numbers are those of the files, to the last bit."""
+    found, client = runs(folder)
+    slots = Counter(run.data.tags[tracking.SLOT] for run in found)
+    assert slots == Counter(["fx/gru", *(f"fx/gru/{c}/{r}" for c in CONDITIONS for r in range(2))])
+    curves = pd.read_parquet(output(folder, "train") / "curves.parquet")
+    for run in found:
+        if run.data.tags[tracking.SLOT] == "fx/gru":
+            continue
+        condition, repetition = run.data.params["condition"], int(run.data.params["repetition"])
+        rows = curves[(curves.condition == condition) & (curves.repetition == repetition)]
+        history = client.get_metric_history(run.info.run_id, "test_loss")
+        assert sorted((m.step, m.value) for m in history) == sorted(zip(rows.epoch, rows.test_loss, strict=True))

@@ -2,34 +2,12 @@
 
 import sqlite3
 import time
-from collections import Counter
 
 import pytest
-from mlflow.tracking import MlflowClient
 
-from pipeline import tracking
 from tests.faults import harness
 
-WANTED = Counter(["fx/gru", *(f"fx/gru/{c}/{r}" for c in harness.CONDITIONS for r in range(2))])
 TRACK = ("stages.track", [])
-
-
-def check_store(folder):
-    """Every slot has one run, and its numbers are those of the files, to the last bit."""
-    import pandas as pd
-
-    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
-    experiment = client.get_experiment_by_name("noise-boosted-rbp/fx")
-    runs = client.search_runs([experiment.experiment_id], max_results=1000)
-    assert Counter(run.data.tags[tracking.SLOT] for run in runs) == WANTED
-    curves = pd.read_parquet(harness.output(folder, "train") / "curves.parquet")
-    for run in runs:
-        if run.data.tags[tracking.SLOT] == "fx/gru":
-            continue
-        condition, repetition = run.data.params["condition"], int(run.data.params["repetition"])
-        rows = curves[(curves.condition == condition) & (curves.repetition == repetition)]
-        history = client.get_metric_history(run.info.run_id, "test_loss")
-        assert sorted((m.step, m.value) for m in history) == sorted(zip(rows.epoch, rows.test_loss, strict=True))
 
 
 def wait_for_first_repetition(file):
@@ -54,9 +32,8 @@ def test_training_goes_on_and_a_later_sync_completes_the_store(launcher, copy, f
     output, store = harness.output(folder, "train"), folder / "mlflow.db"
     expected = harness.hashes(output)
     harness.remove_outputs(folder, "train")
-    client = MlflowClient(f"sqlite:///{store}")
-    experiment = client.get_experiment_by_name("noise-boosted-rbp/fx")
-    for run in client.search_runs([experiment.experiment_id]):
+    found, client = harness.runs(folder)
+    for run in found:
         client.delete_run(run.info.run_id)
     variables = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"} if fault == "unreachable" else {}
     launcher.start("train", folder, **variables)
@@ -70,7 +47,7 @@ def test_training_goes_on_and_a_later_sync_completes_the_store(launcher, copy, f
         store.unlink()
     elif fault == "garbage":
         store.write_bytes(b"no database" * 4096)
-    status = launcher.wait(280)
+    status = launcher.wait()
     text = harness.log(folder)
     assert status == 0, text
     assert "Traceback" not in text
@@ -85,7 +62,7 @@ def test_training_goes_on_and_a_later_sync_completes_the_store(launcher, copy, f
         store.unlink()
     status, _ = launcher.run(TRACK, folder)
     assert status == 0, harness.log(folder)
-    check_store(folder)
+    harness.check_store(folder)
     status, _ = launcher.run(TRACK, folder)
     assert status == 0
     assert "track: 0 run(s) added" in harness.log(folder)
@@ -100,14 +77,13 @@ def test_kills_during_training_and_during_a_sync_leave_one_run_per_slot(launcher
         harness.remove_outputs(folder, "train")
         launcher.kill_after(share * seconds, "train", folder)
     assert launcher.run("train", folder)[0] == 0
-    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
-    experiment = client.get_experiment_by_name("noise-boosted-rbp/fx")
     for share in (None, 0.2, 0.5, 0.8, 0.95):
-        for run in client.search_runs([experiment.experiment_id]):
+        found, client = harness.runs(folder)
+        for run in found:
             client.delete_run(run.info.run_id)
         if share is None:
             _, seconds = launcher.run(TRACK, folder)
         else:
             launcher.kill_after(share * seconds, TRACK, folder)
     assert launcher.run(TRACK, folder)[0] == 0, harness.log(folder)
-    check_store(folder)
+    harness.check_store(folder)

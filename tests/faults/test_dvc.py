@@ -1,0 +1,169 @@
+"""DVC under faults: two at once, a wiped disk, and MLflow after every way in which a run can come about again."""
+
+import csv
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline import params
+from tests.conftest import ROOT
+from tests.faults import harness
+
+TRAIN = "train@fx-gru"
+
+
+def clone(folder):
+    """Make a project of the present code under Git and DVC."""
+    harness.make_project(folder)
+    for name in ("dvc.yaml", ".dvcignore", ".gitignore"):
+        shutil.copy(ROOT / name, folder / name)
+    (folder / ".dvc").mkdir()
+    for name in ("config", ".gitignore"):
+        shutil.copy(ROOT / ".dvc" / name, folder / ".dvc" / name)
+    git(folder, "init", "--quiet")
+    return folder
+
+
+def git(folder, *arguments):
+    who = ["-c", "user.name=test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false"]
+    subprocess.run(["git", *who, *arguments], cwd=folder, check=True, env=harness.environment())
+
+
+def start(folder, *arguments, module="dvc"):
+    """Start DVC with nothing shared with other projects."""
+    variables = {
+        f"DVC_{k}": str(folder.parent / k) for k in ("GLOBAL_CONFIG_DIR", "SYSTEM_CONFIG_DIR", "SITE_CACHE_DIR")
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        cwd=folder,
+        env=harness.environment(**variables),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def run(folder, *arguments, module="dvc"):
+    """Run DVC; return what it printed."""
+    process = start(folder, *arguments, module=module)
+    text = process.communicate(timeout=harness.PATIENCE)[0]
+    assert process.returncode == 0, text
+    return text
+
+
+@pytest.fixture
+def reproduced(tmp_path):
+    folder = clone(tmp_path / "project")
+    run(folder, "repro")
+    return folder
+
+
+def test_two_repros_at_once(tmp_path):
+    folder = clone(tmp_path / "project")
+    assert params.load(folder / "params.yaml").cells == ["gru"]
+    both = [start(folder, "repro"), start(folder, "repro")]
+    texts = [process.communicate(timeout=harness.PATIENCE)[0] for process in both]
+    codes = [process.returncode for process in both]
+    assert 0 in codes, texts
+    for code, text in zip(codes, texts, strict=True):
+        assert "Traceback" not in text
+        assert code == 0 or "lock" in text.lower() or "busy" in text.lower(), text
+    assert "up to date" in run(folder, "repro")
+    run(folder, "status", "-q")
+    assert not list((folder / "data").rglob("*.tmp"))
+
+
+def test_a_wiped_disk_comes_back_from_a_remote(reproduced, tmp_path):
+    folder = reproduced
+    run(folder, "remote", "add", "--default", "kept", str(tmp_path / "remote"))
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--message", "results")
+    expected = harness.hashes(folder / "data")
+    run(folder, "push")
+    git(tmp_path, "clone", "--quiet", str(folder), "fresh")
+    fresh = tmp_path / "fresh"
+    # Workspace and cache are gone; only what Git holds and the remote are left.
+    shutil.rmtree(folder)
+    assert harness.hashes(fresh / "data").keys() <= {
+        "results/metrics.json",
+        *(k for k in expected if ".gitignore" in k),
+    }
+    run(fresh, "pull")
+    assert harness.hashes(fresh / "data") == expected
+    run(fresh, "status", "-q")
+    assert "up to date" in run(fresh, "repro")
+
+
+def trained(folder):
+    """Return what training wrote, and the ids of its runs in MLflow."""
+    return harness.hashes(harness.output(folder, "train")), {found.info.run_id for found in harness.runs(folder)[0]}
+
+
+def test_one_run_per_slot_after_force_kill_other_parameters_cache_and_partial_reruns(reproduced):
+    folder = reproduced
+    files, first = trained(folder)
+    harness.check_store(folder)
+
+    run(folder, "repro", "--force", "--single-item", TRAIN)
+    assert trained(folder) == (files, first), "equal numbers are the runs that are there"
+
+    process = start(folder, "repro", "--force", "--single-item", TRAIN)
+    while process.poll() is None and not list((folder / ".checkpoints" / "train").rglob("*.safetensors")):
+        time.sleep(0.01)
+    harness.kill_group(process.pid)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, "the kill came too late"
+    assert not (harness.output(folder, "train") / "run.json").exists()
+
+    other = harness.tiny().model_dump()
+    other["train"]["fx"]["gru"]["sigma"]["output"]["additive"] = 0.123
+    (folder / "params.yaml").write_text(params.render(params.validate(other)))
+    run(folder, "repro", TRAIN)
+    assert trained(folder)[0] != files
+    harness.check_store(folder)
+
+    (folder / "params.yaml").write_text(params.render(harness.tiny()))
+    assert "Running stage 'train" not in run(folder, "repro"), "the cache has these results"
+    shutil.rmtree(harness.output(folder, "train"))
+    run(folder, "checkout")
+    assert trained(folder)[0] == files
+    for added in ("4 run(s)", "0 run(s)"):
+        assert f"track: {added} added" in run(folder, module="stages.track")
+        harness.check_store(folder)
+    check_tables(folder)
+
+
+def check_tables(folder):
+    """MLflow's numbers are those of metrics, plot data, tables and report: equal, or equal when rounded as there."""
+    settings = params.load(folder / "params.yaml")
+    epoch, results = settings.train.of("fx", "gru").epochs, folder / "data" / "results"
+    found, client = harness.runs(folder)
+    metrics = json.loads((results / "metrics.json").read_text())["fx"]["gru"]
+    curves = pd.read_csv(results / "plots" / "fx_gru.csv")
+    page = (results / "report.html").read_text()
+    with (results / "tables" / "table_7.csv").open() as file:
+        rows = {row["training_algorithm"]: row for row in csv.DictReader(file)}
+    cells = {
+        "none": rows["RBP without noise"]["additive_output"],
+        "nem-additive-both": rows["RBP with NEM noise"]["additive_both"],
+    }
+    for condition in harness.CONDITIONS:
+        mine = [run for run in found if run.data.params.get("condition") == condition]
+        mine.sort(key=lambda run: int(run.data.params["repetition"]))
+        histories = [{m.step: m.value for m in client.get_metric_history(r.info.run_id, "test_loss")} for r in mine]
+        mean = metrics[condition]["test_mse"]["mean"]
+        assert mean == np.mean([history[epoch] for history in histories])
+        assert cells[condition] == f"{mean:.6g}"
+        assert f"<td>{float(cells[condition]):.4g}" in page
+        mine = curves[curves.condition == condition]
+        for step, value in zip(mine.epoch, mine.test_loss, strict=True):
+            assert f"{value:.9g}" == f"{np.mean([history[step] for history in histories]):.9g}"
