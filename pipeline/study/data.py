@@ -108,8 +108,8 @@ def _fx(study: Study) -> tuple[Tensor, dict[str, Part], float, float, dict[str, 
         parts[name] = index + start, kept.targets
         start += len(rows)
     test = made.where("test")
-    error = (made.target_raw - made.last_price_raw)[test][:: options.test_stride]
-    record |= {"days": len(series), "persistence": float(np.mean(error**2))}
+    moves = (made.target_raw - made.last_price_raw)[test][:: options.test_stride]
+    record |= {"days": len(series), "persistence": float(np.mean(moves**2))}
     return torch.cat(pools), parts, made.target_scale, made.target_offset, record
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from pipeline.conditions import Condition
 from pipeline.evaluation import style
@@ -100,7 +101,7 @@ def against_noiseless(table: pd.DataFrame, destination: Path) -> Path:
     return style.save(made, destination)
 
 
-def _panel(axis: plt.Axes, rows: pd.DataFrame, context: Context, cell: str, names: list[str]) -> None:
+def _panel(axis: Axes, rows: pd.DataFrame, context: Context, cell: str, names: list[str]) -> None:
     part = rows[
         (rows.task == context.task)
         & (rows.split == context.split)
@@ -145,16 +146,18 @@ def theory(table: pd.DataFrame, destination: Path) -> Path:
     for axis in axes:
         low, high = min(*axis.get_xlim(), *axis.get_ylim()), max(*axis.get_xlim(), *axis.get_ylim())
         axis.plot([low, high], [low, high], color="black", linewidth=0.8, zorder=0)
+        for side in (axis.xaxis, axis.yaxis):
+            # Logarithms on even axes: decades are too coarse for some panels and too many for others.
+            side.set_major_locator(MaxNLocator(6))
+            side.set_major_formatter(FuncFormatter(lambda value, _: f"{2**value:.3g}"))
     return style.save(made, destination)
 
 
-def _ratios(axis: plt.Axes, rows: pd.DataFrame, x: str, y: str, colour: str, mark: str, label: str) -> None:
-    columns = {name: 1 - rows[name].to_numpy(float) / 100 for name in (x, y, f"{y}_low", f"{y}_high")}
+def _ratios(axis: Axes, rows: pd.DataFrame, x: str, y: str, colour: str, mark: str, label: str) -> None:
+    columns = {name: np.log2(1 - rows[name].to_numpy(float) / 100) for name in (x, y, f"{y}_low", f"{y}_high")}
     kept = np.isfinite(columns[x]) & np.isfinite(columns[y])
     if not kept.any():
         return
-    axis.set_xscale("log")
-    axis.set_yscale("log")
     middle, low, high = columns[y][kept], columns[f"{y}_high"][kept], columns[f"{y}_low"][kept]
     spread = np.nan_to_num(np.abs(np.stack([middle - low, high - middle])))
     axis.errorbar(columns[x][kept], middle, spread, fmt=mark, color=colour, markersize=4.5, linewidth=0.9, label=label)

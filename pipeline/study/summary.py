@@ -11,7 +11,7 @@ An *effect* compares two sides over paired repetitions and is positive where the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ import pandas as pd
 
 from pipeline.conditions import Condition
 from pipeline.evaluation.statistics import Interval, holm, mean_interval, sign_flip_p_value
-from pipeline.study.plan import EVERY, NEM, SINGLE, VARIANTS, Study
+from pipeline.study.plan import EVERY, NEM, SINGLE, VARIANTS, Study, Task
 
 Floats = npt.NDArray[np.float64]
 Measure = Literal["error", "accuracy", "calibration", "speed"]
@@ -136,8 +136,8 @@ def effect(first: Side, second: Side, measure: Measure, study: Study) -> Effect:
     values = raw(first, second, measure)
     values = values[np.isfinite(values)]
     found: Interval = mean_interval(values, study.confidence, study.bootstrap, study.seed)
-    ends = [None if each is None else shown(each, measure) for each in (found.mean, found.low, found.high)]
-    return Effect(*ends, sign_flip_p_value(values), found.n)
+    mean, low, high = (None if each is None else shown(each, measure) for each in (found.mean, found.low, found.high))
+    return Effect(mean, low, high, sign_flip_p_value(values), found.n)
 
 
 def group(rows: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
@@ -263,18 +263,12 @@ def comparisons(rows: pd.DataFrame, study: Study, purposes: tuple[str, ...]) -> 
     return pd.DataFrame(found)
 
 
-def _pairs(
-    rows: pd.DataFrame,
-    first: Callable[[pd.DataFrame], pd.DataFrame],
-    second: Callable[[pd.DataFrame], pd.DataFrame],
-    study: Study,
-    task: str,
-) -> Effect | None:
-    a, b = first(rows), second(rows)
-    if not len(a) or len(a) != len(b):
+def _gain(first: pd.DataFrame, second: pd.DataFrame, study: Study, task: Task) -> Effect | None:
+    """Compare the test losses of rows of two conditions; ``None`` if one was not trained."""
+    if not len(first) or len(first) != len(second):
         return None
-    epochs = study.grid(task).epochs  # type: ignore[arg-type]
-    return effect(side(a, b, epochs), side(b, b, epochs), "error", study)
+    epochs = study.grid(task).epochs
+    return effect(side(first, second, epochs), side(second, second, epochs), "error", study)
 
 
 def _named(part: pd.DataFrame, condition: str) -> pd.DataFrame:
@@ -300,9 +294,7 @@ def theory(rows: pd.DataFrame, study: Study) -> pd.DataFrame:
                 "remainder": (f"nem-{rest}", f"expected-nem-{rest}"),
             }  # fmt: skip
             for name, (first, second) in tests.items():
-                gain = _pairs(
-                    mine, lambda x, c=first: _named(x, c), lambda x, c=second: _named(x, c), study, key["task"]
-                )
+                gain = _gain(_named(mine, first), _named(mine, second), study, key["task"])
                 if gain is not None:
                     row |= {name: gain.value, f"{name}_low": gain.low, f"{name}_high": gain.high, f"{name}_p": gain.p}
             if rest == "multiplicative-output" and key["task"] == "clips":
@@ -310,11 +302,10 @@ def theory(rows: pd.DataFrame, study: Study) -> pd.DataFrame:
                 same = smaller[
                     (smaller.cell == key["cell"]) & (smaller.sigma == key["sigma"]) & np.isclose(smaller.rate, wanted)
                 ]
-                epochs = study.grid(key["task"]).epochs
                 none, nem = _named(mine, "none"), _named(mine, f"nem-{rest}")
-                if len(same) == len(none):
-                    for name, first, second in (("rescaled", same, none), ("nem_rescaled", nem, same)):
-                        gain = effect(side(first, second, epochs), side(second, second, epochs), "error", study)
+                for name, left, right in (("rescaled", same, none), ("nem_rescaled", nem, same)):
+                    gain = _gain(left, right, study, key["task"])
+                    if gain is not None:
                         row |= {name: gain.value, f"{name}_low": gain.low, f"{name}_high": gain.high}
                         row[f"{name}_p"] = gain.p
             found.append(row)
