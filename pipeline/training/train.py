@@ -1,7 +1,7 @@
 """Training one cell on one task: jobs out, files in.
 
 Repetitions are dealt into jobs of up to three, the size at which a stack still fits a CPU's caches while the cost of
-each small operation is shared by 39 networks. Large networks (the paper's video classifiers) share nothing worth having
+each small operation is shared by 39 networks. Large networks (those of videos) share nothing worth having
 and are dealt one by one, which bounds the memory of a worker. The deal depends on nothing but the number of
 repetitions and the networks' size, so results do not depend on the number of workers.
 """
@@ -29,8 +29,8 @@ from pipeline.training.engine import METRICS, Engine, Repetition
 LARGEST_JOB = 3
 """Repetitions per job, at most."""
 
-LARGE = 1 << 20
-"""Weights of a network from which on every repetition is a job of its own."""
+LARGE = 1 << 17
+"""Weights of a network from which on every repetition is a job of its own: so many that a stack leaves the caches."""
 
 CURVES = pa.schema(
     [
