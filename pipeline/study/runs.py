@@ -1,4 +1,7 @@
-"""Training what the plan lists: one job per setting and repetition, each kept as soon as it is done.
+"""Training what the plan lists: a result per setting and repetition, each kept as soon as it is done.
+
+Repetitions of a setting train as one stack: networks this small cost less than the operations that move them. A
+repetition's result does not depend on those beside it.
 
 A kept result belongs to exact settings, data and code of the engine: its name is a digest of all three. So a study
 that was killed, or whose grid was changed, goes on with what it has, and gives the same bytes.
@@ -26,6 +29,9 @@ from pipeline.training.engine import METRICS, Engine
 
 ENGINE = ("conditions.py", "seeds.py", "theory", "noise", "recurrent", "training/engine.py", "study/runs.py")
 """Files and folders of the library that decide what a job's result is."""
+
+STACK = 5
+"""Repetitions that train together, at most."""
 
 MEASURES = (
     "train_loss", "validation_loss", "test_loss", "validation_accuracy", "test_accuracy", "calibration_error",
@@ -116,40 +122,53 @@ def result(job: Job) -> list[dict[str, Any]] | None:
     return found if whole else None
 
 
-def run_job(job: Job) -> None:
-    """Train one job and keep its result (in a worker process)."""
-    records.write_json(job.kept, measure(job))
+def stacks(listed: list[Job]) -> list[tuple[Job, ...]]:
+    """Group the jobs of each setting by up to :data:`STACK`."""
+    grouped: dict[Setting, list[Job]] = {}
+    for job in listed:
+        grouped.setdefault(job.setting, []).append(job)
+    return [tuple(same[k : k + STACK]) for same in grouped.values() for k in range(0, len(same), STACK)]
 
 
-def measure(job: Job) -> list[dict[str, Any]]:
-    """Train one job; return a row per condition, numbers that are not finite as ``None``."""
+def run_stack(stack: tuple[Job, ...]) -> None:
+    """Train jobs of one setting and keep their results (in a worker process)."""
+    for job, rows in zip(stack, measure(stack), strict=True):
+        records.write_json(job.kept, rows)
+
+
+def measure(stack: tuple[Job, ...]) -> list[list[dict[str, Any]]]:
+    """Train jobs of one setting; return for each a row per condition, numbers that are not finite as ``None``."""
+    job = stack[0]
     found, setting = data.load(job.source), job.setting
     engine = Engine(
         found.problem, setting.cell, setting.networks(job.grid), setting.training(),
-        seed=job.seed, task=f"study-{setting.task}", repetitions=[job.repetition],
+        seed=job.seed, task=f"study-{setting.task}", repetitions=[each.repetition for each in stack],
     )  # fmt: skip
-    (trained,) = engine.run(None, executor.progress)
+    trained = engine.run(None, lambda epochs: executor.progress(epochs * len(stack)))
     # Back to epoch R, where the validation loss is wanted too.
     engine.networks.flat.copy_(engine.snapshot["parameters"])
     validation = engine.measure(found.validation)
     names = [condition.name for condition in engine.stack.conditions]
     labels = found.problem.test.targets.argmax(1).numpy()
-    rows = []
-    for c, condition in enumerate(trained.conditions):
-        curve = trained.curves[c].numpy()
-        stopped = int(trained.failed_epoch[c])
-        failed = 0 < stopped <= job.grid.epochs
-        at_R = dict(zip(METRICS, curve[job.grid.epochs].tolist(), strict=True))
-        row = {name: at_R[name] for name in MEASURES if name in at_R}
-        place = (0, names.index(condition))
-        row["validation_loss"] = float(validation["loss"][place]) * found.problem.target_scale**2
-        if "accuracy" in validation:
-            row["validation_accuracy"] = float(validation["accuracy"][place])
-            row["calibration_error"] = calibration_error(trained.predictions[c].double().numpy(), labels)
-        clean = {name: _finite(None if failed else row.get(name)) for name in MEASURES}
-        losses = [_finite(value) for value in curve[:, METRICS.index("test_loss")].tolist()]
-        rows.append({"condition": condition, "repetition": job.repetition, "failed": failed, **clean, "curve": losses})
-    return rows
+    out = []
+    for group, each in enumerate(trained):
+        rows = []
+        for c, condition in enumerate(each.conditions):
+            curve = each.curves[c].numpy()
+            stopped = int(each.failed_epoch[c])
+            failed = 0 < stopped <= job.grid.epochs
+            at_R = dict(zip(METRICS, curve[job.grid.epochs].tolist(), strict=True))
+            row = {name: at_R[name] for name in MEASURES if name in at_R}
+            place = (group, names.index(condition))
+            row["validation_loss"] = float(validation["loss"][place]) * found.problem.target_scale**2
+            if "accuracy" in validation:
+                row["validation_accuracy"] = float(validation["accuracy"][place])
+                row["calibration_error"] = calibration_error(each.predictions[c].double().numpy(), labels)
+            clean = {name: _finite(None if failed else row.get(name)) for name in MEASURES}
+            losses = [_finite(value) for value in curve[:, METRICS.index("test_loss")].tolist()]
+            rows.append({"condition": condition, "repetition": each.number, "failed": failed, **clean, "curve": losses})
+        out.append(rows)
+    return out
 
 
 def _finite(value: float | None) -> float | None:
@@ -173,7 +192,9 @@ def train(entries: list[Entry], study: Study, profile: str, seed: int, label: st
     missing = [job for job in listed if result(job) is None]
     if missing:
         total = sum(job.grid.max_epochs for job in missing)
-        for _ in executor.run(run_job, missing, total=total, label=f"{label} ({len(missing)} of {len(listed)} jobs)"):
+        for _ in executor.run(
+            run_stack, stacks(missing), total=total, label=f"{label} ({len(missing)} of {len(listed)} jobs)"
+        ):
             pass
     results = {(job.setting, job.repetition): result(job) for job in listed}
     rows = []
