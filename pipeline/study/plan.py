@@ -260,7 +260,9 @@ def finals(study: Study, rows: pd.DataFrame) -> list[Entry]:
         for cell in CELLS:
             for entry in _finals_of(study, task, cell, rows[(rows.task == task) & (rows.cell == cell)]):
                 found += _split(entry)
-    return found
+    # What the verdicts need comes first.
+    order = {"tuned": 0, "slow": 0, "theory": 1, "rescaled": 1}
+    return sorted(found, key=lambda entry: order.get(entry.purpose, 2))
 
 
 def _split(entry: Entry) -> list[Entry]:
