@@ -9,6 +9,7 @@ from typing import Any
 
 import jinja2
 import numpy as np
+import pandas as pd
 
 from pipeline import paths, records
 from pipeline.evaluation import paper, tables
@@ -27,6 +28,10 @@ CAPTIONS = {
     "figure_9_multiplicative": "Figure 9's twin for multiplicative noise",
     "figure_9_gru_multiplicative": "Figure 9's twin for GRU classifiers and multiplicative noise",
     "figure_1b_gru": "Figure 1(b)'s twin for GRU classifiers",
+    "study_map_clips": "Classifiers on clips: where NEM noise lowers the test loss, and by how much",
+    "study_map_fx": "Exchange rate: where NEM noise lowers the test loss, and by how much",
+    "study_against_noiseless": "Every condition at its chosen setting against the noiseless network at its own",
+    "study_theory": "What NEM noise did against what its closed-form mean predicts",
     "leakage_gap": "Accuracy on the random split of clips, and where whole groups (or images) are on one side",
     "figure_10": "Figure 10: the series, training and test days",
     "figure_11": "Figure 11: LSTM predictions and their errors on the test days",
@@ -195,6 +200,24 @@ def _section(outcome: Outcome, figures: list[Path], vectors: bool) -> dict[str, 
     }
 
 
+def _study() -> dict[str, Any] | None:
+    """Return the study's verdicts and pictures, ``None`` before `make study` has run.
+
+    A view, like MLflow: the study has a pipeline of its own, so a report written before it does not show it, and the
+    stage that writes this page does not depend on it.
+    """
+    folder = paths.DATA / "study" / "full" / "results"
+    if not (folder / "claims.csv").is_file():
+        return None
+    table = pd.read_csv(folder / "claims.csv", dtype=str, keep_default_na=False)
+    rows = []
+    for claim in table.to_dict("records"):
+        interval = f" [{claim['ci_low']}, {claim['ci_high']}]" if claim["ci_low"] else ""
+        tone = {"reproduced": "better", "contradicted": "worse"}.get(claim["verdict"], "")
+        rows.append({**claim, "ours": claim["ours"] + interval, "tone": tone})
+    return {"claims": rows, "figures": [Picture.of(file) for file in sorted(folder.glob("study_*.png"))]}
+
+
 def write(
     outcomes: list[Outcome], params: Params, figures: dict[tuple[str, str], list[Path]], extra: list[Path]
 ) -> None:
@@ -221,5 +244,6 @@ def write(
         pseudo=vectors,
         sections=[_section(each, figures.get((each.run.task, each.run.cell), []), vectors) for each in outcomes],
         extra=[Picture.of(file) for file in extra],
+        study=_study(),
     )
     records.write_text(paths.REPORT, page)
