@@ -53,10 +53,10 @@ def regime_map(table: pd.DataFrame, study: Study, task: Task, destination: Path)
                 values[i, j] = np.log1p(-reduction / 100)
                 speed = row.speed_up.iloc[0]
                 bound = -100 * (grid.max_epochs - grid.epochs) / grid.epochs
-                faster = f"<{bound:.0f}" if speed < bound else f"{speed:+.0f}"
+                faster = f"< {bound:.0f}" if speed < bound else f"{speed:+.0f}"
                 dark = abs(values[i, j]) > 0.6 * LIMIT
                 axis.text(
-                    j, i, f"{_change(-reduction)}\n{faster} epochs%", ha="center", va="center", fontsize=7,
+                    j, i, f"{_change(-reduction)}\n{faster}", ha="center", va="center", fontsize=7,
                     color="white" if dark else "black",
                 )  # fmt: skip
         image = axis.imshow(values, cmap="PuOr_r", vmin=-LIMIT, vmax=LIMIT, aspect="auto", origin="lower")
@@ -108,15 +108,15 @@ def _panel(axis: Axes, rows: pd.DataFrame, context: Context, cell: str, names: l
         & (rows.regime == context.regime)
         & (rows.cell == cell)
     ].set_index("condition")
-    axis.axvline(1, color="black", linewidth=0.8)
+    axis.axvline(0, color="black", linewidth=0.8)
     for k, name in enumerate(names):
         if name not in part.index or part.loc[name, "effect"] is None or not np.isfinite(part.loc[name, "effect"]):
             continue
-        mean, low, high = (1 - part.loc[name, what] / 100 for what in ("effect", "high", "low"))
+        mean, low, high = (np.log2(1 - part.loc[name, what] / 100) for what in ("effect", "high", "low"))
         colour, sure = style.COLOURS[Condition.parse(name).kind], part.loc[name, "p_holm"] < 0.05
         axis.plot([low, high], [k, k], color=colour, linewidth=1.5)
         axis.plot(mean, k, "o", color=colour, markersize=5, markerfacecolor=colour if sure else "white")
-    axis.set_xscale("log")
+    _ratio_ticks(axis, "x", 5)
     axis.set_title(f"{TITLES[context.task]}, {cell.upper()}: {context.name}", fontsize=9)
     axis.set_yticks(range(len(names)), names, fontsize=7)
 
@@ -146,11 +146,16 @@ def theory(table: pd.DataFrame, destination: Path) -> Path:
     for axis in axes:
         low, high = min(*axis.get_xlim(), *axis.get_ylim()), max(*axis.get_xlim(), *axis.get_ylim())
         axis.plot([low, high], [low, high], color="black", linewidth=0.8, zorder=0)
-        for side in (axis.xaxis, axis.yaxis):
-            # Logarithms on even axes: decades are too coarse for some panels and too many for others.
-            side.set_major_locator(MaxNLocator(6))
-            side.set_major_formatter(FuncFormatter(lambda value, _: f"{2**value:.3g}"))
+        _ratio_ticks(axis, "x", 6)
+        _ratio_ticks(axis, "y", 6)
     return style.save(made, destination)
+
+
+def _ratio_ticks(axis: Axes, which: str, most: int) -> None:
+    """Label an axis of binary logarithms by what they are of: decades are too coarse for ratios near 1."""
+    side = axis.xaxis if which == "x" else axis.yaxis
+    side.set_major_locator(MaxNLocator(most))
+    side.set_major_formatter(FuncFormatter(lambda value, _: f"{2**value:.3g}"))
 
 
 def _ratios(axis: Axes, rows: pd.DataFrame, x: str, y: str, colour: str, mark: str, label: str) -> None:

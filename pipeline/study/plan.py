@@ -40,6 +40,9 @@ REGIMES = ("tuned", "slow")
 """``tuned``: learning rate, σ and annealing chosen for each condition, the noiseless net's rate among more of them;
 ``slow``: the smallest SGD rate for all, σ and annealing chosen for each condition."""
 
+SAME_RATE = "same rate"
+"""Purpose of noiseless nets at the rates that were chosen for others in the regime ``tuned``."""
+
 VARIANTS: dict[str, dict[str, str]] = {
     "base": {},
     "time": {"granularity": "time"},
@@ -192,7 +195,7 @@ class Entry:
         """Return how many paired repetitions it takes."""
         if self.purpose == "map":
             return study.map_repetitions
-        return study.final_repetitions if self.purpose in REGIMES else study.check_repetitions
+        return study.final_repetitions if self.purpose in (*REGIMES, SAME_RATE) else study.check_repetitions
 
 
 def rates(grid: Grid) -> list[tuple[Optimiser, float]]:
@@ -261,7 +264,7 @@ def finals(study: Study, rows: pd.DataFrame) -> list[Entry]:
             for entry in _finals_of(study, task, cell, rows[(rows.task == task) & (rows.cell == cell)]):
                 found += _split(entry)
     # What the verdicts need comes first.
-    order = {"tuned": 0, "slow": 0, "theory": 1, "rescaled": 1}
+    order = {"tuned": 0, SAME_RATE: 0, "slow": 0, "theory": 1, "rescaled": 1}
     return sorted(found, key=lambda entry: order.get(entry.purpose, 2))
 
 
@@ -272,10 +275,11 @@ def _split(entry: Entry) -> list[Entry]:
     if not slow or rest == ("none",):
         return [entry]
     parts = (rest, ("none", *slow))
-    keeps = tuple(name for name in entry.keep if name in rest), slow
+    keeps = (tuple(name for name in entry.keep if name in part) for part in (rest, slow))
     return [
         Entry(entry.purpose, replace(entry.setting, conditions=part), keep)
         for part, keep in zip(parts, keeps, strict=True)
+        if keep
     ]
 
 
@@ -289,11 +293,15 @@ def _finals_of(study: Study, task: Task, cell: Cell, rows: pd.DataFrame) -> list
                     # The noiseless net has no σ: whichever row was first stands for its rate.
                     sigma, decay = (0.0, 0.0) if condition == "none" else (picked["sigma"], picked["decay"])
                     groups.setdefault((picked["optimiser"], picked["rate"], sigma, decay), []).append(condition)
+            alone: set[tuple[str, float]] = set()
             for (optimiser, rate, sigma, decay), names in groups.items():
                 trained = tuple(dict.fromkeys(("none", *names)))
-                found.append(
-                    Entry(regime, Setting(task, cell, split, optimiser, rate, sigma, decay, trained), tuple(names))
-                )
+                setting = Setting(task, cell, split, optimiser, rate, sigma, decay, trained)
+                found.append(Entry(regime, setting, tuple(names)))
+                if regime == "tuned" and (optimiser, rate) not in alone:
+                    # Trained in that stack anyway: tells what noise did from what the rate did.
+                    found.append(Entry(SAME_RATE, setting, ("none",)))
+                    alone.add((optimiser, rate))
     split, central = SPLITS[task][0], (grid.central_rate, grid.central_sigma, grid.central_decay)
     tried = ("none", *NEM, "blind-additive-hidden", "blind-multiplicative-hidden")
     for name, options in VARIANTS.items():

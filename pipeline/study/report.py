@@ -12,7 +12,7 @@ import pandas as pd
 from pipeline import paths, records
 from pipeline.evaluation.tables import write_frame
 from pipeline.study import claims, data, figures, runs, summary
-from pipeline.study.plan import CELLS, REGIMES, TASKS, Study, Task
+from pipeline.study.plan import CELLS, EVERY, REGIMES, SAME_RATE, TASKS, Study, Task
 
 DOCUMENT = Path("docs/study.md")
 IMAGES = Path("docs/images")
@@ -124,7 +124,7 @@ def compared(tables: dict[str, pd.DataFrame], task: Task, split: str, regime: st
         (found.regime == regime) & (found.task == task) & (found.split == split) & (found.cell == cell)
     ].set_index(["condition", "reference", "measure"])
     lines = []
-    for _, row in mine.iterrows():
+    for _, row in mine.sort_values("condition", key=lambda names: names.map(EVERY.index)).iterrows():
 
         def gain(reference: str, measure: str, name: str = row.condition) -> str:
             key = (name, reference, measure)
@@ -136,6 +136,8 @@ def compared(tables: dict[str, pd.DataFrame], task: Task, split: str, regime: st
         if task == "clips":
             line |= {"accuracy %": f"{100 * row.test_accuracy:.1f}", "ECE %": f"{100 * row.calibration_error:.1f}"}
         line["vs none, %"] = gain("none", "error")
+        if regime == "tuned":
+            line["vs none at its rate, %"] = gain(f"none, {SAME_RATE}", "error")
         if task == "clips":
             line["accuracy vs none, points"] = gain("none", "accuracy")
         line["speed-up, %"] = gain("none", "speed")

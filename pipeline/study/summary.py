@@ -24,7 +24,7 @@ import pandas as pd
 from pipeline import seeds
 from pipeline.conditions import Condition
 from pipeline.evaluation.statistics import Interval
-from pipeline.study.plan import EVERY, NEM, SINGLE, VARIANTS, Study, Task
+from pipeline.study.plan import EVERY, NEM, SAME_RATE, SINGLE, VARIANTS, Study, Task
 
 Floats = npt.NDArray[np.float64]
 Measure = Literal["error", "accuracy", "calibration", "speed"]
@@ -273,6 +273,16 @@ class Sides:
             self._made[mine] = side(self._parts[mine], self._parts[noiseless], epochs)
         return self._made[mine]
 
+    def same_rate(self, context: Context, cell: str, condition: str) -> Side | None:
+        """Return the noiseless side at the learning rate that was chosen for a condition (regime ``tuned``)."""
+        place = (context.task, context.split)
+        mine = self._parts.get((*place, context.regime, cell, condition))
+        rows, none = (self._parts.get((*place, p, cell, "none")) for p in (SAME_RATE, context.regime))
+        if mine is None or rows is None or none is None or context.regime != "tuned":
+            return None
+        same = rows[(rows.rate == mine.rate.iloc[0]) & (rows.optimiser == mine.optimiser.iloc[0])]
+        return side(same, none, self._study.grid(context.task).epochs) if len(same) else None  # type: ignore[arg-type]
+
 
 def _reference(condition: str, kind: str) -> str | None:
     """Return the condition of another kind in the same mode and layer, if the study has it."""
@@ -292,14 +302,18 @@ def comparisons(rows: pd.DataFrame, study: Study, purposes: tuple[str, ...]) -> 
             ("error", "speed") if context.task == "fx" else ("error", "accuracy", "calibration", "speed")
         )
         for cell in dict.fromkeys(rows[rows.task == context.task].cell):
-            for kind in REFERENCES:
-                names = EVERY[1:] if kind == "none" else NEM
+            for kind in (*REFERENCES, SAME_RATE):
+                names = EVERY[1:] if kind in ("none", SAME_RATE) else NEM
                 for measure in measures:
                     block = []
                     for condition in names:
-                        other = _reference(condition, kind)
                         first = sides.get(context, cell, condition)
-                        second = None if other is None else sides.get(context, cell, other)
+                        other: str | None
+                        if kind == SAME_RATE:
+                            other, second = f"none, {kind}", sides.same_rate(context, cell, condition)
+                        else:
+                            other = _reference(condition, kind)
+                            second = None if other is None else sides.get(context, cell, other)
                         if first is None or second is None:
                             continue
                         gain = effect(first, second, measure, study)
