@@ -26,7 +26,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline.recurrent.kernels import BLOCKS, GATES, CellName, GateDraws, Workspace, accumulate
+from pipeline.recurrent.kernels import BLOCKS, GATES, CellName, GateDraws, Workspace
 
 Floats = npt.NDArray[np.float32]
 Codes = npt.NDArray[np.int64]
@@ -535,6 +535,7 @@ class Run:
         states: further states of the cell, for the backward pass.
         noise: modes, standard deviations, draws and the mask of injected draws ``(T, G, C, n, B)``.
         acceptance: ``(G, C')`` mean of the mask over slices, gates and sequences; ``None`` without gate noise.
+        products: ``(G, C·blocks·J, T·B)`` buffer of the products that all networks share; ``None`` with few inputs.
     """
 
     x: Tensor
@@ -544,6 +545,7 @@ class Run:
     states: tuple[Floats, ...]
     noise: tuple[Floats, Floats, Floats, Floats]
     acceptance: Tensor | None
+    products: Tensor | None
 
 
 def serves(x: Tensor, draws: GateDraws | None) -> bool:
@@ -610,9 +612,13 @@ def forward(
     space = workspace or Workspace()
     act = space.take("act", (T, G, C, BLOCKS[cell] * J, B), x)
     h = space.take("h", (T, G, C, J, B), x)
-    shared = inputs > FEW
+    shared, products = inputs > FEW, None
     if shared:
-        torch.matmul(W.flatten(2, 3).transpose(1, 2), x, out=act.flatten(2, 3))
+        # One product over all slices: W, which may be larger than any cache, is read once.
+        rows = W.detach().numpy().reshape(G, inputs, -1).transpose(0, 2, 1)
+        products = space.take("products", (G, rows.shape[1], T * B), x)
+        np.matmul(rows, _joined(x), out=products.numpy())
+        act.copy_(products.view(G, C, -1, T, B).permute(3, 0, 1, 2, 4))
     few = x[:, :, : 0 if shared else inputs].contiguous().numpy()
     kinds, modes, sigma, normal, test, accepted = _noise(cell, (T, G, C, J, B), draws, space, x)
     if cell == "lstm":
@@ -627,7 +633,7 @@ def forward(
     if draws is not None:
         taken = accepted[:, :, : len(draws.stack), :, : draws.columns]
         acceptance = torch.from_numpy(taken.mean((0, 3, 4), dtype=np.float64).astype(np.float32))
-    return Run(x, few, h, act, states, (modes, sigma, normal, accepted), acceptance)
+    return Run(x, few, h, act, states, (modes, sigma, normal, accepted), acceptance, products)
 
 
 def backward(cell: CellName, run: Run, V: Tensor, grad_h: Tensor, grad_W: Tensor, grad_V: Tensor) -> None:
@@ -641,10 +647,17 @@ def backward(cell: CellName, run: Run, V: Tensor, grad_h: Tensor, grad_W: Tensor
         grad_W: ``(G, I + 1, C, blocks·J)``, overwritten.
         grad_V: ``(G, C, blocks·J, J)``, overwritten.
     """
-    shared, latest = run.x.shape[2] > FEW, len(run.x) - 1
     back: Callable[..., None] = _lstm_backward if cell == "lstm" else _gru_backward
     states, noise, grads = run.states, run.noise, (grad_h.numpy(), grad_W.numpy(), grad_V.numpy())
-    back(run.few, V.detach().numpy(), run.act.numpy(), run.h.numpy(), *states, *noise, *grads, shared)
-    if shared:
-        for t in range(latest, -1, -1):
-            accumulate(grad_W.flatten(2, 3), run.x[t], run.act[t].flatten(1, 2), t == latest)
+    back(run.few, V.detach().numpy(), run.act.numpy(), run.h.numpy(), *states, *noise, *grads, run.products is not None)
+    if run.products is not None:
+        T, G, inputs, B = run.x.shape
+        run.products.view(G, -1, T, B).copy_(run.act.flatten(2, 3).permute(1, 2, 0, 3))
+        right = run.products.numpy().transpose(0, 2, 1)
+        np.matmul(_joined(run.x), right, out=grad_W.numpy().reshape(G, inputs, -1))
+
+
+def _joined(x: Tensor) -> Floats:
+    """Return ``(T, G, I + 1, B)`` as ``(G, I + 1, T·B)``."""
+    joined: Floats = x.permute(1, 2, 0, 3).reshape(x.shape[1], x.shape[2], -1).numpy()
+    return joined

@@ -433,7 +433,7 @@ def lstm_backward(
             ds.mul_(f)
         _gate_gradient(run, t, used, grad, 0, 3 * J)
         _tanh_backward(dc, c, grad_input=dc)
-        accumulate(W_out, run.x[t], grad_rows, latest)
+        _accumulate(W_out, run.x[t], grad_rows, latest)
         if h_prev is not None:
             _product(grad_flat, _flat(h_prev).transpose(1, 2), V_out if latest else part)
             if not latest:
@@ -449,15 +449,8 @@ def lstm_backward(
     return out
 
 
-def accumulate(total: Tensor, left: Tensor, right: Tensor, overwrite: bool) -> None:
-    """Add one slice's part, left·rightᵀ, to a weight's gradient; the slice visited first overwrites it.
-
-    Args:
-        total: ``(M, r, c)``.
-        left: ``(M, r, B)``.
-        right: ``(M, c, B)``.
-        overwrite: whether this part is the first.
-    """
+def _accumulate(total: Tensor, left: Tensor, right: Tensor, overwrite: bool) -> None:
+    """Add one slice's part, left·rightᵀ, to a weight's gradient; the slice visited first overwrites it."""
     if overwrite:
         torch.bmm(left, right.transpose(1, 2), out=total)
     else:
@@ -617,9 +610,9 @@ def gru_backward(
             torch.mul(dc, r, out=da)
         _gate_gradient(run, t, used, grad, J, 2 * J)
         for_V[:, :, : 2 * J] = grad[:, :, J:]
-        accumulate(W_out, run.x[t], grad_rows, latest)
+        _accumulate(W_out, run.x[t], grad_rows, latest)
         if h_prev is not None:
-            accumulate(V_out, for_V_flat, _flat(h_prev), latest)
+            _accumulate(V_out, for_V_flat, _flat(h_prev), latest)
         if t or inputs:
             dh.sub_(scratch)
             dh_flat.baddbmm_(V_t, for_V_flat)
