@@ -63,7 +63,7 @@ def arm(fault):
 
 def child(request):
     """Become the stage."""
-    os.setsid()
+    os.setpgid(0, 0)
     os.chdir(request["folder"])
     os.environ.update(request.get("environment", {}))
     log = os.open("stage.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
