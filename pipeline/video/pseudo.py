@@ -6,7 +6,7 @@ motion, so a recurrent network can only pool what single images show.
 
 Both splits are over the same clips, as for videos. The images of each class are divided into training and test images
 first and every clip is drawn within one side: by groups, test clips are those of test images, and no image is on both
-sides. At random, any clip may be for testing, and shares images with training clips.
+sides. At random, any clip of a class may be for testing, and shares images with training clips.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from torch import Tensor
 
 from pipeline import paths, records, seeds
 from pipeline.params import VideoAcquire, VideoClips
-from pipeline.video import archive, clips, features, frames
+from pipeline.video import archive, features, frames
 from pipeline.video.clips import Clips, ClipsError
 from pipeline.video.inception import WIDTH
 
@@ -251,8 +251,10 @@ def make(images: Images, settings: VideoClips, seed: int, per_clip: int = SLICES
             f"expected clips on both sides of the split by images, found {held_out} of {total} for testing in each "
             "class; change video.clips.per_class or video.clips.test_fraction"
         )
-    rows, faults = [], []
+    rows, faults, leaky = [], [], []
     for name in classes:
+        # As many of each class on each side as with the images, so that the splits differ in the leak alone.
+        leaky.append(seeds.numpy_generator(seed, "pseudo", "split", name).permutation(total) < held_out)
         own = np.flatnonzero(images.class_name == name)
         if len(own) < 2 * per_clip:
             faults.append(f"{name} has {len(own)}")
@@ -276,7 +278,7 @@ def make(images: Images, settings: VideoClips, seed: int, per_clip: int = SLICES
         np.array([SIDES[bool(each)] for each in test], str),
         np.stack(rows).astype(np.int32),
         np.zeros(len(label)),
-        clips.split_random(len(label), settings.test_fraction, seed),
+        np.where(np.concatenate(leaky), "test", "train"),
         np.where(test, "test", "train"),
         classes,
     )
