@@ -220,16 +220,19 @@ def log(folder):
     return (Path(folder) / "stage.log").read_text()
 
 
-def runs(folder):
+def runs(folder, store="mlflow.db"):
     """Return the runs on exchange rates of a project's MLflow store, and its client."""
-    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    client = MlflowClient(f"sqlite:///{folder}/{store}")
     experiment = client.get_experiment_by_name("noise-boosted-rbp/fx")
     return client.search_runs([experiment.experiment_id], max_results=1000), client
 
 
 def check_store(folder):
     """Every slot has one run, and its numbers are those of the files, to the last bit."""
-    found, client = runs(folder)
+    # A copy: MLflow keeps connections by name, and may hold one to a file that is gone.
+    seen = f"seen-{time.monotonic_ns()}.db"
+    shutil.copyfile(folder / "mlflow.db", folder / seen)
+    found, client = runs(folder, seen)
     slots = Counter(run.data.tags[tracking.SLOT] for run in found)
     assert slots == Counter(["fx/gru", *(f"fx/gru/{c}/{r}" for c in CONDITIONS for r in range(2))])
     curves = pd.read_parquet(output(folder, "train") / "curves.parquet")
