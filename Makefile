@@ -30,7 +30,7 @@ $(READY): $(LOCK)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar on --require-hashes $(PIP_FLAGS) -r $(LOCK)
 	@touch $@
 
-repro: setup ## Run the pipeline: PROFILE=demo|fx|paper (without it, params.yaml as it stands)
+repro: setup ## Run the pipeline: PROFILE=demo|fx|vectors|paper (without it, params.yaml as it stands)
 ifdef PROFILE
 	@$(BIN)/python -m pipeline.params compose $(PROFILE) $(if $(FORCE),--force)
 endif

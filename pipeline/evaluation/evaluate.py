@@ -116,7 +116,7 @@ def _video(params: Params, found: Findings) -> None:
             outcomes.append(outcome)
             accuracies.append(video.class_accuracy(outcome, labels, classes, params.evaluate, params.seed))
             confusions.append(video.confusion_table(outcome, labels, classes))
-            found.drawn[task, run.cell] = _video_figures(outcome, accuracies[-1], labels, classes, vectors)
+            found.drawn[task, run.cell] = _video_figures(outcome, accuracies[-1], labels, classes, params.video.acquire.source)
     tables.write_frame(metrics.stack(accuracies), paths.TABLES / "class_accuracy.csv")
     tables.write_frame(metrics.stack(confusions), paths.TABLES / "confusion.csv")
     gaps = video.leakage(outcomes, found.references, params.evaluate, params.seed)
@@ -134,19 +134,19 @@ def _video(params: Params, found: Findings) -> None:
 
 
 def _video_figures(
-    outcome: Outcome, accuracy: pd.DataFrame, labels: dict[int, int], classes: tuple[str, ...], vectors: bool
+    outcome: Outcome, accuracy: pd.DataFrame, labels: dict[int, int], classes: tuple[str, ...], source: str
 ) -> list[Path]:
     """Draw Figures 9 and 1(b) or their twins, confusion matrices and accuracies within classes."""
     run, folder = outcome.run, paths.FIGURES
     prefix = "groups_" if run.task == "video_groups" else ""
     suffix = "" if run.cell == "lstm" else f"_{run.cell}"
-    place = f"{run.cell.upper()}. {report.title(run.task, vectors=vectors)}"
+    place = f"{run.cell.upper()}. {report.title(run.task, vectors=source == 'vectors')}"
     additive, multiplicative = (folder / f"{prefix}figure_9{suffix}{mode}.png" for mode in ("", "_multiplicative"))
     made = [
         figures.learning_curves(outcome, "additive", additive, f"{place}: additive noise"),
         figures.learning_curves(outcome, "multiplicative", multiplicative, f"{place}: multiplicative noise"),
         figures.output_accuracy(outcome, folder / f"{prefix}figure_1b{suffix}.png"),
-        figures.overview(outcome, folder / f"overview_{run.task}_{run.cell}.png"),
+        figures.overview(outcome, folder / f"overview_{run.task}_{run.cell}.png", source == "ucf11"),
     ]
     wanted = ("none", "blind-additive-both", "nem-additive-both")
     shown = list(wanted) if set(wanted) <= set(run.conditions) else _one_each(run)

@@ -120,8 +120,14 @@ def predictions_figure(outcome: Outcome, windows: Windows, destination: Path) ->
     return style.save(made, destination)
 
 
-def overview(outcome: Outcome, destination: Path) -> Path:
-    """Draw every condition's headline metric with its interval, beside the paper's numbers."""
+def overview(outcome: Outcome, destination: Path, paper_data: bool) -> Path:
+    """Draw every condition's headline metric with its interval.
+
+    Args:
+        outcome: the run's statistics.
+        destination: the picture.
+        paper_data: whether the data are the paper's own, so that its numbers belong beside ours.
+    """
     run = outcome.run
     fx = run.task == "fx"
     table = next(t for t in paper.tables_of(run.task, run.cell) if t.quantity != "speed_up")
@@ -137,7 +143,7 @@ def overview(outcome: Outcome, destination: Path) -> Path:
             axes.plot(found["mean"] * scale, row, "o", color=colour, markersize=5)
             if found["ci_low"] is not None and found["ci_high"] is not None:
                 axes.plot([found["ci_low"] * scale, found["ci_high"] * scale], [row, row], color=colour, linewidth=2)
-        printed = table.value(condition)
+        printed = table.value(condition) if paper_data else None
         if printed is not None:
             axes.plot(printed, row, "x", color="#777777", markersize=5, label="paper" if row == 0 else None)
     if fx:
@@ -181,7 +187,7 @@ def fx_figures(
                     "GRU regression, multiplicative noise",
                 ),
             ]
-        made.append(overview(outcome, folder / f"overview_fx_{outcome.run.cell}.png"))
+        made.append(overview(outcome, folder / f"overview_fx_{outcome.run.cell}.png", source == "paper"))
     return made
 
 
