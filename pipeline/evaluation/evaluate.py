@@ -116,7 +116,9 @@ def _video(params: Params, found: Findings) -> None:
             outcomes.append(outcome)
             accuracies.append(video.class_accuracy(outcome, labels, classes, params.evaluate, params.seed))
             confusions.append(video.confusion_table(outcome, labels, classes))
-            found.drawn[task, run.cell] = _video_figures(outcome, accuracies[-1], labels, classes, params.video.acquire.source)
+            found.drawn[task, run.cell] = _video_figures(
+                outcome, accuracies[-1], labels, classes, params.video.acquire.source
+            )
     tables.write_frame(metrics.stack(accuracies), paths.TABLES / "class_accuracy.csv")
     tables.write_frame(metrics.stack(confusions), paths.TABLES / "confusion.csv")
     gaps = video.leakage(outcomes, found.references, params.evaluate, params.seed)
