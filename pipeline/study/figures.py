@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from pipeline.conditions import Condition
 from pipeline.evaluation import style
@@ -152,9 +152,14 @@ def theory(table: pd.DataFrame, destination: Path) -> Path:
 
 
 def _ratio_ticks(axis: Axes, which: str, most: int) -> None:
-    """Label an axis of binary logarithms by what they are of: decades are too coarse for ratios near 1."""
-    side = axis.xaxis if which == "x" else axis.yaxis
-    side.set_major_locator(MaxNLocator(most))
+    """Label an axis of binary logarithms with round ratios: decades are too coarse for ratios near 1."""
+    side, (low, high) = (axis.xaxis, axis.get_xlim()) if which == "x" else (axis.yaxis, axis.get_ylim())
+    if high - low < 3:
+        ratios = MaxNLocator(most).tick_values(2**low, 2**high)
+    else:
+        ratios = np.outer(10.0 ** np.arange(-6, 7), (1, 2, 5) if high - low < 6 else (1,)).ravel()
+    inside = [ratio for ratio in ratios if ratio > 0 and low <= np.log2(ratio) <= high]
+    side.set_major_locator(FixedLocator(np.log2(inside)))
     side.set_major_formatter(FuncFormatter(lambda value, _: f"{2**value:.3g}"))
 
 

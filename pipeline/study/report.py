@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ DOCUMENT = Path("docs/study.md")
 IMAGES = Path("docs/images")
 START, END = "<!-- results:start -->", "<!-- results:end -->"
 PUBLISHED = paths.RESULTS / "claims.csv"
+ROUND_OFF = 1e-4
+"""Effects smaller than this [%, points] are printed as 0."""
 AXES = tuple(summary.SETTING)
 PAPER_CLASSIFIER = (2048, 256, 11, 7)
 """I, J, K, T of the paper's classifier (it tried several J)."""
@@ -104,9 +107,10 @@ def _effect(row: pd.Series, name: str = "effect", low: str = "low", high: str = 
     """Return an effect with its interval, bold where its p-value is under 0.05."""
     if not _is(row.get(name)):
         return "–"
-    text = f"{row[name]:+.3g}"
+    mean, *ends = (0.0 if abs(row[each]) < ROUND_OFF else row[each] for each in (name, low, high))
+    text = f"{mean:+.3g}"
     text = f"**{text}**" if _is(row.get(p)) and row[p] < claims.LEVEL else text
-    return text + (f" [{row[low]:.3g}, {row[high]:.3g}]" if _is(row.get(low)) else "")
+    return text + (f" [{ends[0]:.3g}, {ends[1]:.3g}]" if _is(row.get(low)) else "")
 
 
 def _setting(row: pd.Series) -> str:
@@ -150,7 +154,7 @@ def compared(tables: dict[str, pd.DataFrame], task: Task, split: str, regime: st
 def markdown(tables: dict[str, pd.DataFrame], study: Study, source: dict[str, Any]) -> str:
     """Return the results as Markdown: the part of ``docs/study.md`` that is generated."""
     words, fx, clips = evidence(source), source["fx"], source["clips"]
-    out = ["## Data", ""]
+    out = ["### Data", ""]
     for task, name in (("fx", "Exchange rate"), ("clips", "Clips")):
         sizes = "; ".join(
             f"{split}: {n['train']} training, {n['validation']} validation, {n['test']} test sequences"
@@ -159,25 +163,38 @@ def markdown(tables: dict[str, pd.DataFrame], study: Study, source: dict[str, An
         out.append(f"- {name}: {words[task]}. {sizes}.")
     out.append(f"- Yesterday's price has a mean squared error of {fx['persistence']:.4g} on these test days.")
     out.append(f"- Classes: {clips['classes']}.")
-    out += ["", "## Verdicts", ""]
-    shown = tables["claims"].rename(columns={"condition_of_verdict": "where"}).copy()
+    out += ["", "### Verdicts", ""]
+    out += ["Where each is for, against or open, and on what data: `condition_of_verdict` in `claims.csv`.", ""]
+    shown = tables["claims"].copy()
+    shown["contexts"] = [_contexts(text) for text in shown.condition_of_verdict]
     shown["ours"] = [
         ours + (f" [{low}, {high}]" if low else "")
         for ours, low, high in zip(shown.ours, shown.ci_low, shown.ci_high, strict=True)
     ]
-    out += [table(shown[["claim", "source", "paper", "ours", "verdict", "where"]]), ""]
+    out += [table(shown[["claim", "source", "paper", "ours", "verdict", "contexts"]]), ""]
     for task in TASKS:
         splits = list(source[task]["sequences"])
         for split in splits:
             for regime in REGIMES:
                 for cell in CELLS:
                     where = f", {split} split" if len(splits) > 1 else ""
-                    out += [f"## {figures.TITLES[task]}{where}, {regime}, {cell.upper()}", ""]
+                    out += [f"### {figures.TITLES[task]}{where}, {regime}, {cell.upper()}", ""]
                     out += [compared(tables, task, split, regime, cell), ""]
-    out += ["## Theory", "", "Over all rates, σ and cells of the fixed grid (σ constant, 10 repetitions at most).", ""]
+    out += [
+        "### Theory",
+        "",
+        f"Over all rates, σ and cells of the fixed grid (σ constant, {study.check_repetitions} repetitions).",
+        "",
+    ]
     agree = tables["agreement"].map(lambda v: f"{v:.3g}" if isinstance(v, float) else str(v))
-    out += [table(agree), "", _theory(tables["theory"]), "", "## Variants", "", _variants(tables["variants"]), ""]
-    return "\n".join(out).replace("10 repetitions at most", f"{study.final_repetitions} repetitions")
+    out += [table(agree), "", _theory(tables["theory"]), "", "### Variants", "", _variants(tables["variants"]), ""]
+    return "\n".join(out)
+
+
+def _contexts(text: str) -> str:
+    """Return how many contexts are for, against and open, from what ``claims.csv`` says."""
+    counts = re.findall(r"(for|against|open) in (\d+) of \d+", text)
+    return ", ".join(f"{count} {what}" for what, count in counts) or text
 
 
 def _theory(frame: pd.DataFrame) -> str:
