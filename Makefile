@@ -61,7 +61,7 @@ tune: setup ## Choose the exchange-rate hyperparameters on validation days
 	@$(BIN)/dvc repro acquire@fx
 	@$(BIN)/python -m stages.tune
 
-study: setup ## When does NEM noise help? 1 hour on 2 cores (QUICK=1: a minute, generated data)
+study: setup ## When does NEM noise help? Half an hour on 2 cores (QUICK=1: a minute, generated data)
 ifdef QUICK
 	@NEM_EXECUTOR=serial $(BIN)/dvc repro study/dvc.yaml:report@quick
 	@$(BIN)/python -m stages.study track quick

@@ -6,7 +6,9 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from mlflow.tracking import MlflowClient
 
@@ -162,3 +164,60 @@ def test_the_quick_study_runs_under_dvc_and_the_default_graph_leaves_it_alone(tm
     found = MlflowClient(tracking.store()).search_runs([tracking.experiment_id("study")], max_results=1000)
     assert len(found) == settings
     assert any("nem-additive-output.test_loss" in run.data.metrics for run in found)
+
+
+def test_vectors_of_the_mirror_become_clips(prepared, project, monkeypatch):
+    names = [(name, f"{k}.jpg") for name in ("a", "b", "c") for k in range(30)]
+    vectors = np.random.default_rng(1).normal(size=(len(names), 2048)).astype(np.float32)
+    columns = {"class": [c for c, _ in names], "image": [i for _, i in names], "feature": vectors.tolist()}
+    layout = pa.schema([("class", pa.string()), ("image", pa.string()), ("feature", pa.list_(pa.float32(), 2048))])
+    records.write_table(project / "mirror" / data.VECTORS_MIRROR, pa.Table.from_pydict(columns, schema=layout))
+    monkeypatch.setenv(paths.MIRROR_VARIABLE, str(project / "mirror"))
+    wanted = prepared.model_copy(update={"clips_data": prepared.clips_data.model_copy(update={"source": "auto"})})
+    record = data._clips(wanted, "quick")
+    assert (record["source"], record["images"], record["classes"]) == ("vectors", 90, 3)
+    data.load.cache_clear()
+    found = data.load(data.file("quick", "clips", "disjoint"))
+    assert found.problem.inputs == wanted.clips_data.components
+    assert len(found.problem.train) == 3 * wanted.clips_data.train_per_class
+
+
+def test_features_of_the_main_pipeline_become_clips_whose_groups_stay_together(prepared, project):
+    from tests.evaluation import fabricate
+
+    made = fabricate.video_data()
+    wanted = prepared.model_copy(update={"clips_data": prepared.clips_data.model_copy(update={"source": "auto"})})
+    record = data._clips(wanted, "quick")
+    assert record["source"] == "videos of the main pipeline"
+    assert "videos" in report.evidence({"fx": {"source": "paper"}, "clips": record})["clips"]
+    data.load.cache_clear()
+    found = data.load(data.file("quick", "clips", "disjoint"))
+    owner = {int(row): video for rows, video in zip(made.rows, made.video_id, strict=True) for row in rows}
+    sides = [
+        {owner[row] for row in part.index.flatten().tolist()}
+        for part in (found.problem.train, found.validation, found.problem.test)
+    ]
+    assert not sides[0] & sides[1]
+    assert not sides[0] & sides[2]
+    assert not sides[1] & sides[2]
+    assert set().union(*sides) == set(owner.values())
+
+
+def test_the_report_shows_the_study_once_it_has_run(project):
+    from pipeline.evaluation import evaluate
+    from tests.evaluation import fabricate
+
+    settings = fabricate.fx_params(conditions=["none", "blind-additive-output", "nem-additive-output"])
+    settings = settings.model_copy(update={"cells": ["lstm"]})
+    fabricate.run(settings, "lstm")
+    evaluate.evaluate(settings)
+    assert "When does it help?" not in paths.REPORT.read_text()
+    row = dict.fromkeys(claims.COLUMNS, "") | {"claim": "1. It <helps>", "ours": "+1 %", "verdict": "contradicted"}
+    folder = report.results("full")
+    records.write_text(folder / "claims.csv", pd.DataFrame([row]).to_csv(index=False))
+    records.write_bytes(folder / "study_theory.png", b"picture")
+    evaluate.evaluate(settings)
+    page = paths.REPORT.read_text()
+    assert "When does it help?" in page
+    assert "It &lt;helps&gt;" in page
+    assert '<td class="worse">contradicted</td>' in page
