@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -155,11 +156,11 @@ def _ratio_ticks(axis: Axes, which: str, most: int) -> None:
     """Label an axis of binary logarithms with round ratios: decades are too coarse for ratios near 1."""
     side, (low, high) = (axis.xaxis, axis.get_xlim()) if which == "x" else (axis.yaxis, axis.get_ylim())
     if high - low < 3:
-        ratios = MaxNLocator(most).tick_values(2**low, 2**high)
+        ratios = [float(tick) for tick in MaxNLocator(most).tick_values(2**low, 2**high)]
     else:
-        ratios = np.outer(10.0 ** np.arange(-6, 7), (1, 2, 5) if high - low < 6 else (1,)).ravel()
-    inside = [ratio for ratio in ratios if ratio > 0 and low <= np.log2(ratio) <= high]
-    side.set_major_locator(FixedLocator(np.log2(inside)))
+        steps = (1, 2, 5) if high - low < 6 else (1,)
+        ratios = [step * 10.0**decade for decade in range(-6, 7) for step in steps]
+    side.set_major_locator(FixedLocator([math.log2(r) for r in ratios if r > 0 and low <= math.log2(r) <= high]))
     side.set_major_formatter(FuncFormatter(lambda value, _: f"{2**value:.3g}"))
 
 
