@@ -118,10 +118,13 @@ def compare(task: str, cell: CellName, epochs: int, repetitions: int, peers: int
     start = time.perf_counter()
     list(executor.run(stack, jobs, total=repetitions * epochs, label=f"{task} {cell}"))
     together = time.perf_counter() - start
+    train, _, _, _, _, _, B = SIZES[task]
     per_thread = ", ".join(f"{1e3 * value:.0f} ms with {threads} thread(s)" for threads, value in found.items())
+    steps = networks * epochs * -(-train // B)
     print(f"{task} {cell}: {networks} networks, {epochs} epochs, {executor.workers()} workers")
     print(f"  torch.nn one after another  {one_by_one:8.1f} s  (network and epoch: {per_thread})")
     print(f"  stacked engine              {together:8.1f} s  ratio {one_by_one / together:.2f}")
+    print(f"  per network and step        {1e3 * one_by_one / steps:8.2f} ms against {1e3 * together / steps:.2f} ms")
 
 
 def noise_cost(task: str, cell: CellName, epochs: int, rounds: int = 3) -> None:
