@@ -41,7 +41,8 @@ def _by_number(version: str) -> list[int]:
 def licence(found: importlib.metadata.Distribution) -> str:
     """Return what a package says of its licence: expression, short statement, classifiers, or its licence file."""
     about = found.metadata
-    stated = about["License-Expression"] or about["License"] or ""
+    # get: the backport importlib_metadata, once imported by anybody, answers here too, and raises for what is missing.
+    stated = about.get("License-Expression") or about.get("License") or ""
     if stated and "\n" not in stated.strip() and len(stated) < 120:
         return stated.strip().replace("|", "or")
     every = [line.split(" :: ")[-1] for line in about.get_all("Classifier") or [] if line.startswith("License ::")]
