@@ -42,7 +42,7 @@ def licence(found: importlib.metadata.Distribution) -> str:
     """Return what a package says of its licence: expression, short statement, classifiers, or its licence file."""
     about = found.metadata
     # get_all: the backport importlib_metadata, once imported by anybody, answers too, and raises for what is missing.
-    (stated,) = (about.get_all("License-Expression") or about.get_all("License") or [""])[:1]
+    stated = str((about.get_all("License-Expression") or about.get_all("License") or [""])[0])
     if stated and "\n" not in stated.strip() and len(stated) < 120:
         return stated.strip().replace("|", "or")
     every = [line.split(" :: ")[-1] for line in about.get_all("Classifier") or [] if line.startswith("License ::")]
