@@ -8,6 +8,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LOCK := requirements/all.txt
+# DVC's default is a folder that everybody on the machine may write to, and it unpickles what it finds there.
+SITE := $(CURDIR)/.dvc/tmp/site
 # Users with a GPU or a CPU-only package index override the index: make repro PIP_FLAGS="--index-url …"
 PIP_FLAGS ?=
 
@@ -22,6 +24,8 @@ help: ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: $(READY) ## Make the virtual environment from the hash-locked requirements
+	@mkdir -p -m 700 "$(SITE)"
+	@grep -qsF "site_cache_dir = $(SITE)" .dvc/config.local || $(BIN)/dvc config --local core.site_cache_dir "$(SITE)"
 
 $(READY): $(LOCK)
 	@echo "Setting up $(VENV) (a few minutes the first time) …"
@@ -89,8 +93,8 @@ screenshot: track ## Take the README's picture of MLflow's comparison (needs Chr
 check-repro: setup ## Run the pipeline twice and compare every byte (QUICK=1: a small form)
 	@$(BIN)/python -m tools.check_repro
 
-audit: setup ## Ask the package index for known vulnerabilities of all locked packages (network)
-	@$(BIN)/pip-audit --strict --disable-pip --require-hashes -r $(LOCK)
+audit: setup ## Ask for known vulnerabilities of all locked packages (network; ARGS: pip-audit's options)
+	@$(BIN)/python -m tools.audit $(ARGS)
 
 licences: setup ## Write the table of licences in docs/supply-chain.md
 	@$(BIN)/python -m tools.licences

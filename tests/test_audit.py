@@ -1,0 +1,86 @@
+"""The audit of locked packages: pip-audit itself, asking a database on this machine."""
+
+import datetime
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from tools import audit
+
+ENTRY = "- {package: %s, ids: [X-1], what: something that is bad, why: it is never reached here, review: 2026-01-31}"
+
+
+@pytest.fixture
+def database():
+    """Yield the address of a database that speaks OSV, the advisories it knows, and the packages asked about."""
+    known, asked = {}, []
+
+    class Database(BaseHTTPRequestHandler):
+        def do_POST(self):
+            name = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["package"]["name"]
+            asked.append(name)
+            vulns = [
+                {"id": each, "summary": "bad", "affected": [{"package": {"name": name, "ecosystem": "PyPI"}}]}
+                for each in known.get(name, [])
+            ]
+            body = json.dumps({"vulns": vulns} if vulns else {}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Database) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/v1/query", known, asked
+        server.shutdown()
+
+
+def ask(address):
+    return audit.main(["-s", "osv", "--osv-url", address, "--progress-spinner", "off"])
+
+
+def test_every_locked_package_is_asked_about_and_accepted_advisories_pass(database, capfd):
+    address, known, asked = database
+    known["diskcache"] = ["GHSA-w8v5-vhqr-4h9v"]
+    assert ask(address) == 0
+    assert {"torch", "dvc", "mlflow", "pyarrow", "diskcache", "opencv-python"} <= set(asked)
+    assert len(set(asked)) > 150
+    assert "1 ignored" in capfd.readouterr().err
+
+
+def test_any_other_advisory_fails_the_audit(database, capfd):
+    address, known, _ = database
+    known["dvc"] = ["PYSEC-2099-1"]
+    assert ask(address) == 1
+    assert "PYSEC-2099-1" in capfd.readouterr().out
+
+
+def test_accepted_advisories_are_complete_and_of_locked_packages():
+    found = audit.accepted(audit.ACCEPTED.read_text(), audit.LOCK.read_text())
+    assert "CVE-2025-69872" in found[0].ids
+    assert audit.accepted("", "") == []
+    for text, message in (
+        (ENTRY % "gone", "gone; drop"),
+        ("- {package: six}", "Field required"),
+        (ENTRY % "six" + "\n  extra: 1", "expected a list"),
+        ("a: [", "expected a list"),
+    ):
+        with pytest.raises(audit.AuditError, match=message):
+            audit.accepted(text, "six==1\n")
+
+
+def test_an_overdue_review_stops_the_audit(monkeypatch, tmp_path, capsys):
+    found = audit.accepted(ENTRY % "six", "six==1\n")
+    assert audit.current(found, datetime.date(2026, 1, 31)) == found
+    with pytest.raises(audit.AuditError, match=r"X-1 of six.*overdue"):
+        audit.current(found, datetime.date(2026, 2, 1))
+    overdue = tmp_path / "advisories.yaml"
+    overdue.write_text((ENTRY % "six").replace("2026-01-31", "2020-01-31"))
+    monkeypatch.setattr(audit, "ACCEPTED", overdue)
+    assert audit.main([]) == 2
+    assert "overdue" in capsys.readouterr().err
