@@ -528,24 +528,23 @@ class Run:
     """What a fused forward pass leaves for the backward pass.
 
     Attributes:
-        x: ``(T, G, I + 1, B)`` inputs.
-        few: the same, or no rows of them where their products are shared.
+        few: ``(T, G, I + 1, B)`` inputs, or no rows of them where their products are shared.
         h: ``(T, G, C, J, B)`` hidden states.
         act: ``(T, G, C, blocks·J, B)`` clean activations; the backward pass turns them into gradients.
         states: further states of the cell, for the backward pass.
         noise: modes, standard deviations, draws and the mask of injected draws ``(T, G, C, n, B)``.
         acceptance: ``(G, C')`` mean of the mask over slices, gates and sequences; ``None`` without gate noise.
-        products: ``(G, C·blocks·J, T·B)`` buffer of the products that all networks share; ``None`` with few inputs.
+        shared: ``(G, I + 1, T·B)`` inputs of all slices, and a buffer ``(G, C·blocks·J, T·B)`` for their products with
+            the weights of all networks; ``None`` with few inputs.
     """
 
-    x: Tensor
     few: Floats
     h: Tensor
     act: Tensor
     states: tuple[Floats, ...]
     noise: tuple[Floats, Floats, Floats, Floats]
     acceptance: Tensor | None
-    products: Tensor | None
+    shared: tuple[Floats, Tensor] | None
 
 
 def serves(x: Tensor, draws: GateDraws | None) -> bool:
@@ -612,13 +611,15 @@ def forward(
     space = workspace or Workspace()
     act = space.take("act", (T, G, C, BLOCKS[cell] * J, B), x)
     h = space.take("h", (T, G, C, J, B), x)
-    shared, products = inputs > FEW, None
-    if shared:
+    shared = None
+    if inputs > FEW:
         # One product over all slices: W, which may be larger than any cache, is read once.
         rows = W.detach().numpy().reshape(G, inputs, -1).transpose(0, 2, 1)
+        joined = x.permute(1, 2, 0, 3).reshape(G, inputs, T * B).numpy()
         products = space.take("products", (G, rows.shape[1], T * B), x)
-        np.matmul(rows, _joined(x), out=products.numpy())
+        np.matmul(rows, joined, out=products.numpy())
         act.copy_(products.view(G, C, -1, T, B).permute(3, 0, 1, 2, 4))
+        shared = (joined, products)
     few = x[:, :, : 0 if shared else inputs].contiguous().numpy()
     kinds, modes, sigma, normal, test, accepted = _noise(cell, (T, G, C, J, B), draws, space, x)
     if cell == "lstm":
@@ -628,12 +629,12 @@ def forward(
         states = (space.take("product", (T, G, C, J, B), x).numpy(),)
     run: Callable[..., None] = _lstm_forward if cell == "lstm" else _gru_forward
     noise = (kinds, modes, sigma, normal, test, accepted)
-    run(few, W.detach().numpy(), V.detach().numpy(), act.numpy(), h.numpy(), *states, *noise, shared)
+    run(few, W.detach().numpy(), V.detach().numpy(), act.numpy(), h.numpy(), *states, *noise, shared is not None)
     acceptance = None
     if draws is not None:
         taken = accepted[:, :, : len(draws.stack), :, : draws.columns]
         acceptance = torch.from_numpy(taken.mean((0, 3, 4), dtype=np.float64).astype(np.float32))
-    return Run(x, few, h, act, states, (modes, sigma, normal, accepted), acceptance, products)
+    return Run(few, h, act, states, (modes, sigma, normal, accepted), acceptance, shared)
 
 
 def backward(cell: CellName, run: Run, V: Tensor, grad_h: Tensor, grad_W: Tensor, grad_V: Tensor) -> None:
@@ -649,15 +650,10 @@ def backward(cell: CellName, run: Run, V: Tensor, grad_h: Tensor, grad_W: Tensor
     """
     back: Callable[..., None] = _lstm_backward if cell == "lstm" else _gru_backward
     states, noise, grads = run.states, run.noise, (grad_h.numpy(), grad_W.numpy(), grad_V.numpy())
-    back(run.few, V.detach().numpy(), run.act.numpy(), run.h.numpy(), *states, *noise, *grads, run.products is not None)
-    if run.products is not None:
-        T, G, inputs, B = run.x.shape
-        run.products.view(G, -1, T, B).copy_(run.act.flatten(2, 3).permute(1, 2, 0, 3))
-        right = run.products.numpy().transpose(0, 2, 1)
-        np.matmul(_joined(run.x), right, out=grad_W.numpy().reshape(G, inputs, -1))
-
-
-def _joined(x: Tensor) -> Floats:
-    """Return ``(T, G, I + 1, B)`` as ``(G, I + 1, T·B)``."""
-    joined: Floats = x.permute(1, 2, 0, 3).reshape(x.shape[1], x.shape[2], -1).numpy()
-    return joined
+    given = (run.few, V.detach().numpy(), run.act.numpy(), run.h.numpy(), *states, *noise, *grads)
+    back(*given, run.shared is not None)
+    if run.shared is not None:
+        joined, products = run.shared
+        T, G, _, _, B = run.act.shape
+        products.view(G, -1, T, B).copy_(run.act.flatten(2, 3).permute(1, 2, 0, 3))
+        np.matmul(joined, products.numpy().transpose(0, 2, 1), out=grad_W.numpy().reshape(G, joined.shape[1], -1))
