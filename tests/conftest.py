@@ -9,13 +9,14 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-# The same examples every time: a sceptic must see what CI saw. Other ones: NEM_FUZZ=1.
+# The same examples every time: a sceptic must see what CI saw. Other ones: NEM_FUZZ_RANDOM=1 (how many examples the
+# fuzz tests take is a matter of its own: NEM_FUZZ, see tests/faults/test_fuzz.py).
 settings.register_profile(
     "suite",
     deadline=None,
     max_examples=40,
     suppress_health_check=[HealthCheck.too_slow],
-    derandomize=not os.environ.get("NEM_FUZZ"),
+    derandomize=not os.environ.get("NEM_FUZZ_RANDOM"),
 )
 settings.load_profile("suite")
 ROOT = Path(__file__).parent.parent
