@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import io
+import re
 import reprlib
 import sys
 from datetime import date, datetime
@@ -41,8 +42,29 @@ MAX_DEPTH = 16
 """Nesting of a params file; the schema has 6 levels."""
 
 
+UNION_MEMBERS = ("int", "str", "constrained-int", "constrained-str")
+"""What pydantic adds to the place of a fault in ``int | str``: no part of a parameter's name."""
+
 DERIVED = ("sources", "video_sets", "fx_tasks", "video_tasks")
 """Lists that follow from ``tasks``."""
+
+
+LONGEST = 512
+"""Slices of a clip, days of a window, at most."""
+
+MOST = 1_000_000
+"""Of anything that is counted in steps, sequences or clips: beyond any use, within what integers and memory hold."""
+
+STEEPEST = 10.0
+"""The largest annealing exponent: after one epoch a thousandth is left, and the power stays far from overflow."""
+
+PathText = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f]+$")]
+"""A path: one line of text."""
+
+DayIndex = Annotated[int, Field(ge=0, le=10_000_000)]
+IsoDate = Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$")]
+GroupNumber = Annotated[int, Field(ge=0, le=MOST)]
+GroupName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")]
 
 
 class ParamsError(ValueError):
@@ -61,16 +83,18 @@ class FxAcquire(Section):
     source: Literal["synthetic", "paper", "csv"] = Field(
         "synthetic", description="synthetic: seeded generator | paper: the paper's USD/INR file | csv: your own file"
     )
-    csv_path: str | None = Field(None, description="file for source csv: Date, Open, High, Low and Price (or Close)")
+    csv_path: PathText | None = Field(
+        None, description="file for source csv: Date, Open, High, Low and Price (or Close)"
+    )
     synthetic_days: int = Field(2400, ge=32, le=200_000, description="length of the synthetic series [days]")
 
 
 class FxWindows(Section):
     """How the series becomes training and test windows (Section 6.3 of the paper)."""
 
-    window: int = Field(4, ge=1, le=512, description="T, days that a prediction looks back on [days]")
-    train_end: int | str = Field(
-        1980, description="last training day: 0-based day index, or an ISO date (the last day on or before it)"
+    window: int = Field(4, ge=1, le=LONGEST, description="T, how far a prediction looks back [days]")
+    train_end: DayIndex | IsoDate = Field(
+        1980, description="last training day: 0-based day index [days], or an ISO date (the last day on or before it)"
     )
     validation_fraction: float = Field(
         0.1, ge=0, lt=0.9, description="tail of the training days that `make tune` holds out [fraction]"
@@ -82,6 +106,17 @@ class FxWindows(Section):
     def _date(cls, value: object) -> object:
         """YAML reads an ISO date without quotes as a date."""
         return value.isoformat() if isinstance(value, date) and not isinstance(value, datetime) else value
+
+    @field_validator("train_end")
+    @classmethod
+    def _calendar(cls, value: int | str) -> int | str:
+        """The form of a date is not yet a day of the calendar."""
+        if isinstance(value, str):
+            try:
+                date.fromisoformat(value)
+            except ValueError:
+                raise ValueError("expected a day of the calendar as YYYY-MM-DD") from None
+        return value
 
 
 class Fx(Section):
@@ -104,30 +139,48 @@ class VideoAcquire(Section):
         description="rar, zip: that archive, from mirror or network | folder: unpacked in the mirror | auto: what the "
         "mirror holds, else rar",
     )
-    folder: str | None = Field(None, description="root of class/group/clip or class/clip for source folder")
+    folder: PathText | None = Field(None, description="root of class/group/clip or class/clip for source folder")
     group_pattern: str = Field(
         r"_g?(\d+)(?:_c?\d+)?$",
+        min_length=1,
+        max_length=500,
         description="regular expression on the file stem whose first group is the clip's group (source folder)",
     )
-    vectors_path: str | None = Field(
+    vectors_path: PathText | None = Field(
         None,
         description="parquet of class, image, feature for source vectors; null: features/bottlenecks_2015.parquet of "
         "the mirror",
     )
-    synthetic_groups: int = Field(6, ge=2, le=99, description="groups per class of the synthetic set")
-    synthetic_clips: int = Field(2, ge=1, le=99, description="clips per group of the synthetic set")
+    synthetic_groups: int = Field(6, ge=2, le=99, description="size of the synthetic set [groups per class]")
+    synthetic_clips: int = Field(2, ge=1, le=99, description="size of the synthetic set [clips per group]")
+
+    @field_validator("group_pattern")
+    @classmethod
+    def _compiles(cls, pattern: str) -> str:
+        """Compile it now: the stage that uses it may be an hour of unpacking away."""
+        try:
+            groups = re.compile(pattern).groups
+        except (re.error, RecursionError, OverflowError) as error:
+            raise ValueError(f"expected a regular expression ({error}); see the re module of Python") from None
+        if not groups:
+            raise ValueError("expected a group (…) that catches the clip's group, found none")
+        return pattern
 
 
 class VideoFrames(Section):
     """How frames are sampled (Section 6 of the paper: 1.4 frames per second, 7 frames a clip)."""
 
-    rate: float = Field(1.4, gt=0, le=120, description="sampled frames per second within a clip [1/s]")
-    per_clip: int = Field(7, ge=1, le=512, description="T, frames per clip")
-    phases: int = Field(1, ge=1, le=64, description="samples at phases x rate; a clip takes every phases-th frame")
+    rate: float = Field(1.4, ge=0.01, le=120, description="sampled frames per second within a clip [1/s]")
+    per_clip: int = Field(7, ge=1, le=LONGEST, description="T, length of a clip [frames]")
+    phases: int = Field(
+        1, ge=1, le=64, description="samples at phases x rate; a clip takes every phases-th frame [samples per frame]"
+    )
     short: Literal["pad", "skip"] = Field(
         "pad", description="videos too short for one clip: repeat the last frame | skip"
     )
-    jpeg_quality: int = Field(95, ge=1, le=101, description="quality of stored frames, 1-100; 101 = lossless PNG")
+    jpeg_quality: int = Field(
+        95, ge=1, le=101, description="quality of stored frames [JPEG scale of 1-100]; 101 = lossless PNG"
+    )
     max_bad_fraction: float = Field(0.05, ge=0, le=1, description="stop when more videos than this are bad [fraction]")
 
 
@@ -137,11 +190,11 @@ class VideoFeatures(Section):
     weights: Literal["random", "imagenet", "file"] = Field(
         "random", description="random: seeded | imagenet: torchvision's IMAGENET1K_V1 | file: weights_path"
     )
-    weights_path: str | None = Field(None, description="state_dict for weights file (.safetensors or .pth)")
+    weights_path: PathText | None = Field(None, description="state_dict for weights file (.safetensors or .pth)")
     preprocessing: Literal["torchvision", "inception-2015"] = Field(
         "torchvision", description="torchvision: ImageNet mean and deviation | inception-2015: (x - 128) / 128"
     )
-    batch_size: int = Field(16, ge=1, le=4096, description="frames per forward pass")
+    batch_size: int = Field(16, ge=1, le=4096, description="size of a forward pass [frames]")
     precision: Literal["float32", "autocast"] = Field("float32", description="autocast: 16-bit on CUDA")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is one")
 
@@ -149,11 +202,13 @@ class VideoFeatures(Section):
 class VideoClips(Section):
     """How frames become labelled clips, and clips become splits."""
 
-    stride: int = Field(1, ge=1, le=512, description="start a clip at every stride-th sampled frame")
-    per_class: int = Field(48, ge=2, le=1_000_000, description="pseudo-clips per class (source vectors)")
+    stride: int = Field(1, ge=1, le=LONGEST, description="from one clip's start to the next [sampled frames]")
+    per_class: int = Field(48, ge=2, le=MOST, description="size of the set for source vectors [pseudo-clips per class]")
     test_fraction: float = Field(1 / 6, gt=0, lt=1, description="test share: the paper's 5:1 split [fraction]")
-    leave_group_out: int | str | None = Field(
-        None, description="split by groups: hold out the group of this name in each class, instead of test_fraction"
+    leave_group_out: GroupNumber | GroupName | None = Field(
+        None,
+        description="split by groups: hold out the group of this name [number or text] in each class, instead of "
+        "test_fraction",
     )
 
 
@@ -169,8 +224,10 @@ class Video(Section):
 class ModeValues(Section):
     """One number per noise mode."""
 
-    additive: float = Field(ge=0, le=1e6)
-    multiplicative: float = Field(ge=0, le=1e6)
+    additive: float = Field(
+        ge=0, le=1e6, description="of added noise [sigma: scaled target units | gate units; decay: 1]"
+    )
+    multiplicative: float = Field(ge=0, le=1e6, description="of the factor, whose mean is 1 [1]")
 
 
 class PlaceValues(Section):
@@ -194,15 +251,26 @@ def _everywhere(value: float) -> PlaceValues:
 class CellTraining(Section):
     """Network size and optimiser of one cell on one task."""
 
-    hidden: int = Field(50, ge=1, le=65_536, description="J, hidden units")
-    epochs: int = Field(100, ge=1, le=1_000_000, description="R, epochs at which results are read")
-    max_epochs: int = Field(150, ge=1, le=1_000_000, description="train on to here, to place negative speed-ups")
-    batch_size: int = Field(64, ge=1, le=1_000_000, description="B, sequences per gradient step")
+    hidden: int = Field(50, ge=1, le=65_536, description="J, size of the hidden layer [units]")
+    epochs: int = Field(100, ge=1, le=MOST, description="R, after which results are read [epochs]")
+    max_epochs: int = Field(150, ge=1, le=MOST, description="train on to here, to place negative speed-ups [epochs]")
+    batch_size: int = Field(64, ge=1, le=MOST, description="B, size of a gradient step [sequences]")
     optimiser: Literal["sgd", "adam", "rmsprop"] = Field("sgd", description="update rule")
-    learning_rate: float = Field(0.1, gt=0, le=1e3, description="step size")
-    momentum: float = Field(0.0, ge=0, lt=1, description="momentum of sgd and rmsprop; must be 0 for adam")
+    learning_rate: float = Field(0.1, ge=1e-12, le=1e3, description="step size [1]")
+    momentum: float = Field(0.0, ge=0, lt=1, description="momentum of sgd and rmsprop; must be 0 for adam [1]")
     sigma: PlaceValues = Field(_everywhere(0.1), description="noise standard deviation [scaled target | gate units]")
-    decay: PlaceValues = Field(_everywhere(0.5), description="annealing: sigma / (1 + epoch)^decay, epoch from 0")
+    decay: PlaceValues = Field(_everywhere(0.5), description="annealing: sigma / (1 + epoch)^decay, epoch from 0 [1]")
+
+    @field_validator("decay")
+    @classmethod
+    def _finite_power(cls, decay: PlaceValues) -> PlaceValues:
+        """(1 + epoch)^decay must be a number for every epoch."""
+        largest = max(
+            decay.of(place, mode) for place in ("output", "hidden") for mode in ("additive", "multiplicative")
+        )
+        if largest > STEEPEST:
+            raise ValueError(f"expected exponents of at most {STEEPEST:g}, found {largest:g}")
+        return decay
 
     @model_validator(mode="after")
     def _consistent(self) -> CellTraining:
@@ -272,7 +340,7 @@ class Train(Section):
 class Training(Section):
     """Settings that all tasks and cells share."""
 
-    repetitions: int = Field(2, ge=1, le=10_000, description="paired repetitions (seeds) of every condition")
+    repetitions: int = Field(2, ge=1, le=10_000, description="paired runs (seeds) of every condition [repetitions]")
     conditions: list[str] = Field(list(CONDITIONS), min_length=1, description="noise conditions to train")
     hidden_injection: Literal["forward", "backward"] = Field(
         "forward", description="forward: all downstream sees the noisy gate | backward: only the backward pass does"
@@ -284,10 +352,14 @@ class Training(Section):
         "slice", description="what one NEM test decides on: a time slice's layer | one neuron | all slices together"
     )
     gate_clamp: bool = Field(False, description="clip noisy gates to [0, 1]")
-    first_target: int | None = Field(None, ge=1, description="t0, first slice with a target; null = T, the last")
+    first_target: int | None = Field(
+        None, ge=1, le=LONGEST, description="t0, first slice with a target [slices, from 1]; null = T, the last"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is one")
-    probe: int = Field(1024, ge=1, description="training sequences on which the clean training loss is measured")
-    checkpoint_every: int = Field(25, ge=1, description="epochs between checkpoints")
+    probe: int = Field(
+        1024, ge=1, le=MOST, description="training data that the clean training loss is measured on [sequences]"
+    )
+    checkpoint_every: int = Field(25, ge=1, le=MOST, description="from one checkpoint to the next [epochs]")
     noise_benefit: bool = Field(False, description="log Q_N - Q (70) per epoch, by importance sampling")
 
     @field_validator("conditions")
@@ -305,15 +377,20 @@ class Training(Section):
 class Evaluate(Section):
     """How results are summarised."""
 
-    confidence: float = Field(0.95, gt=0, lt=1, description="level of bootstrap intervals")
-    bootstrap: int = Field(10_000, ge=100, le=10_000_000, description="bootstrap resamples")
+    confidence: float = Field(0.95, gt=0, lt=1, description="level of bootstrap intervals [fraction]")
+    bootstrap: int = Field(10_000, ge=100, le=10_000_000, description="size of the bootstrap [resamples]")
 
 
 class Params(Section):
     """The whole of ``params.yaml``."""
 
-    profile: str = Field("demo", description="the profile that this file was composed from")
-    seed: int = Field(1, ge=0, lt=2**63, description="root of the seed tree")
+    profile: str = Field(
+        "demo",
+        max_length=80,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="the profile that this file was composed from",
+    )
+    seed: int = Field(1, ge=0, lt=2**63, description="root of the seed tree [integer]")
     sources: list[Literal["fx", "video"]] = Field(["fx", "video"], min_length=1, description="data sets to acquire")
     tasks: list[Task] = Field(["fx", "video", "video_groups"], min_length=1, description="tasks to train")
     video_sets: list[Literal["video"]] = Field(
@@ -444,7 +521,7 @@ def _explain(error: ValidationError, source: str) -> str:
     lines = []
     faults = error.errors()
     for fault in faults[:MAX_FAULTS]:
-        place = fault["loc"]
+        place = tuple(part for part in fault["loc"] if part not in UNION_MEMBERS)
         name = _shown(".".join(str(part) for part in place)) or "(whole file)"
         if fault["type"] == "extra_forbidden":
             section = _section_at(place[:-1])
@@ -504,12 +581,13 @@ def profile(name: str) -> Params:
     return validate(_merge(base, {**_read_yaml(source), "profile": name}), str(source))
 
 
-def _commented(section: BaseModel, depth: int = 0) -> CommentedMap:
+def _commented(section: BaseModel, depth: int = 0, *, told: bool = False) -> CommentedMap:
+    """Return a section as YAML; where its own comment has ``told`` what its leaves are, they have none."""
     out = CommentedMap()
     for key, field in type(section).model_fields.items():
         value = getattr(section, key)
         if isinstance(value, BaseModel):
-            out[key] = _commented(value, depth + 1)
+            out[key] = _commented(value, depth + 1, told=told or bool(field.description))
             note = field.description or (type(value).__doc__ or "").split("\n")[0]
             if depth == 0 or field.description:
                 out.yaml_set_comment_before_after_key(key, before=note, indent=2 * depth)
@@ -521,7 +599,7 @@ def _commented(section: BaseModel, depth: int = 0) -> CommentedMap:
             out[key] = items
         else:
             out[key] = value
-        if field.description:
+        if field.description and not told:
             out.yaml_set_comment_before_after_key(key, before=field.description, indent=2 * depth)
     return out
 

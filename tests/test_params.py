@@ -1,8 +1,14 @@
 """Parameters: every fault is found before any work starts, and named."""
 
+import math
+import re
+import types
+import typing
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from pipeline import params
 from tests.conftest import ROOT
@@ -17,10 +23,110 @@ def test_the_committed_params_are_the_demo_profile():
             assert params.validate(made.model_dump()) == made
 
 
+def members(annotation):
+    """The types that a value may have: those of a union, and of a list's items."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return [found for each in typing.get_args(annotation) for found in members(each)]
+    if typing.get_origin(annotation) is list:
+        return members(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) is typing.Annotated:
+        kind, *notes = typing.get_args(annotation)
+        return [(found, [*notes, *more]) for found, more in members(kind)]
+    return [(annotation, [])]
+
+
+def leaves(section, place=()):
+    """Every parameter below a section, with its field."""
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from leaves(field.annotation, (*place, name))
+        else:
+            yield (*place, name), field
+
+
+def limits(notes):
+    """The limits that annotations set, by name: ge, gt, le, lt, pattern, …"""
+    found = {}
+    for note in notes:
+        for each in getattr(note, "metadata", None) or [note]:
+            named = getattr(each, "__dict__", None) or {
+                key: getattr(each, key) for key in ("ge", "gt", "le", "lt") if hasattr(each, key)
+            }
+            found |= {key: value for key, value in named.items() if value is not None}
+    return found
+
+
+LEAVES = sorted(leaves(params.Params), key=lambda each: each[0])
+CHECKED_BY_CODE = {
+    "video.acquire.group_pattern": "(",
+    "training.conditions": ["none", "anything"],
+}
+"""Texts that code of the schema checks and no pattern can, each with a value that must be refused."""
+
+
+@pytest.mark.parametrize(("place", "field"), [pytest.param(*leaf, id=".".join(leaf[0])) for leaf in LEAVES])
+def test_every_parameter_has_a_meaning_a_unit_and_a_finite_range(place, field):
+    name = ".".join(place)
+    kinds = members(field.annotation)
+    assert len(field.description or "") > 5, f"{name}: no description"
+    for kind, notes in kinds:
+        limit = limits([*field.metadata, *notes])
+        if kind in (int, float):
+            assert re.search(r"\[[^\]]+\]", field.description), f"{name}: no [unit] in {field.description!r}"
+            low, high = limit.get("ge", limit.get("gt")), limit.get("le", limit.get("lt"))
+            assert math.isfinite(math.nan if low is None else low), f"{name}: no lower bound"
+            assert math.isfinite(math.nan if high is None else high), f"{name}: no upper bound"
+            for beyond in (low - 1, high + 1, 10**40, -(10**40)):
+                assert refused(place, float(beyond) if kind is float else beyond), f"{name}: {beyond} passes"
+        elif kind is str and name in CHECKED_BY_CODE:
+            assert refused(place, CHECKED_BY_CODE[name]), name
+        elif kind is str:
+            assert "pattern" in limit, f"{name}: any text passes"
+            assert refused(place, "\0"), name
+        else:
+            assert kind in (bool, type(None)) or typing.get_origin(kind) is typing.Literal, f"{name}: {kind}"
+            if kind is not type(None):
+                assert refused(place, "no such choice"), name
+
+
+def refused(place, value):
+    """Whether a value is refused, and the message names its parameter."""
+    content = params.Params().model_dump()
+    if place[0] == "tasks":
+        content = {key: value for key, value in content.items() if key not in params.DERIVED}
+    node = content
+    for part in place[:-1]:
+        node = node[part]
+    node[place[-1]] = [value] if isinstance(node[place[-1]], list) and not isinstance(value, list) else value
+    try:
+        params.validate(content)
+    except params.ParamsError as error:
+        return ".".join(place) in str(error)
+    return False
+
+
+def test_no_parameter_is_left_out_of_that_walk():
+    def names(content, place=()):
+        for key, value in content.items():
+            yield from names(value, (*place, key)) if isinstance(value, dict) else [(*place, key)]
+
+    assert sorted(names(params.Params().model_dump())) == [place for place, _ in LEAVES]
+
+
+def test_a_section_leaf_by_leaf_is_told_once(project):
+    text = params.render(params.profile("demo"))
+    assert text.count("# noise standard deviation") == 6
+    assert "of the factor" not in text
+
+
 def test_what_is_rendered_reads_back(project):
     made = params.profile("fx")
     (project / "params.yaml").write_text(params.render(made))
     assert params.load() == made
+
+
+NONE = {"additive": 0.0, "multiplicative": 0.0}
+STEEP = {"output": NONE, "hidden": NONE | {"multiplicative": 11.0}}
 
 
 @pytest.mark.parametrize(
@@ -30,7 +136,15 @@ def test_what_is_rendered_reads_back(project):
         ({"fx": {"windows": {"windw": 4}}}, r"fx\.windows\.windw: unknown parameter; did you mean 'window'\?"),
         ({"train": {"fx": {"lstm": {"learning_rat": 1}}}}, "did you mean 'learning_rate'"),
         ({"train": {"fx": {"lstm": {"learning_rate": "fast"}}}}, "found 'fast'"),
-        ({"train": {"fx": {"lstm": {"learning_rate": 0}}}}, "greater than 0"),
+        ({"train": {"fx": {"lstm": {"learning_rate": 0}}}}, "greater than or equal to"),
+        ({"train": {"fx": {"lstm": {"learning_rate": 1e-300}}}}, r"lstm\.learning_rate: .*greater than or equal to"),
+        ({"fx": {"windows": {"train_end": 10**40}}}, r"fx\.windows\.train_end: .*less than or equal to 10000000"),
+        ({"fx": {"windows": {"train_end": -(10**40)}}}, r"fx\.windows\.train_end: .*greater than or equal to 0"),
+        ({"fx": {"windows": {"train_end": "2011-02-30"}}}, r"fx\.windows\.train_end: .*day of the calendar"),
+        ({"video": {"acquire": {"group_pattern": "(x"}}}, r"video\.acquire\.group_pattern: .*regular expression"),
+        ({"video": {"acquire": {"group_pattern": "x"}}}, r"video\.acquire\.group_pattern: .*expected a group"),
+        ({"video": {"acquire": {"folder": "a\0b"}}}, r"video\.acquire\.folder: .*match pattern"),
+        ({"train": {"fx": {"gru": {"decay": STEEP}}}}, r"train\.fx\.gru\.decay: .*exponents of at most 10, found 11"),
         ({"train": {"fx": {"lstm": {"learning_rate": float("nan")}}}}, "finite"),
         ({"train": {"fx": {"lstm": {"epochs": 100, "max_epochs": 50}}}}, "max_epochs >= epochs"),
         ({"train": {"fx": {"gru": {"optimiser": "adam", "momentum": 0.9}}}}, "momentum 0"),
