@@ -72,7 +72,7 @@ ifdef QUICK
 else
 	@$(BIN)/dvc repro study/dvc.yaml:publish
 	@$(BIN)/python -m stages.study track full
-	@echo "Verdicts: data/results/claims.csv; tables and pictures: data/study/full/results"
+	@echo "Verdicts and pictures: data/results/study.html; tables: data/study/full/results"
 endif
 
 lint: setup ## Check style and types

@@ -9,7 +9,6 @@ from typing import Any
 
 import jinja2
 import numpy as np
-import pandas as pd
 
 from pipeline import paths, records
 from pipeline.evaluation import paper, tables
@@ -200,22 +199,24 @@ def _section(outcome: Outcome, figures: list[Path], vectors: bool) -> dict[str, 
     }
 
 
-def _study() -> dict[str, Any] | None:
-    """Return the study's verdicts and pictures, ``None`` before `make study` has run.
+def _words(value: Any) -> str:  # noqa: ANN401 - a value of a source's record
+    """Return a value of a source's record as text: ``diving (4 clips, 2 groups), …`` where it is nested."""
+    if not isinstance(value, dict):
+        return str(value)
+    return ", ".join(
+        f"{name} ({', '.join(f'{count} {what}' for what, count in each.items())})"
+        if isinstance(each, dict)
+        else f"{name} {each}"
+        for name, each in value.items()
+    )
 
-    A view, like MLflow: the study has a pipeline of its own, so a report written before it does not show it, and the
-    stage that writes this page does not depend on it.
-    """
-    folder = paths.DATA / "study" / "full" / "results"
-    if not (folder / "claims.csv").is_file():
-        return None
-    table = pd.read_csv(folder / "claims.csv", dtype=str, keep_default_na=False)
-    rows = []
-    for claim in table.to_dict("records"):
-        interval = f" [{claim['ci_low']}, {claim['ci_high']}]" if claim["ci_low"] else ""
-        tone = {"reproduced": "better", "contradicted": "worse"}.get(claim["verdict"], "")
-        rows.append({**claim, "ours": claim["ours"] + interval, "tone": tone})
-    return {"claims": rows, "figures": [Picture.of(file) for file in sorted(folder.glob("study_*.png"))]}
+
+def render(template: str, **values: Any) -> str:  # noqa: ANN401 - whatever the template shows
+    """Return one of this package's pages; a value that its template names and nobody gives is an error."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    return environment.get_template(template).render(**values)
 
 
 def write(
@@ -229,21 +230,21 @@ def write(
         figures: per (task, cell), its figures.
         extra: figures that belong to no run.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
-    )
     sources = {name: records.read_json(paths.source_record(name)) for name in params.sources}
     vectors = any(source["source"] == "vectors" for source in sources.values())
-    page = environment.get_template("report.html.j2").render(
+    about = {
+        name: {key.replace("_", " "): _words(value) for key, value in each.items()} for name, each in sources.items()
+    }
+    page = render(
+        "report.html.j2",
         profile=params.profile,
         seed=params.seed,
         confidence=f"{100 * params.evaluate.confidence:g}",
         outcomes=outcomes,
-        sources=sources,
+        sources=about,
         demo=any(source.get("source") == "synthetic" for source in sources.values()),
         pseudo=vectors,
         sections=[_section(each, figures.get((each.run.task, each.run.cell), []), vectors) for each in outcomes],
         extra=[Picture.of(file) for file in extra],
-        study=_study(),
     )
     records.write_text(paths.REPORT, page)

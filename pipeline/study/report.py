@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline import paths, records
+from pipeline.evaluation.report import Picture, render
 from pipeline.evaluation.tables import write_frame
 from pipeline.study import claims, data, figures, runs, summary
 from pipeline.study.plan import CELLS, EVERY, REGIMES, SAME_RATE, TASKS, Study, Task
@@ -18,7 +19,7 @@ from pipeline.study.plan import CELLS, EVERY, REGIMES, SAME_RATE, TASKS, Study, 
 DOCUMENT = Path("docs/study.md")
 IMAGES = Path("docs/images")
 START, END = "<!-- results:start -->", "<!-- results:end -->"
-PUBLISHED = paths.RESULTS / "claims.csv"
+PUBLISHED = ("claims.csv", "study.html")
 ROUND_OFF = 1e-4
 """Effects smaller than this [%, points] are printed as 0."""
 AXES = tuple(summary.SETTING)
@@ -88,8 +89,32 @@ def write(study: Study, profile: str) -> None:
         write_frame(table, folder / f"{name}.csv")
     figures.draw(tables, study, folder)
     records.write_text(folder / "study.md", markdown(tables, study, source))
+    records.write_text(folder / "study.html", page(tables["claims"], study, source, sorted(folder.glob("study_*.png"))))
     count = tables["claims"].verdict.str.replace(r" only if .*", " only if …", regex=True).value_counts()
     print("study: " + ", ".join(f"{n} {name}" for name, n in count.items()))
+
+
+def page(judged: pd.DataFrame, study: Study, source: dict[str, Any], pictures: list[Path]) -> str:
+    """Return the verdicts and pictures as one self-contained HTML page.
+
+    Args:
+        judged: a row for each claim.
+        study: the study's settings.
+        source: where its data came from.
+        pictures: PNG files.
+    """
+    rows = []
+    for claim in judged.to_dict("records"):
+        interval = f" [{claim['ci_low']}, {claim['ci_high']}]" if claim["ci_low"] else ""
+        tone = {claims.REPRODUCED: "better", claims.CONTRADICTED: "worse"}.get(claim["verdict"], "")
+        rows.append({**claim, "ours": claim["ours"] + interval, "tone": tone})
+    return render(
+        "study.html.j2",
+        claims=rows,
+        evidence={figures.TITLES[task]: words for task, words in evidence(source).items()},
+        figures=[Picture.of(file) for file in pictures],
+        repetitions=study.final_repetitions,
+    )
 
 
 def table(frame: pd.DataFrame) -> str:
@@ -218,9 +243,10 @@ def _variants(frame: pd.DataFrame) -> str:
     return table(pd.DataFrame(lines))
 
 
-def publish(profile: str, destination: Path = PUBLISHED) -> None:
-    """Copy a profile's verdicts to where the results of the main pipeline lie."""
-    records.write_bytes(destination, (results(profile) / "claims.csv").read_bytes())
+def publish(profile: str) -> None:
+    """Copy a profile's verdicts and page to where the results of the main pipeline lie."""
+    for name in PUBLISHED:
+        records.write_bytes(paths.RESULTS / name, (results(profile) / name).read_bytes())
 
 
 def document(profile: str) -> None:

@@ -1,5 +1,6 @@
 """The study's path: killed and resumed to the same bytes, and whole under DVC in its quick profile."""
 
+import base64
 import shutil
 import signal
 import subprocess
@@ -203,7 +204,7 @@ def test_features_of_the_main_pipeline_become_clips_whose_groups_stay_together(p
     assert set().union(*sides) == set(owner.values())
 
 
-def test_the_report_shows_the_study_once_it_has_run(project):
+def test_the_report_does_not_depend_on_whether_the_study_has_run(project):
     from pipeline.evaluation import evaluate
     from tests.evaluation import fabricate
 
@@ -211,13 +212,22 @@ def test_the_report_shows_the_study_once_it_has_run(project):
     settings = settings.model_copy(update={"cells": ["lstm"]})
     fabricate.run(settings, "lstm")
     evaluate.evaluate(settings)
-    assert "When does it help?" not in paths.REPORT.read_text()
-    row = dict.fromkeys(claims.COLUMNS, "") | {"claim": "1. It <helps>", "ours": "+1 %", "verdict": "contradicted"}
-    folder = report.results("full")
-    records.write_text(folder / "claims.csv", pd.DataFrame([row]).to_csv(index=False))
-    records.write_bytes(folder / "study_theory.png", b"picture")
-    evaluate.evaluate(settings)
     page = paths.REPORT.read_text()
-    assert "When does it help?" in page
+    assert 'href="study.html"' in page
+    records.write_text(report.results("full") / "claims.csv", "claim,verdict\nIt helps,reproduced\n")
+    records.write_bytes(report.results("full") / "study_theory.png", b"picture")
+    evaluate.evaluate(settings)
+    assert paths.REPORT.read_text() == page
+
+
+def test_the_page_shows_verdicts_as_text_and_pictures_inlined(tmp_path):
+    row = dict.fromkeys(claims.COLUMNS, "") | {"claim": "1. It <helps>", "ours": "+1 %", "verdict": "contradicted"}
+    row |= {"ci_low": "0", "ci_high": "2"}
+    (tmp_path / "study_theory.png").write_bytes(b"picture")
+    source = {"fx": {"source": "synthetic"}, "clips": {"source": "generated"}}
+    page = report.page(pd.DataFrame([row]), plan.load("quick"), source, [tmp_path / "study_theory.png"])
     assert "It &lt;helps&gt;" in page
+    assert "+1 % [0, 2]" in page
     assert '<td class="worse">contradicted</td>' in page
+    assert base64.b64encode(b"picture").decode() in page
+    assert page.count("GENERATED") == page.count("SYNTHETIC") == 1
