@@ -62,7 +62,7 @@ PathText = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00
 """A path: one line of text."""
 
 DayIndex = Annotated[int, Field(ge=0, le=10_000_000)]
-IsoDate = Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$")]
+DayText = Annotated[str, Field(max_length=40)]
 GroupNumber = Annotated[int, Field(ge=0, le=MOST)]
 GroupName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")]
 
@@ -93,7 +93,7 @@ class FxWindows(Section):
     """How the series becomes training and test windows (Section 6.3 of the paper)."""
 
     window: int = Field(4, ge=1, le=LONGEST, description="T, how far a prediction looks back [days]")
-    train_end: DayIndex | IsoDate = Field(
+    train_end: DayIndex | DayText = Field(
         1980, description="last training day: 0-based day index [days], or an ISO date (the last day on or before it)"
     )
     validation_fraction: float = Field(
@@ -107,23 +107,29 @@ class FxWindows(Section):
         """YAML reads an ISO date without quotes as a date."""
         return value.isoformat() if isinstance(value, date) and not isinstance(value, datetime) else value
 
-    @field_validator("train_end")
-    @classmethod
-    def _calendar(cls, value: int | str) -> int | str:
-        """The form of a date is not yet a day of the calendar."""
-        if isinstance(value, str):
-            try:
-                date.fromisoformat(value)
-            except ValueError:
-                raise ValueError("expected a day of the calendar as YYYY-MM-DD") from None
-        return value
-
 
 class Fx(Section):
     """The exchange-rate task."""
 
     acquire: FxAcquire = FxAcquire()
     windows: FxWindows = FxWindows()
+
+    @field_validator("windows")
+    @classmethod
+    def _calendar(cls, windows: FxWindows) -> FxWindows:
+        """Ask now whether a date is a day of the calendar; whether the series has it, only the series can say."""
+        value = windows.train_end
+        if isinstance(value, str):
+            try:
+                named = date.fromisoformat(value).isoformat()
+            except ValueError:
+                named = None
+            if named != value:
+                raise ValueError(
+                    f"expected fx.windows.train_end as a day index or as a day of the calendar, YYYY-MM-DD, "
+                    f"found {_value(value)}"
+                )
+        return windows
 
 
 class VideoAcquire(Section):
@@ -153,18 +159,6 @@ class VideoAcquire(Section):
     )
     synthetic_groups: int = Field(6, ge=2, le=99, description="size of the synthetic set [groups per class]")
     synthetic_clips: int = Field(2, ge=1, le=99, description="size of the synthetic set [clips per group]")
-
-    @field_validator("group_pattern")
-    @classmethod
-    def _compiles(cls, pattern: str) -> str:
-        """Compile it now: the stage that uses it may be an hour of unpacking away."""
-        try:
-            groups = re.compile(pattern).groups
-        except (re.error, RecursionError, OverflowError) as error:
-            raise ValueError(f"expected a regular expression ({error}); see the re module of Python") from None
-        if not groups:
-            raise ValueError("expected a group (…) that catches the clip's group, found none")
-        return pattern
 
 
 class VideoFrames(Section):
@@ -219,6 +213,22 @@ class Video(Section):
     frames: VideoFrames = VideoFrames()
     features: VideoFeatures = VideoFeatures()
     clips: VideoClips = VideoClips()
+
+    @field_validator("acquire")
+    @classmethod
+    def _compiles(cls, acquire: VideoAcquire) -> VideoAcquire:
+        """Compile the pattern now: the stage that uses it may have hours of unpacking before it."""
+        pattern = acquire.group_pattern
+        try:
+            groups, fault = re.compile(pattern).groups, "no group"
+        except (re.error, RecursionError, OverflowError) as error:
+            groups, fault = 0, str(error)
+        if not groups:
+            raise ValueError(
+                "expected video.acquire.group_pattern as a regular expression with a group (…) that catches the "
+                f"clip's group, found {_value(pattern)} ({fault})"
+            )
+        return acquire
 
 
 class ModeValues(Section):
@@ -528,7 +538,8 @@ def _explain(error: ValidationError, source: str) -> str:
             near = difflib.get_close_matches(str(place[-1])[:80], section.model_fields if section else [], n=1)
             lines.append(f"  {name}: unknown parameter" + (f"; did you mean {near[0]!r}?" if near else "; remove it"))
         else:
-            lines.append(f"  {name}: {fault['msg']}; found {_value(fault['input'])}")
+            told = fault["type"] == "value_error" and "found" in fault["msg"]
+            lines.append(f"  {name}: {fault['msg']}" + ("" if told else f"; found {_value(fault['input'])}"))
     if len(faults) > MAX_FAULTS:
         lines.append(f"  and {len(faults) - MAX_FAULTS} more")
     return f"{source} has {len(faults)} fault(s):\n" + "\n".join(lines)
