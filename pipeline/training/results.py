@@ -166,7 +166,7 @@ def load(task: Task, cell: Cell) -> Run:
         for repetition in range(run.repetitions):
             if rows[condition, repetition] != 1:
                 raise ValueError(
-                    f"expected one row for repetition {repetition} of {condition} in {folder / 'outcomes.parquet'}, found "
-                    f"{rows[condition, repetition]}; delete {folder} and run `dvc repro train@{task}-{cell}`"
+                    f"expected one row for repetition {repetition} of {condition} in {folder / 'outcomes.parquet'}, "
+                    f"found {rows[condition, repetition]}; delete {folder} and run `dvc repro train@{task}-{cell}`"
                 )
     return run
