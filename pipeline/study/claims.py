@@ -22,9 +22,10 @@ from typing import Any, Literal
 import pandas as pd
 
 from pipeline.conditions import CONDITIONS
+from pipeline.evaluation.statistics import holm
 from pipeline.params import Cell
 from pipeline.study.plan import CELLS, NEM, REGIMES, Study, Task
-from pipeline.study.summary import UNITS, Context, Effect, Measure, Sides, contexts, effect, holm
+from pipeline.study.summary import UNITS, Context, Effect, Measure, Sides, contexts, effect
 
 Status = Literal["for", "against", "open"]
 LEVEL = 0.05

@@ -11,9 +11,7 @@ An *effect* compares two sides over paired repetitions and is positive where the
 
 from __future__ import annotations
 
-import functools
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,9 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from pipeline import seeds
 from pipeline.conditions import Condition
-from pipeline.evaluation.statistics import Interval
+from pipeline.evaluation.statistics import Interval, holm, mean_interval, sign_flip_p_value
 from pipeline.study.plan import EVERY, NEM, SAME_RATE, SINGLE, VARIANTS, Study, Task
 
 Floats = npt.NDArray[np.float64]
@@ -134,64 +131,17 @@ def shown(value: float, measure: Measure) -> float:
     return 100 * float(-np.expm1(-value)) if measure == "error" else value
 
 
-@functools.lru_cache(maxsize=64)
-def _resamples(n: int, count: int, seed: int) -> npt.NDArray[np.int64]:
-    return seeds.numpy_generator(seed, "bootstrap", n).integers(0, n, (count, n))
-
-
-@functools.lru_cache(maxsize=64)
-def _signs(n: int) -> Floats:
-    return np.array(list(itertools.product((1.0, -1.0), repeat=n)))
-
-
 def interval(values: Floats, study: Study) -> Interval:
-    """Return the mean of the finite values with its percentile bootstrap interval.
-
-    As :func:`pipeline.evaluation.statistics.mean_interval`, for thousands of calls: one set of resamples per n.
-    """
-    data = values[np.isfinite(values)]
-    if not len(data):
-        return Interval(None, None, None, 0)
-    if len(data) < 2:
-        return Interval(float(data[0]), None, None, 1)
-    if np.ptp(data) == 0:
-        return Interval(float(data[0]), float(data[0]), float(data[0]), len(data))
-    means = data[_resamples(len(data), study.bootstrap, study.seed)].mean(1)
-    low, high = np.quantile(means, [(1 - study.confidence) / 2, (1 + study.confidence) / 2])
-    return Interval(float(data.mean()), float(low), float(high), len(data))
-
-
-def sign_flip(values: Floats) -> float | None:
-    """Return the exact two-sided sign-flip p-value of paired differences; ``None`` with fewer than two.
-
-    As :func:`pipeline.evaluation.statistics.sign_flip_p_value`, for thousands of calls of at most 16 pairs.
-    """
-    if len(values) < 2:
-        return None
-    sums = np.abs(_signs(len(values)) @ values)
-    return float(np.mean(sums >= np.abs(values.sum()) * (1 - 1e-12)))
-
-
-def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Return Holm-adjusted p-values, in place of those that exist.
-
-    As :func:`pipeline.evaluation.statistics.holm`, whose library collects garbage at each of thousands of calls.
-    """
-    known = sorted((p, k) for k, p in enumerate(p_values) if p is not None)
-    adjusted: list[float | None] = [None] * len(p_values)
-    largest = 0.0
-    for rank, (p, k) in enumerate(known):
-        largest = max(largest, min(1.0, (len(known) - rank) * p))
-        adjusted[k] = largest
-    return adjusted
+    """Return the mean of the finite values with its percentile bootstrap interval."""
+    return mean_interval(values[np.isfinite(values)], study.confidence, study.bootstrap, study.seed)
 
 
 def effect(first: Side, second: Side, measure: Measure, study: Study) -> Effect:
-    """Compare two sides."""
+    """Compare two sides over the repetitions in which neither failed."""
     values = raw(first, second, measure)
     found = interval(values, study)
     mean, low, high = (None if each is None else shown(each, measure) for each in (found.mean, found.low, found.high))
-    return Effect(mean, low, high, sign_flip(values[np.isfinite(values)]), found.n)
+    return Effect(mean, low, high, sign_flip_p_value(values[np.isfinite(values)]), found.n)
 
 
 def group(rows: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:

@@ -5,11 +5,10 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.conditions import CONDITIONS
-from pipeline.evaluation import statistics
 from pipeline.study import claims, plan, runs, summary
 from pipeline.study.claims import CLAIMS, Comparison, status, together, verdict
 from pipeline.study.summary import Effect
@@ -74,28 +73,18 @@ def test_smallness_is_shown_by_the_whole_interval(value, half, margin):
         assert abs(value) > margin
 
 
-@settings(max_examples=10)  # the reference collects garbage at every call
-@given(st.lists(st.none() | st.floats(0, 1), max_size=12))
-def test_holm_is_holm(values):
-    ours, theirs = summary.holm(values), statistics.holm(values)
-    assert [v is None for v in ours] == [v is None for v in theirs]
-    assert [v for v in ours if v is not None] == pytest.approx([v for v in theirs if v is not None])
+def test_an_effect_leaves_failed_networks_out(study):
+    def side(*losses):
+        unknown = np.full(len(losses), np.nan)
+        return summary.Side(np.array(losses), unknown, unknown, unknown, 30)
 
-
-@given(st.lists(st.integers(-20, 20).map(float), min_size=2, max_size=9))
-def test_sign_flips_are_sign_flips(values):
-    assert summary.sign_flip(np.array(values)) == pytest.approx(statistics.sign_flip_p_value(values))
-
-
-def test_intervals_are_percentile_intervals():
-    study = plan.load("full", ROOT / "study" / "params.yaml")
-    values = np.random.default_rng(3).normal(size=10)
-    ours = summary.interval(values, study)
-    theirs = statistics.mean_interval(values, study.confidence, 20_000, study.seed)
-    assert ours.mean == theirs.mean
-    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.08)
+    whole = summary.effect(side(1.0, 2.0, 3.0), side(2.0, 2.0, 4.0), "error", study)
+    failed = summary.effect(side(1.0, 2.0, np.nan, 3.0, 9.0), side(2.0, 2.0, 1.0, 4.0, np.nan), "error", study)
+    assert failed == whole
+    assert (whole.n, whole.p) == (3, 0.5)
+    assert whole.value == pytest.approx(100 * (1 - (1 / 2 * 3 / 4) ** (1 / 3)))
+    assert summary.effect(side(np.nan), side(1.0), "error", study) == Effect(None, None, None, None, 0)
     assert summary.interval(np.array([np.nan, 2.0]), study).low is None
-    assert summary.interval(np.array([np.nan]), study).mean is None
 
 
 def test_claims_speak_of_conditions_that_exist():
