@@ -16,7 +16,6 @@ import pandas as pd
 import pytest
 import torch
 from filelock import FileLock
-from mlflow.tracking import MlflowClient
 from safetensors.torch import save
 
 from pipeline import paths, records, tracking
@@ -25,14 +24,6 @@ from pipeline.training.engine import METRICS, Repetition
 from tests.evaluation import fabricate
 
 CONDITIONS_USED = ["none", "blind-additive-output", "nem-additive-both"]
-
-
-@pytest.fixture(scope="session")
-def blank(tmp_path_factory):
-    """An empty store: making its tables takes seconds, copying them none."""
-    file = tmp_path_factory.mktemp("blank") / "mlflow.db"
-    MlflowClient(f"sqlite:///{file}").search_experiments()
-    return file
 
 
 @pytest.fixture
