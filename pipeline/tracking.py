@@ -5,6 +5,11 @@ of training, killing, restoring from DVC's cache and syncing came before: a run 
 numbers in it; :func:`sync` keeps the one whose digest fits the files, deletes all others of the slot, and makes what
 is missing. Training logs each repetition as it ends with the same keys, so a sync afterwards finds nothing to do; if
 the store cannot be reached, training goes on and a later sync completes it.
+
+Slots belong to a *project* (:func:`project`): on a server that several clones share, each clone keeps one run per slot
+of its own, deletes only its own, and says whose runs it left alone. A clone is known by host and folder, so one that
+moves leaves its old runs behind unless ``NEM_PROJECT`` gives it a name that moves with it. Writers of one folder wait
+for each other; two folders with one ``NEM_PROJECT`` do not, and may hold a slot twice until the next sync.
 """
 
 from __future__ import annotations
@@ -15,9 +20,11 @@ import json
 import logging
 import math
 import os
+import platform
 import subprocess
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,6 +60,10 @@ LARGEST_BATCH = 1000
 """Metrics that one ``log_batch`` call may hold."""
 
 SLOT, DIGEST, COMPLETE, PARENT = "nem.slot", "nem.digest", "nem.complete", "mlflow.parentRunId"
+PROJECT = "nem.project"
+"""Tag: whose run it is."""
+OWN = "this folder"
+"""The project of a store that lies in the project's folder, wherever that is copied or moved to."""
 
 THEOREMS = {
     ("softmax", "additive", "output"): "Theorem 2",
@@ -82,7 +93,22 @@ Curve = list[tuple[int, str, float]]
 
 def store() -> str:
     """Return the tracking URI: ``MLFLOW_TRACKING_URI``, or a SQLite file in the project's root."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or _own_store()
+
+
+def _own_store() -> str:
+    return f"sqlite:///{Path('mlflow.db').resolve()}"
+
+
+def project() -> str:
+    """Return who owns the runs that are made here: ``NEM_PROJECT``, or host and folder in a store that may be shared.
+
+    Two clones never have the same host and folder, so neither takes the other's runs for its own. In the folder's own
+    store there is nobody else, and the name stays when the folder moves.
+    """
+    # Not whether the variable is set: MLflow sets it, too.
+    shared = store() != _own_store()
+    return os.environ.get("NEM_PROJECT") or (f"{platform.node()}:{Path.cwd()}" if shared else OWN)
 
 
 @contextmanager
@@ -117,7 +143,14 @@ def _experiment(client: MlflowClient, task: str) -> str:
     local = Path("mlartifacts", task).resolve().as_uri() if store().startswith("sqlite:") else None
     # The kind opens the UI on training runs and not on traces of language models.
     kind = {"mlflow.experimentKind": "custom_model_development"}
-    return str(client.create_experiment(name, artifact_location=local, tags=kind))
+    try:
+        return str(client.create_experiment(name, artifact_location=local, tags=kind))
+    except MlflowException:
+        # Another project made it since we looked; if it is still missing, the fault is another one.
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            raise
+        return str(found.experiment_id)
 
 
 def digest_of(record: dict[str, Any], curve: Curve) -> str:
@@ -197,12 +230,14 @@ def _theorems(record: dict[str, Any], condition: str) -> str:
 
 
 class _Runs:
-    """The runs of one task and cell in the store, by slot."""
+    """The project's runs of one task and cell in the store, by slot; runs of other projects are counted only."""
 
     def __init__(self, client: MlflowClient, task: str, cell: str) -> None:
         self.client, self.task, self.cell = client, task, cell
         self.experiment = _experiment(client, task)
+        self.project = project()
         self.found: dict[str, list[Any]] = {}
+        self.others: Counter[str] = Counter()
         token = None
         while True:
             page = client.search_runs(
@@ -213,13 +248,17 @@ class _Runs:
                 page_token=token,
             )
             for run in page:
-                self.found.setdefault(run.data.tags.get(SLOT, ""), []).append(run)
+                owner = run.data.tags.get(PROJECT, OWN)
+                if owner == self.project:
+                    self.found.setdefault(run.data.tags.get(SLOT, ""), []).append(run)
+                else:
+                    self.others[owner] += 1
             token = page.token
             if not token:
                 break
 
     def settle(self, slot: str, digest: str) -> Any | None:  # noqa: ANN401 - an mlflow run
-        """Return the one whole run of a slot with this digest, and delete all others of the slot."""
+        """Return the project's one whole run of a slot with this digest, and delete its others of the slot."""
         kept = None
         for run in self.found.get(slot, []):
             tags = run.data.tags
@@ -235,9 +274,16 @@ class _Runs:
         run = self.client.create_run(
             self.experiment,
             run_name=name,
-            tags={**_git_tags(), "nem.cell": self.cell, SLOT: slot, DIGEST: digest, **tags},
+            tags={**_git_tags(), PROJECT: self.project, "nem.cell": self.cell, SLOT: slot, DIGEST: digest, **tags},
         )
         return str(run.info.run_id)
+
+    def forget_all_but(self, slots: set[str]) -> None:
+        """Delete the project's runs of all other slots."""
+        for slot, found in self.found.items():
+            if slot not in slots:
+                for run in found:
+                    self.client.delete_run(run.info.run_id)
 
     def finish(self, run_id: str, failed: bool = False) -> None:
         """Mark a run as whole."""
@@ -320,12 +366,26 @@ def live(record: dict[str, Any]) -> Callable[[Repetition], None]:
     return log
 
 
-def sync(task: str, cell: str) -> int:
+def _tell(others: Counter[str]) -> None:
+    """Say whose runs were seen and left alone, if there were any."""
+    if not others:
+        return
+    named = ", ".join(f"{count} of {owner}" for owner, count in sorted(others.items())[:5])
+    more = f" and of {len(others) - 5} more" if len(others) > 5 else ""
+    print(
+        f"tracking: this project is {project()!r}; the store also holds runs of other projects, which were left alone: "
+        f"{named}{more} (to take over runs of this project's former folder, set NEM_PROJECT to that name)",
+        file=sys.stderr,
+    )
+
+
+def sync(task: str, cell: str, others: Counter[str] | None = None) -> int:
     """Bring the store up to date with the files of one run; return how many runs were made.
 
     Args:
         task: the task.
         cell: the recurrent cell.
+        others: where to count the runs of other projects; without it, they are told on standard error.
 
     Raises:
         FileNotFoundError: there is no finished run.
@@ -346,13 +406,14 @@ def sync(task: str, cell: str) -> int:
                 rows = groups.get((condition, repetition))
                 curve = [] if rows is None else _curve(rows.sort_values("epoch")[list(METRICS)].to_numpy())
                 made += _log_child(runs, parent, run.record, condition, repetition, curve)
-        for slot, others in runs.found.items():
-            if slot not in wanted:
-                for other in others:
-                    client.delete_run(other.info.run_id)
+        runs.forget_all_but(wanted)
         for key, value in _dvc_tags(task, cell).items():
             client.set_tag(parent, key[:250], value)
         _artifacts(client, parent, run.record)
+    if others is None:
+        _tell(runs.others)
+    else:
+        others.update(runs.others)
     return made
 
 
@@ -411,11 +472,12 @@ def _log_model(run_id: str, weights: Path, record: dict[str, Any]) -> None:
 
 def sync_all(params: Params) -> int:
     """Sync every finished run of ``params``; return how many runs were made."""
-    made = 0
+    made, others = 0, Counter[str]()
     for task in params.tasks:
         for cell in params.cells:
             if (paths.run_folder(task, cell) / "run.json").is_file():
-                made += sync(task, cell)
+                made += sync(task, cell, others)
+    _tell(others)
     return made
 
 
@@ -454,10 +516,8 @@ def sync_study(table: pd.DataFrame, axes: Sequence[str], profile: str, parameter
             client.log_batch(run_id, metrics=logged[:LARGEST_BATCH], params=[Param(k, v) for k, v in params.items()])
             runs.finish(run_id)
             made += 1
-        for slot, others in runs.found.items():
-            if slot not in wanted:
-                for other in others:
-                    client.delete_run(other.info.run_id)
+        runs.forget_all_but(wanted)
+    _tell(runs.others)
     return made
 
 
