@@ -93,6 +93,7 @@ def draw(source: Path, destination: Path, classified: Classified, count: int = 3
 
     Raises:
         VideoError: the encoder refuses the destination.
+        OSError: the disk is full or read-only; an older file at the destination stays as it was.
     """
     times = frames.timeline(codec.scan(source))
 
@@ -112,5 +113,4 @@ def draw(source: Path, destination: Path, classified: Classified, count: int = 3
                     break
             yield picture
 
-    destination.parent.mkdir(parents=True, exist_ok=True)
     return codec.write(destination, drawn(), times.rate, codec="mp4v")

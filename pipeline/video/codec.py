@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import mmap
 import os
+import struct
 import sys
+import tempfile
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +21,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from pipeline import records
 
 # Read when the library loads: FFmpeg stays quiet about files that this module reports on itself, and a playlist that
 # calls itself a video cannot make it open the network.
@@ -193,7 +198,11 @@ def _rgb(frame: npt.NDArray[Any]) -> Image:
 
 
 def write(destination: Path, frames: Iterable[Image], rate: float, *, codec: str = "PIM1") -> int:
-    """Write a video and return its number of frames; equal frames give equal bytes.
+    """Write a whole video or none, and return its number of frames; equal frames give equal bytes.
+
+    FFmpeg, as OpenCV drives it, tells nobody that a write failed: a full disk would leave a shorter video. An MPEG
+    stream, which states no length, is therefore written by this process, from a pipe that FFmpeg writes into; the
+    other containers need to seek, but state their length, and that is checked.
 
     Args:
         destination: the file; its suffix chooses the container (``.mpg``, ``.avi``, ``.mp4``).
@@ -203,29 +212,149 @@ def write(destination: Path, frames: Iterable[Image], rate: float, *, codec: str
 
     Raises:
         VideoError: the encoder refuses codec, container, rate or size, or there are no frames.
+        OSError: the disk is full or read-only; nothing is at ``destination`` that was not there before.
     """
-    writer = None
-    count = 0
+    suffix = destination.suffix.lower()
+    if suffix not in (*_STREAMS, *_CONTAINERS):
+        raise VideoError(f"expected a video named {', '.join((*_STREAMS, *_CONTAINERS))}, found {destination.name}")
+    encoder = _Encoder(rate, codec)
+    with records.atomic_path(destination) as temporary, tempfile.TemporaryDirectory(prefix="nem-video-") as folder:
+        target = Path(folder) / f"video{suffix}"
+        if suffix in _STREAMS:
+            with _Piped(target, temporary) as pipe, encoder:
+                for frame in frames:
+                    encoder.add(frame, target)
+                    if pipe.failure is not None:
+                        break
+            failure: OSError | str | None = pipe.failure
+        else:
+            failure = _try(temporary)
+            if failure is None:
+                target.symlink_to(temporary.absolute())
+                with encoder:
+                    for frame in frames:
+                        encoder.add(frame, target)
+                if encoder.count and not _CONTAINERS[suffix](temporary):
+                    failure = f"room for {temporary.stat().st_size} bytes, which lack the end of the video"
+        if failure is not None:
+            raise OSError(
+                f"expected room for the video {destination}, found: {failure}; free some space and run again"
+            ) from (failure if isinstance(failure, OSError) else None)
+        if not encoder.count:
+            raise VideoError("expected at least one frame to write, found none")
+    return encoder.count
+
+
+class _Encoder:
+    """OpenCV's writer, opened with the first frame; leaving the block writes the end of the video."""
+
+    def __init__(self, rate: float, codec: str) -> None:
+        self.rate, self.codec = rate, codec
+        self.writer: cv2.VideoWriter | None = None
+        self.count = 0
+
+    def __enter__(self) -> _Encoder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.writer is not None:
+            self.writer.release()
+
+    def add(self, frame: Image, target: Path) -> None:
+        if self.writer is None:
+            height, width = frame.shape[:2]
+            code = cv2.VideoWriter.fourcc(*self.codec)
+            with _without_stderr():
+                writer = cv2.VideoWriter(str(target), cv2.CAP_FFMPEG, code, self.rate, (width, height))
+            if not writer.isOpened():
+                raise VideoError(
+                    f"expected a video that the encoder can write, found codec {self.codec}, {self.rate:g} frames per "
+                    f"second, {width} x {height}, container {target.suffix}"
+                )
+            self.writer = writer
+        self.writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+        self.count += 1
+
+
+class _Piped:
+    """A named pipe whose bytes a thread writes to a file.
+
+    Attributes:
+        failure: what went wrong with the file, ``None`` so far.
+    """
+
+    def __init__(self, pipe: Path, file: Path) -> None:
+        self.file = file
+        self.failure: OSError | None = None
+        os.mkfifo(pipe)
+        # Not waiting for a writer, which would wait for a reader; and with an end of our own, since a pipe without any
+        # writer looks ended.
+        self.source = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+        self.own_end = os.open(pipe, os.O_WRONLY)
+        os.set_blocking(self.source, True)
+        self.thread = threading.Thread(target=self._copy, daemon=True)
+        self.thread.start()
+
+    def __enter__(self) -> _Piped:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.own_end)
+        self.thread.join()
+        os.close(self.source)
+
+    def _copy(self) -> None:
+        try:
+            with self.file.open("wb") as file:
+                while block := os.read(self.source, _BLOCK):
+                    file.write(block)
+        except OSError as error:
+            self.failure = error
+            while os.read(self.source, _BLOCK):  # a writer that nobody reads from would wait for ever
+                pass
+
+
+def _try(file: Path) -> OSError | None:
+    """Return why a little cannot be written, if so: the encoder gives no reason when it fails to begin."""
     try:
-        for frame in frames:
-            if writer is None:
-                height, width = frame.shape[:2]
-                code = cv2.VideoWriter.fourcc(*codec)
-                with _without_stderr():
-                    writer = cv2.VideoWriter(str(destination), cv2.CAP_FFMPEG, code, rate, (width, height))
-                if not writer.isOpened():
-                    raise VideoError(
-                        f"expected a video that the encoder can write, found codec {codec}, {rate:g} frames per "
-                        f"second, {width} x {height}, container {destination.suffix}"
-                    )
-            writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
-            count += 1
-    finally:
-        if writer is not None:
-            writer.release()
-    if not count:
-        raise VideoError("expected at least one frame to write, found none")
-    return count
+        file.write_bytes(bytes(4096))
+    except OSError as error:
+        return error
+    return None
+
+
+def _whole_mp4(source: Path) -> bool:
+    """Whether the boxes of an MP4 file fill it and its index, which is written last, is there."""
+    with source.open("rb") as file:
+        size, at, kinds = source.stat().st_size, 0, set()
+        while at + 8 <= size:
+            file.seek(at)
+            length, kind = struct.unpack(">I4s", file.read(8))
+            if length == 1:
+                length = int.from_bytes(file.read(8), "big")
+            if length < 8:  # the length of the pictures is 0 until all of them are written
+                return False
+            kinds.add(kind)
+            at += length
+    return at == size and b"moov" in kinds
+
+
+def _whole_avi(source: Path) -> bool:
+    """Whether the RIFF chunks of an AVI file, whose lengths are written last, fill it."""
+    with source.open("rb") as file:
+        size, at = source.stat().st_size, 0
+        while at + 8 <= size:
+            file.seek(at)
+            kind, length = struct.unpack("<4sI", file.read(8))
+            if kind != b"RIFF" or not length:
+                return False
+            at += 8 + length
+    return 0 < at == size
+
+
+_BLOCK = 1 << 16
+_STREAMS = (".mpg", ".mpeg")
+_CONTAINERS = {".mp4": _whole_mp4, ".avi": _whole_avi}
 
 
 @contextmanager

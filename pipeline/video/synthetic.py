@@ -465,10 +465,7 @@ class _Job:
 
 def _write(job: _Job) -> None:
     rate, frames = render(job.seed, job.class_name, job.group, job.clip)
-    part = job.destination.with_name(f"part-{job.destination.name}")
-    part.parent.mkdir(parents=True, exist_ok=True)
-    codec.write(part, frames, rate)
-    part.replace(job.destination)
+    codec.write(job.destination, frames, rate)
     executor.progress(1)
 
 
@@ -480,6 +477,9 @@ def generate(root: Path, seed: int, groups: int, clips: int) -> list[Video]:
         seed: root of the seed tree.
         groups: groups per class.
         clips: clips per group.
+
+    Raises:
+        OSError: the disk is full or read-only.
     """
     jobs, videos = [], []
     for class_name, prefix in UCF11.items():

@@ -9,11 +9,13 @@ from functools import partial
 
 import pytest
 
-from pipeline import paths
+from pipeline import params, paths
 from pipeline.params import VideoAcquire
 from pipeline.video import acquire, layout, synthetic
+from stages import acquire as stage
 from tests.video import samples
 from tests.video.test_archive import zipped
+from tests.video.test_codec import limit
 
 
 @pytest.fixture
@@ -214,3 +216,12 @@ def test_synthetic_videos_are_the_same_for_any_number_of_workers(project, monkey
     assert len(set(first.values())) == 22
     acquire.acquire(VideoAcquire(synthetic_groups=2, synthetic_clips=1), 3)
     assert {video: (paths.VIDEO_CLIPS / video.path).read_bytes() for video in videos} == first
+
+
+def test_drawn_videos_for_which_there_is_no_room_end_the_stage(project, monkeypatch, capsys):
+    monkeypatch.setenv("NEM_EXECUTOR", "serial")
+    (project / "params.yaml").write_text(params.render(params.Params()))
+    with limit(8 * 4096):
+        assert stage.main(["video"]) == 1
+    assert "acquire: expected room for the video" in capsys.readouterr().err
+    assert not paths.VIDEO_RAW.exists()

@@ -1,6 +1,9 @@
 """Decoding believes only what decodes."""
 
+import contextlib
 import hashlib
+import resource
+import threading
 
 import numpy as np
 import pytest
@@ -82,6 +85,60 @@ def test_what_the_encoder_refuses_says_so(tmp_path, arguments):
         codec.write(tmp_path / "a.mpg", [samples.numbered(0)], **{"rate": 25.0, **arguments})
     with pytest.raises(codec.VideoError, match="at least one frame"):
         codec.write(tmp_path / "a.mpg", [], 25.0)
+
+
+@contextlib.contextmanager
+def limit(size):
+    """Let no file grow beyond ``size`` bytes: a full disk, for whoever may not mount one."""
+    kept = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, kept[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, kept)
+
+
+@pytest.mark.parametrize(("suffix", "name"), [(".mpg", "PIM1"), (".avi", "MJPG"), (".mp4", "mp4v")])
+def test_a_full_disk_is_an_error_and_never_a_shorter_video(tmp_path, suffix, name):
+    """Also where what fits ends between two packets and at the end of a page, as on a small tmpfs."""
+    whole = samples.video(tmp_path / f"whole{suffix}", 40, codec_name=name).read_bytes()
+    file = tmp_path / "out" / f"a{suffix}"
+    pages = list(range(0, len(whole), 4096))
+    for size in {0, 1, 100, *pages[:: max(1, len(pages) // 12)], pages[-1], len(whole) - 2048, len(whole) - 1}:
+        with limit(size), pytest.raises(OSError, match=r"expected room for the video .*a\..*free some space"):
+            samples.video(file, 40, codec_name=name)
+        assert not list(file.parent.iterdir()), size
+    with limit(len(whole)):
+        samples.video(file, 40, codec_name=name)
+    assert file.read_bytes() == whole
+    with limit(4096), pytest.raises(OSError, match="expected room"):
+        samples.video(file, 60, codec_name=name)
+    assert file.read_bytes() == whole, "what was there stays"
+
+
+def test_frames_larger_than_a_pipe_are_written(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (1080, 1920, 3), np.uint8)
+    assert codec.write(tmp_path / "a.mpg", [noise] * 3, 25.0) == 3
+    assert (tmp_path / "a.mpg").stat().st_size > 1 << 18
+    assert len(codec.scan(tmp_path / "a.mpg")) == 3
+
+
+def test_other_containers_are_refused(tmp_path):
+    with pytest.raises(codec.VideoError, match=r"expected a video named \.mpg"):
+        samples.video(tmp_path / "a.mkv", 3)
+
+
+def test_frames_that_fail_leave_no_file_and_no_thread(tmp_path):
+    def failing():
+        yield samples.numbered(0)
+        raise RuntimeError("no more")
+
+    for suffix, name in ((".mpg", "PIM1"), (".mp4", "mp4v")):
+        before = threading.active_count()
+        with pytest.raises(RuntimeError, match="no more"):
+            codec.write(tmp_path / f"a{suffix}", failing(), 25.0, codec=name)
+        assert threading.active_count() == before
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture(scope="module")
