@@ -175,7 +175,7 @@ def _in_mirror(mirror: Path | None) -> str | None:
 def _keep_for(sha256: str) -> None:
     """Keep what was unpacked already if it came from the same archive, else clear it."""
     mark = _STORE.with_suffix(".sha256")
-    if not mark.is_file() or mark.read_text() != sha256:
+    if not mark.is_file() or mark.read_bytes() != sha256.encode():
         shutil.rmtree(_STORE, ignore_errors=True)
         records.write_text(mark, sha256)
 

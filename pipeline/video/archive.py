@@ -180,8 +180,10 @@ def _crc_of(source: Path) -> int:
 
 
 def _is_there(target: Path, member: _Member) -> bool:
-    plain = target.is_file() and not target.is_symlink()
-    return plain and target.stat().st_size == member.size and member.crc in (None, _crc_of(target))
+    """Whether a member was unpacked before; one without a sum that could tell is unpacked again."""
+    if not target.is_file() or target.is_symlink() or target.stat().st_size != member.size:
+        return False
+    return member.crc is not None and member.crc == _crc_of(target)
 
 
 def _is_solid(archive: Any) -> bool:  # noqa: ANN401

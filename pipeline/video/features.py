@@ -3,6 +3,7 @@
 A chunk holds 128 consecutive frames, across videos, and is one row group of the table. Chunks are independent: each is
 computed by one thread, so that bytes do not depend on how many processes share the work, and each is kept outside the
 outputs under a key made of its frames, the weights and the settings, so that an interrupted run goes on where it was.
+What is kept carries a digest of its values: a chunk with a flipped bit is computed again.
 
 Parquet cannot be mapped into memory as a matrix (its values lie in pages, between levels), so the same numbers stand
 once more in ``vectors.safetensors``, raw and aligned. :func:`load` maps that file and checks that both belong together.
@@ -26,13 +27,12 @@ import pyarrow.parquet as pq
 import torch
 import torchvision
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
 from pipeline import records
 from pipeline.params import VideoFeatures
-from pipeline.training import executor
+from pipeline.training import checkpoint, executor
 from pipeline.video import codec, frames, inception
 
 CHUNK = 128
@@ -168,8 +168,10 @@ def _extractor(job: _Job) -> inception.Extractor:
     global _loaded  # noqa: PLW0603 - one per worker process
     key = (job.weights_digest, job.preprocessing, job.device, job.half)
     if _loaded is None or _loaded[0] != key:
-        network = inception.Extractor(inception.read(job.weights), job.preprocessing, job.device, half=job.half)
-        _loaded = key, network
+        state = checkpoint.load(job.weights)
+        if state is None:
+            raise ValueError(f"expected the weights that this run kept at {job.weights}, found damage; run again")
+        _loaded = key, inception.Extractor(state, job.preprocessing, job.device, half=job.half)
     return _loaded[1]
 
 
@@ -179,12 +181,12 @@ def _read_chunk(job: _Job) -> npt.NDArray[np.uint8]:
 
 
 def _kept(result: Path, rows: int) -> Vectors | None:
-    """A finished chunk; ``None`` when there is none, or one that a crash of the machine damaged."""
-    try:
-        found: Vectors = np.load(result, mmap_mode="r", allow_pickle=False)
-    except (FileNotFoundError, ValueError, EOFError, OSError):
+    """A finished chunk; ``None`` when there is none, or one that is damaged and so was removed."""
+    found = (checkpoint.load(result) or {}).get("vectors")
+    if found is None or found.shape != (rows, inception.WIDTH) or found.dtype != torch.float32:
         return None
-    return found if found.shape == (rows, inception.WIDTH) and found.dtype == np.float32 else None
+    vectors: Vectors = found.numpy()
+    return vectors
 
 
 def _rows(job: _Job) -> int:
@@ -197,8 +199,7 @@ def _compute(job: _Job, images: npt.NDArray[np.uint8]) -> None:
     vectors = np.concatenate([network(images[start : start + job.batch_size]) for start in batches])
     if not np.isfinite(vectors).all():
         raise ValueError(f"expected finite features, found NaN or infinity in the chunk from {job.parts[0].file}")
-    with records.atomic_path(job.result) as temporary, temporary.open("wb") as file:
-        np.save(file, vectors)
+    checkpoint.save(job.result, {"vectors": torch.from_numpy(vectors)})
     executor.progress(len(images))
 
 
@@ -251,6 +252,7 @@ def extract(root: Path, settings: VideoFeatures, seed: int, destination: Path, s
     Raises:
         FileNotFoundError: frames, manifest or weights are missing.
         ValueError: damaged frames, wrong weights, no such device, or a feature that is not finite.
+        OSError: the disk is full or read-only; finished chunks stay.
         DownloadError: the ImageNet weights cannot be had.
     """
     device = device_of(settings)
@@ -270,13 +272,12 @@ def extract(root: Path, settings: VideoFeatures, seed: int, destination: Path, s
         "opencv": codec.VERSION,
     }
     weights = store / f"weights-{weights_digest[:16]}.safetensors"
-    if not weights.is_file():
-        with records.atomic_path(weights) as temporary:
-            save_file(state, temporary)
+    if checkpoint.load(weights) is None:
+        checkpoint.save(weights, state)
     jobs = [
         _Job(
             parts,
-            store / f"{_digest([_FORMAT, about, content])[:40]}.npy",
+            store / f"{_digest([_FORMAT, about, content])[:40]}.safetensors",
             weights,
             weights_digest,
             settings.preprocessing,

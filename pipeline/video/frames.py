@@ -6,7 +6,7 @@ wrong rate in the header). The last frame lasts as long as the others.
 
 Each distinct frame is resized, encoded once and stored in one parquet file per video, and ``samples`` says how many
 consecutive samples show it. Work is resumable: a video's result is kept outside the outputs under a key made of its
-content and the settings, and all results move into place together at the end.
+content and the settings, with its own SHA-256 beside it, and all results move into place together at the end.
 """
 
 from __future__ import annotations
@@ -167,9 +167,16 @@ def _result_file(job: _Job, sha256: str) -> Path:
     return job.store / f"{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:40]}.parquet"
 
 
+def _sum_file(result: Path) -> Path:
+    """Where the SHA-256 of a result is kept: a flipped bit in it must cost time, never give another frame."""
+    return result.with_suffix(".sha256")
+
+
 def _kept(result: Path) -> _Facts | None:
-    """The facts of a finished result; ``None`` when there is none, or one that a crash of the machine damaged."""
+    """The facts of a finished result; ``None`` when there is none, or one that is damaged."""
     try:
+        if _sum_file(result).read_bytes() != records.sha256_of(result).encode():
+            return None
         return _Facts(**json.loads(pq.read_schema(result).metadata[b"facts"]))
     except (FileNotFoundError, pa.ArrowException, KeyError, TypeError, ValueError):
         return None
@@ -185,6 +192,7 @@ def _work(job: _Job) -> tuple[Path, _Facts]:
             {name: [row[k] for row in rows] for k, name in enumerate(FRAME_SCHEMA.names)}, schema=FRAME_SCHEMA
         )
         records.write_table(result, table, {"facts": json.dumps(asdict(facts), sort_keys=True)})
+        records.write_text(_sum_file(result), records.sha256_of(result))
     executor.progress(1)
     return result, facts
 

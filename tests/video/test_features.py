@@ -1,5 +1,6 @@
 """Each distinct frame has one feature, whatever interrupts the work and however many processes share it."""
 
+import random
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from pipeline.params import VideoFeatures, VideoFrames
 from pipeline.video import features, frames, inception
 from pipeline.video.layout import Video
 from tests.video import samples
+from tests.video.test_codec import limit
 
 LENGTHS = {"a/1/x": 60, "b/1/y": 90, "b/2/z": 40}
 
@@ -146,13 +148,72 @@ def test_finished_chunks_serve_again_but_only_for_what_made_them(stored, setting
         features.extract(stored, settings.model_copy(update={"batch_size": 3}), 1, tmp_path / "o", tmp_path / "store")
 
 
-def test_a_damaged_chunk_is_computed_again(stored, settings, whole, tmp_path):
+def places(content, count):
+    """Bits to flip: all of a safetensors header and of what precedes it, and some of the rest."""
+    header = 8 * (8 + int.from_bytes(content[:8], "little"))
+    rng = random.Random(len(content))
+    return [*range(header), *(rng.randrange(header, 8 * len(content)) for _ in range(count))]
+
+
+def flip(file, at):
+    content = bytearray(file.read_bytes())
+    content[at // 8] ^= 1 << at % 8
+    file.write_bytes(content)
+
+
+def test_a_bit_that_flips_anywhere_in_a_kept_chunk_makes_it_unusable(stored, settings, tmp_path):
     features.extract(stored, settings, 1, tmp_path / "out", tmp_path / "store")
-    for file in (tmp_path / "store").glob("*.npy"):
-        file.write_bytes(file.read_bytes()[:-100])
-        break
+    file = next((tmp_path / "store").glob("[0-9a-f]*.safetensors"))
+    content = file.read_bytes()
+    rows = next(n for n in (3, 5) if features._kept(file, n) is not None)
+    expected = features._kept(file, rows).copy()
+    noticed = 0
+    for at in places(content, 300):
+        file.write_bytes(content)
+        flip(file, at)
+        found = features._kept(file, rows)
+        assert found is None or np.array_equal(found, expected), f"bit {at}: other numbers"
+        noticed += found is None
+    assert noticed > 1000
+    assert features._kept(file, rows + 1) is None
+
+
+def test_damage_to_what_is_kept_costs_time_and_never_gives_other_numbers(stored, settings, whole, tmp_path):
+    features.extract(stored, settings, 1, tmp_path / "out", tmp_path / "store")
+    kept = sorted((tmp_path / "store").iterdir())
+    assert len(kept) == 4
+    for file in kept:
+        flip(file, 8 * file.stat().st_size - 100)
     features.extract(stored, settings, 1, tmp_path / "out", tmp_path / "store")
     assert content(tmp_path / "out") == content(whole)
+    for file in kept:
+        file.write_bytes(file.read_bytes()[:-100])
+    features.extract(stored, settings, 1, tmp_path / "out", tmp_path / "store")
+    assert content(tmp_path / "out") == content(whole)
+
+
+def test_weights_that_are_damaged_while_the_work_goes_on_stop_it(stored, settings, tmp_path, monkeypatch):
+    original = features._read_chunk
+
+    def damaging(job):
+        flip(job.weights, 8 * job.weights.stat().st_size - 100)
+        return original(job)
+
+    monkeypatch.setattr(features, "_read_chunk", damaging)
+    with pytest.raises(ValueError, match=r"expected the weights that this run kept .*weights-.*run again"):
+        features.extract(stored, settings, 1, tmp_path / "out", tmp_path / "store")
+
+
+@pytest.mark.parametrize("size", [4096, 10 << 20])
+def test_a_full_disk_says_so(stored, settings, tmp_path, size):
+    """The small one has no room for a chunk, the other none for the weights."""
+    features.extract(stored, settings, 1, tmp_path / "out", tmp_path / "store")
+    for file in (tmp_path / "store").glob("weights-*" if size > 4096 else "[0-9a-f]*.safetensors"):
+        file.unlink()
+    with limit(size), pytest.raises(OSError, match=r"expected room for .*store"):
+        features.extract(stored, settings, 1, tmp_path / "again", tmp_path / "store")
+    assert not list((tmp_path / "store").glob(".*"))
+    assert not (tmp_path / "again").exists()
 
 
 def test_missing_frames_are_named(stored, settings, tmp_path):

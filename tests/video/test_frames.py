@@ -1,6 +1,7 @@
 """The frames that are picked are the ones that stand at the sampling times, and every video has its row."""
 
 import json
+import random
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -172,6 +173,28 @@ def test_a_damaged_kept_result_is_made_again(tmp_path):
         run(tmp_path, max_bad_fraction=0.0)
     for file in (tmp_path / "store").glob("*.parquet"):
         file.write_bytes(file.read_bytes()[:-20])
+    run(tmp_path)
+    assert content(tmp_path / "out") == expected
+
+
+def test_a_bit_that_flips_anywhere_in_what_is_kept_makes_it_again(tmp_path):
+    root = tmp_path / "videos"
+    samples.video(root / "a.mpg", 60)
+    (root / "b.mpg").write_bytes(b"")
+    run(tmp_path)
+    expected = content(tmp_path / "out")
+    with pytest.raises(frames.FramesError):
+        run(tmp_path, max_bad_fraction=0.0)
+    files = sorted((tmp_path / "store").iterdir())
+    assert len(files) == 4
+    rng = random.Random(1)
+    for file in files:
+        whole = file.read_bytes()
+        for at in [0, 8 * len(whole) - 1, *(rng.randrange(8 * len(whole)) for _ in range(60))]:
+            changed = bytearray(whole)
+            changed[at // 8] ^= 1 << at % 8
+            file.write_bytes(changed)
+            assert frames._kept(file.with_suffix(".parquet")) is None, f"{file.name}: bit {at}"
     run(tmp_path)
     assert content(tmp_path / "out") == expected
 

@@ -96,7 +96,7 @@ def test_features(folder):
     for file in sorted((folder / "videos").glob("*.mpg"))[4:]:
         file.unlink()
     finish(folder, FRAMES)
-    assert killed_at_random_moments(folder, FEATURES, folder / "chunks", "[0-9a-f]*.npy", 2) > 0
+    assert killed_at_random_moments(folder, FEATURES, folder / "chunks", "[0-9a-f]*.safetensors", 2) > 0
     finish(folder, FEATURES, workers="2")
     found = content(folder / "features")
     for name in ("features", "chunks"):
