@@ -1,7 +1,7 @@
 """Fetching files: the local mirror first, then the network; resumable; nothing is used without a SHA-256.
 
-A file whose hash is known must match it. A file whose hash nobody published is trusted on first use: its hash is
-written to a lock file, and every later fetch must match that.
+A file whose hash is known must match it. A file whose hash nobody published is trusted on first use, if it is what it
+should be at all: its hash is written to a lock file, and every later fetch must match that.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -59,6 +60,7 @@ def fetch(
     sha256: str | None,
     mirror_path: str | None = None,
     lock: Path | None = None,
+    accept: Callable[[Path], None] | None = None,
     pause: float = 1.0,
 ) -> Provenance:
     """Put the file at ``url`` at ``destination``.
@@ -69,6 +71,8 @@ def fetch(
         sha256: its hash; ``None`` trusts on first use and needs ``lock``.
         mirror_path: its place inside the mirror folder, if it may be there.
         lock: JSON file of trusted hashes by URL.
+        accept: raises ``ValueError`` for a file that cannot be the one wanted, such as a portal's page; asked before a
+            file is trusted on first use.
         pause: seconds to wait before the second try; doubled each time.
 
     Raises:
@@ -87,15 +91,32 @@ def fetch(
         expected = sha256
     origin = _place(url, destination, expected, mirror_path, pause)
     found = records.sha256_of(destination)
-    if expected is None and lock is not None:
-        records.write_json(lock, {**known, url: found})
-    elif found != expected:
+    if expected is not None and found != expected:
         destination.unlink()
+        remedy = "check it and update the hash" if lock is None else f"check it and remove the address from {lock}"
         raise DownloadError(
             f"expected SHA-256 {expected} for {url}, found {found} (from the {origin}); the file was removed. "
-            "Try again; if it persists, the source changed: check it and update the hash"
+            f"Try again; if it persists, the source changed: {remedy}"
         )
+    if expected is None and lock is not None:
+        try:
+            if accept is not None:
+                accept(destination)
+        except ValueError as error:
+            destination.unlink()
+            raise DownloadError(
+                f"expected the file at {url}, found something else from the {origin}: {error}; it was removed and its "
+                "hash not trusted. Try again, from a network without a portal"
+            ) from error
+        records.write_json(lock, {**known, url: found})
     return Provenance(origin, url, found, sha256 is None)
+
+
+def forget(url: str, destination: Path, lock: Path) -> None:
+    """Remove a file that turned out to be damaged, and with it the trust that it won when it was first used."""
+    destination.unlink(missing_ok=True)
+    if lock.is_file():
+        records.write_json(lock, {known: sha256 for known, sha256 in records.read_json(lock).items() if known != url})
 
 
 def _place(url: str, destination: Path, expected: str | None, mirror_path: str | None, pause: float) -> str:

@@ -158,6 +158,37 @@ def test_trust_on_first_use(server, tmp_path):
         fetch(server, tmp_path / "b", sha256=None)
 
 
+def test_a_portals_page_is_never_trusted(server, tmp_path):
+    """The page of a portal that wants a password first, served in place of every file, must not lock the file out."""
+
+    def accept(file):
+        if file.read_bytes() != CONTENT:
+            raise ValueError(f"{file.name} begins with {file.read_bytes()[:6]!r}")
+
+    lock = tmp_path / "lock.json"
+    server.content, server.tag = b"<html>Please sign in</html>", '"portal"'
+    with pytest.raises(download.DownloadError, match=r"something else from the network.*<html>.*not trusted"):
+        fetch(server, tmp_path / "a", sha256=None, lock=lock, accept=accept)
+    assert not lock.exists()
+    assert not (tmp_path / "a").exists()
+    server.content, server.tag = CONTENT, '"1"'
+    assert fetch(server, tmp_path / "a", sha256=None, lock=lock, accept=accept).sha256 == SHA
+    assert records.read_json(lock) == {server.url: SHA}
+    server.content, server.tag = b"<html>", '"2"'
+    with pytest.raises(download.DownloadError, match=r"source changed.*remove the address from .*lock\.json"):
+        fetch(server, tmp_path / "b", sha256=None, lock=lock, accept=accept)
+
+
+def test_trust_can_be_taken_back(server, tmp_path):
+    lock = tmp_path / "lock.json"
+    records.write_json(lock, {"http://other": "1"})
+    fetch(server, tmp_path / "a", sha256=None, lock=lock)
+    download.forget(server.url, tmp_path / "a", lock)
+    assert records.read_json(lock) == {"http://other": "1"}
+    assert not (tmp_path / "a").exists()
+    download.forget(server.url, tmp_path / "a", tmp_path / "none.json")
+
+
 def test_the_mirror_comes_first(server, tmp_path, monkeypatch):
     (tmp_path / "mirror").mkdir()
     (tmp_path / "mirror" / "data.bin").write_bytes(CONTENT)

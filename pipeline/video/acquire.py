@@ -134,9 +134,8 @@ def _ucf11(settings: VideoAcquire) -> _Found:
             )
         root = mirror / UCF11_MIRROR
         files = layout.files_below(root)
-        places = [(layout.ucf11_place(str(name)), root / name) for name in files]
         chosen: dict[Video, Path] = {}
-        for place, file in places:
+        for place, file in ((layout.ucf11_place(str(name)), root / name) for name in files):
             if place is not None and chosen.setdefault(layout.ucf11_video(place), file) != file:
                 raise LayoutError(f"expected {place} once below {root}, found it twice; keep one copy of the data set")
         videos = layout.check(chosen)
@@ -147,10 +146,20 @@ def _ucf11(settings: VideoAcquire) -> _Found:
         name = url.rsplit("/", 1)[1]
         packed = paths.CHECKPOINTS / "downloads" / name
         origin = download.fetch(
-            url, packed, sha256=None, mirror_path=str(UCF11_MIRROR / name), lock=paths.DOWNLOAD_LOCK
+            url,
+            packed,
+            sha256=None,
+            mirror_path=str(UCF11_MIRROR / name),
+            lock=paths.DOWNLOAD_LOCK,
+            accept=lambda file: archive.check(file, layout.ucf11_place),
         )
         _keep_for(origin.sha256)
-        unpacked_to = map(layout.ucf11_video, archive.unpack(packed, _STORE, layout.ucf11_place))
+        try:
+            places = archive.unpack(packed, _STORE, layout.ucf11_place)
+        except archive.DamagedError:
+            download.forget(url, packed, paths.DOWNLOAD_LOCK)  # else it would be found, and trusted, again
+            raise
+        unpacked_to = map(layout.ucf11_video, places)
         found = _Found(_placed(_STORE, unpacked_to), {**origin.as_dict(), "terms": terms}, whole=_STORE)
     missing = set(layout.UCF11) - {video.class_name for video in found.files}
     if missing or len(found.files) < 0.9 * UCF11_CLIPS:

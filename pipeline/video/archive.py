@@ -12,7 +12,7 @@ import subprocess
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Protocol
@@ -32,6 +32,10 @@ _NO_PROGRAM = (
 
 class ArchiveError(ValueError):
     """An archive that is damaged, hostile, or cannot be read on this machine."""
+
+
+class DamagedError(ArchiveError):
+    """An archive that is damaged: another copy of it may be sound."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,21 @@ class _Member:
     info: Any
 
 
+def check(source: Path, place: Callable[[str], PurePosixPath | None]) -> None:
+    """Check that a file is an archive with something to unpack, from its list of members alone.
+
+    Args:
+        source: the file.
+        place: as in :func:`unpack`.
+
+    Raises:
+        ArchiveError: it is not.
+    """
+    with _sound(source), _opened(source) as archive:
+        if not any(place(member.name) for member in _members(archive) if not member.is_folder):
+            raise ArchiveError(f"expected an archive of videos, found none in {source.name}")
+
+
 def unpack(
     source: Path,
     destination: Path,
@@ -87,23 +106,29 @@ def unpack(
         ArchiveError: no archive, damage, a path that leads out of the folder, a link, two members in one place, more
             than ``limits`` allow, a password, or no program to unpack RAR.
     """
+    with _sound(source), _opened(source) as archive:
+        members = _members(archive)
+        chosen = _choose(source, members, place, limits)
+        missing = {m.name: destination / p for p, m in chosen.items() if not _is_there(destination / p, m)}
+        packed = _in_one_pass if missing and _is_solid(archive) else _one_by_one
+        with tqdm(total=len(missing), desc=f"unpack {source.name}", mininterval=1) as bar:
+            for member, stream in packed(source, archive, members, missing):
+                _write(source, member, stream, missing[member.name])
+                bar.update()
+    return sorted(chosen)
+
+
+@contextmanager
+def _sound(source: Path) -> Iterator[None]:
+    """Turn what the archive libraries raise into errors of this module."""
     try:
-        with _opened(source) as archive:
-            members = _members(archive)
-            chosen = _choose(source, members, place, limits)
-            missing = {m.name: destination / p for p, m in chosen.items() if not _is_there(destination / p, m)}
-            packed = _in_one_pass if missing and _is_solid(archive) else _one_by_one
-            with tqdm(total=len(missing), desc=f"unpack {source.name}", mininterval=1) as bar:
-                for member, stream in packed(source, archive, members, missing):
-                    _write(source, member, stream, missing[member.name])
-                    bar.update()
+        yield
     except rarfile.RarCannotExec as error:
         raise ArchiveError(_NO_PROGRAM.format(source=source.name)) from error
     except (rarfile.Error, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise ArchiveError(
+        raise DamagedError(
             f"expected a sound archive, found {source.name} damaged or protected ({error}); fetch it again"
         ) from error
-    return sorted(chosen)
 
 
 def _opened(source: Path) -> AbstractContextManager[Any]:
@@ -243,7 +268,7 @@ def _write(source: Path, member: _Member, stream: Readable, target: Path) -> Non
         with temporary.open("wb") as file:
             _copy(stream, file, member)
         if temporary.stat().st_size != member.size or member.crc not in (None, _crc_of(temporary)):
-            raise ArchiveError(f"expected the checksum of {member.name!r} to hold, found damage in {source.name}; "
+            raise DamagedError(f"expected the checksum of {member.name!r} to hold, found damage in {source.name}; "
                                "fetch it again")  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models import Inception3
 
-from pipeline import download, paths, seeds
+from pipeline import download, paths, records, seeds
 from pipeline.params import VideoFeatures
 
 SIZE = 299
@@ -81,15 +81,32 @@ def imagenet_file() -> Path:
     cached = Path(torch.hub.get_dir()) / "checkpoints" / name
     destination = paths.CHECKPOINTS / "downloads" / name
     source = cached if cached.is_file() else destination
-    if source is destination:
-        download.fetch(IMAGENET_URL, destination, sha256=None, mirror_path=IMAGENET_MIRROR, lock=paths.DOWNLOAD_LOCK)
-    digest = hashlib.sha256(source.read_bytes()).hexdigest()
-    if not digest.startswith(IMAGENET_PREFIX):
-        raise WeightsError(
-            f"expected a SHA-256 that begins with {IMAGENET_PREFIX} for {name}, found {digest}; delete the file "
-            f"({'from the cache of torch' if source is cached else destination}) and run again"
+    if source is cached:
+        _check_name(cached)
+    else:
+        download.fetch(
+            IMAGENET_URL,
+            destination,
+            sha256=None,
+            mirror_path=IMAGENET_MIRROR,
+            lock=paths.DOWNLOAD_LOCK,
+            accept=_check_name,
         )
     return source
+
+
+def _check_name(file: Path) -> None:
+    """Check that the weights are those whose hash their name begins.
+
+    Raises:
+        WeightsError: they are not.
+    """
+    found = records.sha256_of(file)
+    if not found.startswith(IMAGENET_PREFIX):
+        raise WeightsError(
+            f"expected a SHA-256 that begins with {IMAGENET_PREFIX} for {file}, found {found}; delete the file and run "
+            "again"
+        )
 
 
 def read(source: Path) -> State:

@@ -9,9 +9,9 @@ from functools import partial
 
 import pytest
 
-from pipeline import params, paths
+from pipeline import download, params, paths, records
 from pipeline.params import VideoAcquire
-from pipeline.video import acquire, layout, synthetic
+from pipeline.video import acquire, archive, layout, synthetic
 from stages import acquire as stage
 from tests.video import samples
 from tests.video.test_archive import zipped
@@ -104,6 +104,32 @@ def test_ucf11_is_downloaded_resumed_verified_and_unpacked(project, server, clip
     assert record()["trusted_on_first_use"] is True
     assert "3 of about 1600 clips, 9 of 11 classes missing" in record()["partial"]
     assert json.loads(paths.DOWNLOAD_LOCK.read_text()) == {record()["url"]: record()["sha256"]}
+
+
+def test_what_is_no_sound_archive_of_videos_is_not_trusted(project, tmp_path, clips, monkeypatch):
+    """First a portal's page, then an archive of something else, then a damaged one: the true one still gets in."""
+    folder = tmp_path / "mirror" / "ucf11"
+    folder.mkdir(parents=True)
+    monkeypatch.setenv("NEM_MIRROR", str(tmp_path / "mirror"))
+    wanted = VideoAcquire(source="ucf11", ucf11_from="zip")
+    file = folder / acquire.UCF11_URLS["zip"].rsplit("/", 1)[1]
+    file.write_bytes(b"<html>Please sign in</html>")
+    with pytest.raises(download.DownloadError, match="expected a RAR or ZIP archive"):
+        acquire.acquire(wanted, 1)
+    zipped(file, {"top/readme.txt": b"hello"})
+    with pytest.raises(download.DownloadError, match="expected an archive of videos"):
+        acquire.acquire(wanted, 1)
+    assert not paths.DOWNLOAD_LOCK.exists()
+    pack(folder, "zip", clips)
+    sound = file.read_bytes()
+    at = sound.index(b"basketball/v_shooting_01/v_shooting_01_02.mpg") + 200
+    file.write_bytes(sound[:at] + bytes([sound[at] ^ 1]) + sound[at + 1 :])
+    with pytest.raises(archive.DamagedError, match="fetch it again"):
+        acquire.acquire(wanted, 1)
+    assert records.read_json(paths.DOWNLOAD_LOCK) == {}
+    file.write_bytes(sound)
+    acquire.acquire(wanted, 1)
+    assert layout.load(paths.VIDEO_INDEX) == EXPECTED
 
 
 def test_an_archive_that_changed_since_it_was_trusted_is_refused(project, server, clips, monkeypatch):

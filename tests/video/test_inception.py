@@ -9,6 +9,7 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 
+from pipeline import download, paths
 from pipeline.params import VideoFeatures
 from pipeline.video import inception
 
@@ -118,8 +119,12 @@ def test_imagenet_weights_come_from_the_mirror_and_must_have_the_hash_of_their_n
     file = tmp_path / "mirror" / inception.IMAGENET_MIRROR
     file.parent.mkdir(parents=True)
     file.write_bytes(b"these are not the weights")
-    with pytest.raises(inception.WeightsError, match="begins with 0cc3c7bd"):
+    with pytest.raises(download.DownloadError, match="begins with 0cc3c7bd"):
         inception.imagenet_file()
+    assert not paths.DOWNLOAD_LOCK.exists(), "a wrong file was trusted"
+    monkeypatch.setattr(inception, "IMAGENET_PREFIX", hashlib.sha256(b"these").hexdigest()[:8])
+    file.write_bytes(b"these")
+    assert inception.imagenet_file().read_bytes() == b"these"
 
 
 def test_imagenet_weights_come_from_torchs_cache(tmp_path, monkeypatch):
@@ -127,7 +132,7 @@ def test_imagenet_weights_come_from_torchs_cache(tmp_path, monkeypatch):
     file = tmp_path / "checkpoints" / "inception_v3_google-0cc3c7bd.pth"
     file.parent.mkdir()
     file.write_bytes(b"not the weights")
-    with pytest.raises(inception.WeightsError, match="from the cache of torch"):
+    with pytest.raises(inception.WeightsError, match=r"checkpoints.*delete the file"):
         inception.imagenet_file()
     monkeypatch.setattr(inception, "IMAGENET_PREFIX", hashlib.sha256(b"not the weights").hexdigest()[:8])
     assert inception.imagenet_file() == file
