@@ -214,7 +214,7 @@ def _extract(job: _Job, sha256: str) -> tuple[_Facts, list[tuple[int, float, int
             codec.encode(codec.resize(frame, inception.SIZE), job.quality)
             for frame in codec.pick(job.source, indices.tolist())
         ]
-    except (codec.VideoError, OSError) as error:
+    except codec.VideoError as error:  # not OSError: a passing one must not condemn the video, whose verdict is kept
         return _Facts(sha256, "corrupt" if known else "unreadable", str(error), **known), []
     rows = list(zip(indices.tolist(), times.times[indices].tolist(), samples.tolist(), images, strict=True))
     known |= {"frames_wanted": int(samples.sum()), "frames_stored": len(rows)}

@@ -164,11 +164,16 @@ def load(source: Path) -> list[Video]:
 
     Raises:
         FileNotFoundError: no such file.
-        LayoutError: other columns, or a path that leads out of the folder.
+        LayoutError: no such table, other columns, or a path that leads out of the folder.
     """
     if not source.is_file():
         raise FileNotFoundError(f"expected the list of videos at {source}, found none; run `dvc repro acquire@video`")
-    rows = list(csv.reader(io.StringIO(source.read_text(encoding="utf-8"))))
+    try:
+        rows = list(csv.reader(io.StringIO(source.read_text(encoding="utf-8"))))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise LayoutError(
+            f"expected the list of videos in {source}, found damage ({error}); run `dvc repro -f acquire@video`"
+        ) from error
     if not rows or rows[0] != _FIELDS or any(len(row) != len(_FIELDS) for row in rows):
         raise LayoutError(f"expected columns {_FIELDS} in {source}, found others; run `dvc repro acquire@video`")
     videos = [Video(*row) for row in rows[1:]]

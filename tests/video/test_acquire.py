@@ -229,6 +229,13 @@ def test_a_list_with_paths_that_lead_out_is_refused(tmp_path):
         layout.load(tmp_path / "index.csv")
 
 
+@pytest.mark.parametrize("damage", [b"\xff", b"x" * 200_000, b'"' + b"y" * 200_000])
+def test_a_damaged_list_is_named(tmp_path, damage):
+    (tmp_path / "index.csv").write_bytes(b"path,class,group\na/b.mpg,a,1\n" + damage)
+    with pytest.raises(layout.LayoutError, match=r"index\.csv"):
+        layout.load(tmp_path / "index.csv")
+
+
 def test_synthetic_videos_are_the_same_for_any_number_of_workers(project, monkeypatch):
     monkeypatch.setattr(synthetic, "SHORTEST", 0.2)
     monkeypatch.setattr(synthetic, "LONGEST", 0.5)

@@ -274,3 +274,17 @@ def test_padding_counts_what_a_short_video_lacks(count, phases, per_clip):
     padded = frames.padding(count, settings)
     assert (padded > 0) == (count < frames.samples_per_clip(settings))
     assert padded == sum(k * phases > count - 1 for k in range(per_clip))
+
+
+def test_a_passing_fault_of_the_disk_condemns_no_video(tmp_path, monkeypatch):
+    samples.video(tmp_path / "videos" / "a.mpg", 30)
+    whole = frames.codec.ends_inside_packet
+
+    def failing(source):
+        raise OSError(5, "Input/output error", str(source))
+
+    monkeypatch.setattr(codec, "ends_inside_packet", failing)
+    with pytest.raises(OSError, match="Input/output error"):
+        run(tmp_path)
+    monkeypatch.setattr(codec, "ends_inside_packet", whole)
+    assert [row["status"] for row in run(tmp_path, per_clip=1).values()] == ["ok"]
