@@ -1,8 +1,10 @@
 """One warm launcher and one undisturbed run for all fault tests."""
 
+import os
 import shutil
 
 import pytest
+from filelock import FileLock
 from safetensors.torch import save_file
 
 from pipeline.video import inception
@@ -24,34 +26,53 @@ def launcher(tmp_path_factory):
     made.close()
 
 
-def run_all(launcher, folder, stages):
-    for stage in stages:
-        # The first training makes the MLflow store, which takes longer than the training.
-        status, _ = launcher.run(stage, folder)
-        assert status == 0, harness.log(folder)
+def run_all(launcher, factory, name, stages, make):
+    """Return a project whose stages all ran without a fault; it is made once, by the first worker that wants it."""
+    shared = factory.getbasetemp().parent if os.environ.get("PYTEST_XDIST_WORKER") else factory.getbasetemp()
+    folder, done = shared / f"undisturbed-{name}" / "project", shared / f"undisturbed-{name}.done"
+    with FileLock(shared / f"undisturbed-{name}.lock"):
+        if not done.is_file():
+            shutil.rmtree(folder.parent, ignore_errors=True)
+            folder.parent.mkdir(parents=True)
+            make(folder)
+            for stage in stages:
+                # The first training makes the MLflow store, which takes longer than the training.
+                status, _ = launcher.run(stage, folder)
+                assert status == 0, harness.log(folder)
+            done.touch()
     return folder
 
 
 @pytest.fixture(scope="session")
 def undisturbed(launcher, tmp_path_factory):
     """A project on exchange rates whose stages all ran without a fault."""
-    return run_all(launcher, harness.make_project(tmp_path_factory.mktemp("undisturbed") / "project"), harness.FX)
+    return run_all(launcher, tmp_path_factory, "fx", harness.FX, harness.make_project)
 
 
 @pytest.fixture(scope="session")
 def undisturbed_video(launcher, tmp_path_factory):
     """The same for videos."""
-    folder = tmp_path_factory.mktemp("undisturbed-video")
-    save_file(inception.random_weights(1), folder / "weights.safetensors")
-    project = harness.make_project(folder / "project", harness.tiny_video(folder / "weights.safetensors"))
-    return run_all(launcher, project, harness.VIDEO)
+
+    def make(folder):
+        weights = folder.parent / "weights.safetensors"
+        save_file(inception.random_weights(1), weights)
+        harness.make_project(folder, harness.tiny_video(weights))
+
+    return run_all(launcher, tmp_path_factory, "video", harness.VIDEO, make)
+
+
+@pytest.fixture(scope="session")
+def undisturbed_study(launcher, tmp_path_factory):
+    """The same for the study."""
+    return run_all(launcher, tmp_path_factory, "study", harness.STUDY, harness.make_project)
 
 
 @pytest.fixture
 def copy(request, tmp_path):
     """A copy of the undisturbed project that has the test's stage (without one: exchange rates), for it to harm."""
     stage = getattr(request.node, "callspec", None) and request.node.callspec.params.get("stage")
-    source = request.getfixturevalue("undisturbed_video" if stage in harness.VIDEO else "undisturbed")
+    kind = "undisturbed_video" if stage in harness.VIDEO else "undisturbed_study" if stage in harness.STUDY else None
+    source = request.getfixturevalue(kind or "undisturbed")
     folder = tmp_path / "project"
     shutil.copytree(source, folder, symlinks=True)
     return folder

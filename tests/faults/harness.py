@@ -7,8 +7,10 @@ import os
 import select
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -39,8 +41,15 @@ VIDEO = {
     "train-video": ("stages.train", ["video", "gru"], "data/runs/video/gru"),
     "evaluate-video": ("stages.evaluate", [], "data/results"),
 }
-STAGES = FX | VIDEO
-"""Module, arguments and output of each stage, in the order in which they run; the halves are projects of their own."""
+STUDY = {
+    "study-data": ("stages.study", ["data", "quick"], "data/study/quick/data"),
+    "study-map": ("stages.study", ["map", "quick"], "data/study/quick/map.parquet"),
+    "study-final": ("stages.study", ["final", "quick"], "data/study/quick/final.parquet"),
+    "study-report": ("stages.study", ["report", "quick"], "data/study/quick/results"),
+}
+STAGES = FX | VIDEO | STUDY
+"""Module, arguments and output of each stage, in the order in which they run; the three are projects of their own."""
+TRACK = ("stages.track", [])
 PATIENCE = 400
 """Seconds to wait for an answer, on a machine with other work."""
 CONDITIONS = ["none", "nem-additive-both"]
@@ -78,7 +87,7 @@ def copy_code(folder, *names):
 def make_project(folder, settings=None):
     """Make ``folder`` a project with the present code and tiny parameters; return it."""
     folder.mkdir(parents=True, exist_ok=True)
-    copy_code(folder)
+    copy_code(folder, "study")
     (folder / "params.yaml").write_text(params.render(settings or tiny()))
     return folder
 
@@ -91,9 +100,9 @@ def environment(**changes):
 
 
 def hashes(folder):
-    """Return the SHA-256 of every file with its final name, by path from ``folder``."""
+    """Return the SHA-256 of every file with its final name, by path from ``folder`` (which may be a file itself)."""
     found = {}
-    for file in sorted(Path(folder).rglob("*")):
+    for file in [Path(folder), *sorted(Path(folder).rglob("*"))]:
         if file.suffix == ".tmp" or not file.is_file():
             continue
         found[str(file.relative_to(folder))] = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -137,13 +146,35 @@ class Reader(threading.Thread):
         self.look()
 
 
+def own_mounts():
+    """Return the start of a command that gives a program mounts of its own, and why there is none if there is none.
+
+    Root needs a namespace of mounts only, anybody else one of users too (in which they are root). Either way a mount is
+    gone with the launcher, also after a test that died.
+    """
+    why = "needs `unshare` (util-linux)"
+    for command in (["unshare", "--mount"], ["unshare", "--mount", "--map-root-user"]):
+        if shutil.which("unshare"):
+            mount = ["mount", "-t", "tmpfs", "-o", "size=4k", "none", "/mnt"]
+            tried = subprocess.run([*command, *mount], capture_output=True, text=True, check=False)
+            if tried.returncode == 0:
+                return command, None
+            why = f"needs the right to mount a tmpfs in a namespace of its own: {tried.stderr.strip()}"
+    return [], why
+
+
 class Launcher:
-    """The warm process of :mod:`tests.faults.launcher`, on a copy of the code in ``folder``."""
+    """The warm process of :mod:`tests.faults.launcher`, on a copy of the code in ``folder``.
+
+    Attributes:
+        no_mounts: why it cannot have small disks; ``None`` if it can.
+    """
 
     def __init__(self, folder):
         copy_code(folder, "tests")
+        inside, self.no_mounts = own_mounts()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.launcher"],
+            [*inside, sys.executable, "-m", "tests.faults.launcher"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -152,6 +183,24 @@ class Launcher:
         )
         self.pending = False
         assert self._answer()["ready"]
+
+    def view(self, folder):
+        """Return the path under which this process sees ``folder`` with the launcher's mounts."""
+        return Path(f"/proc/{self.process.pid}/root{Path(folder).absolute()}")
+
+    def mount(self, place, options, *, again=False):
+        """Mount a tmpfs at ``place``, or change the one that is there."""
+        kind = ["-o", f"remount,{options}"] if again else ["-t", "tmpfs", "-o", options, "none"]
+        self._do("mount", *kind, str(place))
+
+    def unmount(self, place):
+        self._do("umount", "--lazy", str(place))
+
+    def _do(self, *command):
+        self.process.stdin.write(json.dumps({"do": command}) + "\n")
+        self.process.stdin.flush()
+        answer = self._answer()
+        assert answer["status"] == 0, answer["error"]
 
     def _answer(self):
         ready, _, _ = select.select([self.process.stdout], [], [], PATIENCE)
@@ -212,7 +261,10 @@ def output(folder, stage):
 
 def remove_outputs(folder, stage):
     """Do as DVC does before it runs a stage: delete its outputs."""
-    shutil.rmtree(output(folder, stage), ignore_errors=True)
+    place = output(folder, stage)
+    if place.is_file():
+        place.unlink()
+    shutil.rmtree(place, ignore_errors=True)
 
 
 def log(folder):
@@ -220,26 +272,46 @@ def log(folder):
     return (Path(folder) / "stage.log").read_text()
 
 
-def runs(folder, store="mlflow.db"):
-    """Return the runs on exchange rates of a project's MLflow store, and its client."""
+def runs(folder, store="mlflow.db", task="fx"):
+    """Return the runs on a task of a project's MLflow store, and its client."""
     client = MlflowClient(f"sqlite:///{folder}/{store}")
-    experiment = client.get_experiment_by_name("noise-boosted-rbp/fx")
+    experiment = client.get_experiment_by_name(f"noise-boosted-rbp/{task}")
     return client.search_runs([experiment.experiment_id], max_results=1000), client
 
 
-def check_store(folder):
-    """Every slot has one run, and its numbers are those of the files, to the last bit."""
+def erase_runs(folder):
+    """Leave a project's MLflow store without any run, deleted ones included, and with artefacts in this project."""
+    with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as connection:
+        tables = [name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")]
+        of_runs = [t for t in tables if any(c[1] == "run_uuid" for c in connection.execute(f"pragma table_info({t})"))]
+        for table in (*(t for t in of_runs if t != "runs"), "runs"):
+            connection.execute(f"delete from {table}")
+        for key, name in list(connection.execute("select experiment_id, name from experiments")):
+            place = (folder / "mlartifacts" / name.rpartition("/")[2]).as_uri()
+            connection.execute("update experiments set artifact_location = ? where experiment_id = ?", (place, key))
+        connection.commit()
+        connection.execute("vacuum")
+
+
+def check_store(folder, store="mlflow.db", task="fx"):
+    """Every slot has one run, it is finished, and its numbers are those of the files, to the last bit; return all."""
     # A copy: MLflow keeps connections by name, and may hold one to a file that is gone.
-    seen = f"seen-{time.monotonic_ns()}.db"
-    shutil.copyfile(folder / "mlflow.db", folder / seen)
-    found, client = runs(folder, seen)
+    with tempfile.TemporaryDirectory() as seen:
+        shutil.copyfile(folder / store, Path(seen) / "mlflow.db")
+        return _check_runs(folder, task, *runs(seen, task=task))
+
+
+def _check_runs(folder, task, found, client):
+    parent = f"{task}/gru"
     slots = Counter(run.data.tags[tracking.SLOT] for run in found)
-    assert slots == Counter(["fx/gru", *(f"fx/gru/{c}/{r}" for c in CONDITIONS for r in range(2))])
-    curves = pd.read_parquet(output(folder, "train") / "curves.parquet")
+    assert slots == Counter([parent, *(f"{parent}/{c}/{r}" for c in CONDITIONS for r in range(2))])
+    assert {run.info.status for run in found} == {"FINISHED"}
+    curves = pd.read_parquet(folder / "data" / "runs" / parent / "curves.parquet")
     for run in found:
-        if run.data.tags[tracking.SLOT] == "fx/gru":
+        if run.data.tags[tracking.SLOT] == parent:
             continue
         condition, repetition = run.data.params["condition"], int(run.data.params["repetition"])
         rows = curves[(curves.condition == condition) & (curves.repetition == repetition)]
         history = client.get_metric_history(run.info.run_id, "test_loss")
         assert sorted((m.step, m.value) for m in history) == sorted(zip(rows.epoch, rows.test_loss, strict=True))
+    return found

@@ -7,21 +7,26 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from pipeline import params
+from pipeline import params, records
 from tests.faults import harness
 
-KILLS = {"train": 10, "train-video": 10, "evaluate": 10, "evaluate-video": 10}
-"""Stages of both halves share their twenty random kills; the others have twenty each."""
+KILLS = {"evaluate": 10, "evaluate-video": 10, "study-final": 10, "study-report": 4}
+"""Evaluation shares its twenty random kills between both halves, the study has as many as time allows; all others have
+twenty each."""
+RESUME = ("train", "train-video", "features", "study-map", "study-final")
+"""Stages of which a kill must once have left something to go on from (the others may be killed too early for that)."""
+READ = {".safetensors": load_file, ".npy": np.load, ".parquet": records.read_table, ".json": records.read_json}
 
 
 def whole_checkpoints(folder):
-    """Read every checkpoint that is visible; return how many there are."""
-    files = [f for f in (folder / ".checkpoints").rglob("*.safetensors") if f.suffix != ".tmp"]
+    """Read everything to go on from that is visible; return how many files that is."""
+    files = [f for f in (folder / ".checkpoints").rglob("*") if f.suffix in READ]
     for file in files:
-        assert load_file(file)
+        READ[file.suffix](file)
     return len(files)
 
 
@@ -49,8 +54,7 @@ def test_killed_at_random_moments(launcher, copy, stage):
             assert status in (0, -signal.SIGKILL), harness.log(folder)
             killed += status != 0
             reader.look()
-            if stage.startswith("train"):
-                resumed += whole_checkpoints(folder) > 0
+            resumed += status != 0 and whole_checkpoints(folder) > 0
             # Every other time the dead run's outputs are left lying, as after a plain rerun without DVC.
             if attempt % 2:
                 harness.remove_outputs(folder, stage)
@@ -62,10 +66,10 @@ def test_killed_at_random_moments(launcher, copy, stage):
     assert killed == wanted, "the stage was too quick for the kills"
     assert not reader.faults
     assert reader.reads
-    assert not stage.startswith("train") or resumed, "no kill fell between a checkpoint and the end"
+    assert stage not in RESUME or resumed, "no kill fell between a checkpoint and the end"
 
 
-@pytest.mark.parametrize("stage", harness.STAGES)
+@pytest.mark.parametrize("stage", [*harness.FX, *harness.VIDEO, "study-data"])
 def test_killed_before_each_file_takes_its_name(launcher, copy, stage):
     folder = copy
     output = harness.output(folder, stage)
