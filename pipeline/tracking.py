@@ -286,9 +286,9 @@ class _Runs:
                     self.client.delete_run(run.info.run_id)
 
     def finish(self, run_id: str, failed: bool = False) -> None:
-        """Mark a run as whole."""
-        self.client.set_tag(run_id, COMPLETE, "true")
+        """Mark a run as whole: last of all, since a run that has the mark is never touched again."""
         self.client.set_terminated(run_id, RunStatus.to_string(RunStatus.FAILED if failed else RunStatus.FINISHED))
+        self.client.set_tag(run_id, COMPLETE, "true")
 
 
 def _parent(runs: _Runs, record: dict[str, Any]) -> str:

@@ -400,7 +400,7 @@ def test_one_run_per_slot_of_a_server_after_force_kill_other_parameters_cache_an
     (folder / "params.yaml").write_text(params.render(harness.tiny()))
     assert "Running stage 'train" not in dvc.run(folder, "repro"), "the cache has these results"
     shutil.rmtree(harness.output(folder, "train"))
-    dvc.run(folder, "checkout")
+    dvc.run(folder, "checkout", "dvc.yaml")
     for added in ("4 run(s)", "0 run(s)"):
         assert f"track: {added} added" in dvc.run(folder, module="stages.track")
         assert check()[0] == first[0]
