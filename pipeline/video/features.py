@@ -6,7 +6,8 @@ outputs under a key made of its frames, the weights and the settings, so that an
 What is kept carries a digest of its values: a chunk with a flipped bit is computed again.
 
 Parquet cannot be mapped into memory as a matrix (its values lie in pages, between levels), so the same numbers stand
-once more in ``vectors.safetensors``, raw and aligned. :func:`load` maps that file and checks that both belong together.
+once more in ``vectors.safetensors``, raw and aligned. :func:`load` maps that file and checks that both belong together:
+both files state the SHA-256 of the matrix, and what is loaded must have it. Parquet pages carry checksums besides.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ CHUNK = 128
 """Frames per chunk and per row group: fixed, because bytes depend on it."""
 _FORMAT = 1
 _ALIGNMENT = 64
+_BLOCK = 1 << 20
+_SUM = "vectors_sha256"
 
 Vectors = npt.NDArray[np.float32]
 
@@ -66,7 +69,7 @@ class FeatureTable:
         timestamp_s: ``(P,)`` its time [s].
         samples: ``(P,)`` how many consecutive sampling times show it.
         vectors: ``(P, 2048)`` float32.
-        about: what made them: weights, preprocessing, versions.
+        about: what made them: weights, preprocessing, versions, and the SHA-256 of the matrix.
         mapped: whether ``vectors`` is a view of the file, paged in as it is read.
     """
 
@@ -315,17 +318,28 @@ def save(
         columns: all columns of :func:`schema` but the last.
         chunks: called once for each file; the vectors in order, each ``(n, 2048)`` one row group.
         about: what made them; ``content`` tells these vectors from all others.
+
+    Raises:
+        OSError: the disk is full or read-only.
     """
-    described = dict(about)
-    layout = schema().with_metadata(described)
+    described = {**about, _SUM: "0" * 64}
     rows = len(columns["video_id"])
     with records.atomic_path(table_twin(destination / "features.parquet")) as raw, raw.open("wb") as file:
         _write_header(file, rows, described)
+        digest = hashlib.sha256()
         for vectors in chunks():
-            file.write(np.ascontiguousarray(vectors, dtype="<f4").tobytes())
+            block = np.ascontiguousarray(vectors, dtype="<f4").tobytes()
+            digest.update(block)
+            file.write(block)
+        described[_SUM] = digest.hexdigest()
+        file.seek(0)
+        _write_header(file, rows, described)  # as long as the first one
+    layout = schema().with_metadata(described)
     with (
         records.atomic_path(destination / "features.parquet") as temporary,
-        pq.ParquetWriter(temporary, layout, compression="zstd", use_dictionary=["video_id"]) as writer,
+        pq.ParquetWriter(
+            temporary, layout, compression="zstd", use_dictionary=["video_id"], write_page_checksum=True
+        ) as writer,
     ):
         start = 0
         for vectors in chunks():
@@ -365,12 +379,15 @@ def _write_header(file: IO[bytes], rows: int, about: dict[str, str]) -> None:
 def load(source: Path) -> FeatureTable:
     """Read a feature table; its vectors are mapped into memory from the twin file where that is there.
 
+    Every byte of the vectors is read once, in blocks, and must have the digest that the table states; a table without
+    its twin need not state one.
+
     Args:
         source: ``features.parquet``.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file is damaged, has other columns, or its twin belongs to another table.
+        ValueError: a file is damaged, has other columns, or the twin belongs to another table.
     """
     twin = table_twin(source)
     mapped = twin.is_file()
@@ -378,7 +395,7 @@ def load(source: Path) -> FeatureTable:
     if not source.is_file():
         raise FileNotFoundError(f"expected features at {source}, found no such file; run `dvc repro features`")
     try:
-        found = pq.ParquetFile(source)
+        found = pq.ParquetFile(source, page_checksum_verification=True)
         records.check_schema(found.schema_arrow.empty_table(), schema(), source)
         table = found.read(columns=columns)
     except (pa.ArrowException, OSError) as error:
@@ -389,6 +406,8 @@ def load(source: Path) -> FeatureTable:
         vectors = _mapped(twin, len(table), about, source)
     else:
         flat = table["feature"].combine_chunks().flatten().to_numpy()
+        if _SUM in about:  # a table that another program wrote is protected by the checksums of its pages alone
+            _check(hashlib.sha256(flat.astype("<f4", copy=False)).hexdigest(), about, source)
         vectors = torch.from_numpy(flat.copy()).view(-1, inception.WIDTH)
     return FeatureTable(
         table["video_id"].to_pylist(),
@@ -401,8 +420,16 @@ def load(source: Path) -> FeatureTable:
     )
 
 
+def _check(found: str, about: Mapping[str, str], source: Path) -> None:
+    if found != about.get(_SUM):
+        raise ValueError(
+            f"expected vectors of SHA-256 {about.get(_SUM, 'that the table states')} in {source}, found {found}: "
+            "damage; run stage features again"
+        )
+
+
 def _mapped(twin: Path, rows: int, about: dict[str, str], source: Path) -> Tensor:
-    """Map the raw matrix: nothing is read until it is used, and writing to it never reaches the file."""
+    """Check and map the raw matrix: it holds no memory until it is used, and writing to it never reaches the file."""
     try:
         with safe_open(twin, framework="pt") as file:  # checks the header and the file's length
             described = json.loads((file.metadata() or {}).get("about", "{}"))
@@ -412,7 +439,12 @@ def _mapped(twin: Path, rows: int, about: dict[str, str], source: Path) -> Tenso
         raise ValueError(f"expected vectors in {twin}, found damage ({error}); run stage features again") from error
     if described != about or not fits:
         raise ValueError(f"expected {twin} to belong to {source}, found another table's; run stage features again")
+    digest = hashlib.sha256()
     with twin.open("rb") as raw:
         start = 8 + struct.unpack("<Q", raw.read(8))[0]
+        raw.seek(start)
+        while block := raw.read(_BLOCK):  # not through the map: its pages would count as this process's memory
+            digest.update(block)
+    _check(digest.hexdigest(), about, twin)
     # safetensors' own tensors are copies; a copy-on-write map is not.
     return torch.from_numpy(np.memmap(twin, "<f4", "c", start, (rows, inception.WIDTH)))

@@ -1,17 +1,23 @@
 """Each distinct frame has one feature, whatever interrupts the work and however many processes share it."""
 
+import hashlib
+import json
 import random
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from pipeline.params import VideoFeatures, VideoFrames
 from pipeline.video import features, frames, inception
 from pipeline.video.layout import Video
+from tests.conftest import ROOT
 from tests.video import samples
 from tests.video.test_codec import limit
 
@@ -119,6 +125,78 @@ def test_damaged_files_say_what_to_do(whole, tmp_path):
             features.load(tmp_path / "features.parquet")
     with pytest.raises(FileNotFoundError):
         features.load(tmp_path / "absent.parquet")
+
+
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("name", ["features.parquet", "vectors.safetensors"])
+def test_a_flipped_bit_is_an_error_or_changes_nothing(whole, tmp_path, name, alone):
+    for each in ("features.parquet", "vectors.safetensors"):
+        shutil.copyfile(whole / each, tmp_path / each)
+    if alone:
+        (tmp_path / "vectors.safetensors").unlink()
+        if name == "vectors.safetensors":
+            return
+    expected = features.load(whole / "features.parquet")
+    file, data = tmp_path / name, (whole / name).read_bytes()
+    pages = len(data)
+    if name == "features.parquet":
+        pages -= 8 + int.from_bytes(data[-8:-4], "little")  # a footer holds names and places, which nothing protects
+    rng, noticed = random.Random(name), 0
+    for at in [*(range(64)), *(rng.randrange(8 * pages) for _ in range(400))]:
+        file.write_bytes(data)
+        flip(file, at)
+        try:
+            found = features.load(tmp_path / "features.parquet")
+        except ValueError as error:
+            assert name in str(error), "the message names the file"
+            assert "run stage features again" in str(error)
+            noticed += 1
+            continue
+        assert torch.equal(found.vectors, expected.vectors), f"bit {at}: other numbers"
+        assert found.video_id == expected.video_id
+        for column in ("frame_index", "timestamp_s", "samples"):
+            assert np.array_equal(getattr(found, column), getattr(expected, column)), f"bit {at}: another {column}"
+    if alone or name == "vectors.safetensors":
+        assert noticed > 380
+
+
+def test_every_page_of_the_table_has_a_checksum_and_both_files_the_digest(whole):
+    table = features.load(whole / "features.parquet")
+    raw = (whole / "vectors.safetensors").read_bytes()
+    assert table.about["vectors_sha256"] == hashlib.sha256(raw[-4 * 13 * 2048 :]).hexdigest()
+    assert load_file(whole / "vectors.safetensors")["vectors"].equal(table.vectors)
+
+
+def test_a_twin_needs_a_digest(whole, tmp_path):
+    """One as it was written before there were digests."""
+    table = pq.read_table(whole / "features.parquet").replace_schema_metadata({b"content": b"x"})
+    pq.write_table(table, tmp_path / "features.parquet")
+    assert torch.equal(
+        features.load(tmp_path / "features.parquet").vectors, features.load(whole / "features.parquet").vectors
+    )
+    vectors = {"vectors": features.load(whole / "features.parquet").vectors}
+    save_file(vectors, tmp_path / "vectors.safetensors", {"about": json.dumps({"content": "x"})})
+    with pytest.raises(ValueError, match=r"that the table states.*run stage features again"):
+        features.load(tmp_path / "features.parquet")
+
+
+def test_checking_the_digest_holds_no_memory(tmp_path):
+    """49 MB of vectors, read in blocks: the process does not grow by them."""
+    rows = 6_000
+    columns = {"video_id": ["v"] * rows, "frame_index": range(rows), "timestamp_s": [0.0] * rows, "samples": [1] * rows}
+    part = np.ones((100, 2048), np.float32)
+    features.save(tmp_path, columns, lambda: (part for _ in range(rows // 100)), {"content": "x"})
+    features.load(tmp_path / "features.parquet")
+    program = (
+        "import resource, sys; from pathlib import Path; from pipeline.video import features\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = peak(); table = features.load(Path(sys.argv[1])); print(peak() - before)"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "features.parquet"],
+        capture_output=True, text=True, check=True, cwd=ROOT,
+    )  # fmt: skip
+    assert int(told.stdout) < 24_000
 
 
 def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(stored, settings, whole, tmp_path, monkeypatch):
