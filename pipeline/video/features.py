@@ -135,7 +135,7 @@ def _list_frames(root: Path) -> _Frames:
             raise FileNotFoundError(
                 f"expected the frames that the manifest lists at {file}, found none; run stage frames"
             )
-        table = pq.read_table(file, columns=["frame_index", "timestamp_s", "samples"])
+        table = frames.read_frames(file)
         if len(table) != count:
             raise frames.FramesError(f"expected {count} frames in {file}, found {len(table)}; run stage frames again")
         listed.video_id.extend([video_id] * count)

@@ -188,6 +188,9 @@ def _work(job: _Job) -> tuple[Path, _Facts]:
     facts = _kept(result)
     if facts is None:
         facts, rows = _extract(job, sha256)
+        if facts.status != "ok" and records.sha256_of(job.source) != sha256:
+            # The decoder does not tell a disk that cannot be read from a video that is bad; reading it again does.
+            raise OSError(f"expected {job.source} to hold what it held before, found it changed; run again")
         table = pa.Table.from_pydict(
             {name: [row[k] for row in rows] for k, name in enumerate(FRAME_SCHEMA.names)}, schema=FRAME_SCHEMA
         )
@@ -234,6 +237,7 @@ def extract(videos: Sequence[Video], root: Path, settings: VideoFrames, destinat
     Raises:
         FramesError: more bad videos than ``max_bad_fraction`` allows; the message lists them.
         FileNotFoundError: a listed video is missing.
+        OSError: a video cannot be read for reasons of the disk; no verdict on it is kept.
     """
     for video in videos:
         if not (root / video.path).is_file():
@@ -303,6 +307,16 @@ def read_manifest(root: Path) -> pa.Table:
     return records.read_table(root / "manifest.parquet", MANIFEST_SCHEMA)
 
 
+def read_frames(source: Path) -> pa.Table:
+    """Read the stored frames of one video, encoded as they are.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is damaged or not of frames.
+    """
+    return records.read_table(source, FRAME_SCHEMA)
+
+
 def decode_images(source: Path, rows: Iterable[int] | None = None) -> npt.NDArray[np.uint8]:
     """Return stored frames as ``(N, 299, 299, 3)`` red-green-blue bytes.
 
@@ -314,8 +328,11 @@ def decode_images(source: Path, rows: Iterable[int] | None = None) -> npt.NDArra
         FileNotFoundError: no such file.
         ValueError: the file is damaged, or its pictures have another size.
     """
-    column = records.read_table(source, FRAME_SCHEMA)["image"]
-    images = [codec.decode(column[row].as_py()) for row in (range(len(column)) if rows is None else rows)]
+    column = read_frames(source)["image"]
+    try:
+        images = [codec.decode(column[row].as_py()) for row in (range(len(column)) if rows is None else rows)]
+    except (ValueError, IndexError) as error:
+        raise FramesError(f"expected frames in {source}, found: {error}; run stage frames again") from error
     for image in images:
         if image.shape != (inception.SIZE, inception.SIZE, 3):
             raise FramesError(f"expected frames of {inception.SIZE} pixels in {source}, found {image.shape}")

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -298,6 +299,19 @@ def test_missing_frames_are_named(stored, settings, tmp_path):
     shutil.copytree(stored, tmp_path / "frames")
     (tmp_path / "frames" / "b" / "1" / "y.parquet").unlink()
     with pytest.raises(FileNotFoundError, match=r"y\.parquet"):
+        features.extract(tmp_path / "frames", settings, 1, tmp_path / "out", tmp_path / "store")
+
+
+def test_frames_of_another_form_are_named(stored, settings, tmp_path):
+    shutil.copytree(stored, tmp_path / "frames")
+    file = tmp_path / "frames" / "b" / "1" / "y.parquet"
+    table = pq.read_table(file)
+    for damage in (table.drop_columns(["samples"]), table.set_column(0, "frame_index", pa.array(["x"] * len(table)))):
+        pq.write_table(damage, file)
+        with pytest.raises(ValueError, match=r"expected column .*y\.parquet.*run the stage"):
+            features.extract(tmp_path / "frames", settings, 1, tmp_path / "out", tmp_path / "store")
+    file.write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match=r"y\.parquet, found damage"):
         features.extract(tmp_path / "frames", settings, 1, tmp_path / "out", tmp_path / "store")
 
 

@@ -4,6 +4,7 @@ import json
 import random
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -288,3 +289,46 @@ def test_a_passing_fault_of_the_disk_condemns_no_video(tmp_path, monkeypatch):
         run(tmp_path)
     monkeypatch.setattr(codec, "ends_inside_packet", whole)
     assert [row["status"] for row in run(tmp_path, per_clip=1).values()] == ["ok"]
+
+
+def test_a_disk_that_cannot_be_read_while_the_decoder_works_condemns_no_video(tmp_path, monkeypatch):
+    """The decoder takes what it cannot read for the end of the video, and says nothing."""
+    samples.video(tmp_path / "videos" / "a.mpg", 140)
+    whole, sums, reads = codec.scan, records.sha256_of, []
+
+    def failing(source):
+        raise codec.VideoError("expected at least one frame, found none that decodes")
+
+    def unreadable(source):
+        reads.append(source.name)
+        if reads.count("a.mpg") == 2:
+            raise OSError(5, "Input/output error", str(source))
+        return sums(source)
+
+    monkeypatch.setattr(codec, "scan", failing)
+    monkeypatch.setattr(records, "sha256_of", unreadable)
+    with pytest.raises(OSError, match=r"Input/output error.*a\.mpg"):
+        run(tmp_path)
+    assert not list((tmp_path / "store").iterdir())
+    monkeypatch.setattr(codec, "scan", whole)
+    assert run(tmp_path)["a"]["status"] == "ok"
+
+
+def test_a_video_that_changes_meanwhile_gets_no_verdict(tmp_path, monkeypatch):
+    file = samples.video(tmp_path / "videos" / "a.mpg", 140)
+
+    def growing(source):
+        file.write_bytes(file.read_bytes() + b"more")
+        raise codec.VideoError("cut off")
+
+    monkeypatch.setattr(codec, "scan", growing)
+    with pytest.raises(OSError, match=r"a\.mpg to hold what it held before"):
+        run(tmp_path)
+
+
+def test_a_picture_that_is_none_is_named(tmp_path):
+    table = pa.Table.from_pylist([{"image": b"no picture"}], schema=frames.FRAME_SCHEMA)
+    records.write_table(tmp_path / "x.parquet", table)
+    for rows in (None, [3]):
+        with pytest.raises(frames.FramesError, match=r"x\.parquet.*run stage frames again"):
+            frames.decode_images(tmp_path / "x.parquet", rows)
