@@ -71,8 +71,8 @@ def fetch(
         sha256: its hash; ``None`` trusts on first use and needs ``lock``.
         mirror_path: its place inside the mirror folder, if it may be there.
         lock: JSON file of trusted hashes by URL.
-        accept: raises ``ValueError`` for a file that cannot be the one wanted, such as a portal's page; asked before a
-            file is trusted on first use.
+        accept: raises ``ValueError`` for a file that cannot be the one wanted, such as a portal's page. It is asked
+            before a file is trusted on first use, and about trusted ones too: an older lock may hold a page's hash.
         pause: seconds to wait before the second try; doubled each time.
 
     Raises:
@@ -92,22 +92,26 @@ def fetch(
     origin = _place(url, destination, expected, mirror_path, pause)
     found = records.sha256_of(destination)
     if expected is not None and found != expected:
+        looks = _describe(destination)
         destination.unlink()
         remedy = "check it and update the hash" if lock is None else f"check it and remove the address from {lock}"
         raise DownloadError(
-            f"expected SHA-256 {expected} for {url}, found {found} (from the {origin}); the file was removed. "
+            f"expected SHA-256 {expected} for {url}, found {found} ({looks}, from the {origin}); the file was removed. "
             f"Try again; if it persists, the source changed: {remedy}"
         )
-    if expected is None and lock is not None:
+    if accept is not None:
         try:
-            if accept is not None:
-                accept(destination)
+            accept(destination)
         except ValueError as error:
-            destination.unlink()
+            looks = _describe(destination)
+            if lock is not None:
+                forget(url, destination, lock)
+            destination.unlink(missing_ok=True)
             raise DownloadError(
-                f"expected the file at {url}, found something else from the {origin}: {error}; it was removed and its "
-                "hash not trusted. Try again, from a network without a portal"
+                f"expected the file at {url}, found {looks} ({origin}): {error}. It was removed and its hash is not "
+                "trusted; try again, from a network without a portal"
             ) from error
+    if expected is None and lock is not None:
         records.write_json(lock, {**known, url: found})
     return Provenance(origin, url, found, sha256 is None)
 
@@ -117,6 +121,15 @@ def forget(url: str, destination: Path, lock: Path) -> None:
     destination.unlink(missing_ok=True)
     if lock.is_file():
         records.write_json(lock, {known: sha256 for known, sha256 in records.read_json(lock).items() if known != url})
+
+
+def _describe(file: Path) -> str:
+    """What a file is that should be another one, as far as its beginning tells."""
+    with file.open("rb") as content:
+        begin = content.read(512)
+    if begin.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return f"an HTML page of {file.stat().st_size} bytes, such as a portal or a server's error serves"
+    return f"{file.stat().st_size} bytes that begin with {begin[:12]!r}"
 
 
 def _place(url: str, destination: Path, expected: str | None, mirror_path: str | None, pause: float) -> str:

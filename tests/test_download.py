@@ -167,7 +167,7 @@ def test_a_portals_page_is_never_trusted(server, tmp_path):
 
     lock = tmp_path / "lock.json"
     server.content, server.tag = b"<html>Please sign in</html>", '"portal"'
-    with pytest.raises(download.DownloadError, match=r"something else from the network.*<html>.*not trusted"):
+    with pytest.raises(download.DownloadError, match=r"found an HTML page of 27 bytes.*network.*not trusted"):
         fetch(server, tmp_path / "a", sha256=None, lock=lock, accept=accept)
     assert not lock.exists()
     assert not (tmp_path / "a").exists()
@@ -175,8 +175,41 @@ def test_a_portals_page_is_never_trusted(server, tmp_path):
     assert fetch(server, tmp_path / "a", sha256=None, lock=lock, accept=accept).sha256 == SHA
     assert records.read_json(lock) == {server.url: SHA}
     server.content, server.tag = b"<html>", '"2"'
-    with pytest.raises(download.DownloadError, match=r"source changed.*remove the address from .*lock\.json"):
+    with pytest.raises(download.DownloadError, match=r"HTML page.*changed.*remove the address from .*lock\.json"):
         fetch(server, tmp_path / "b", sha256=None, lock=lock, accept=accept)
+    assert records.read_json(lock) == {server.url: SHA}
+
+
+@pytest.mark.parametrize("present", [True, False])
+def test_a_lock_that_holds_a_portals_page_heals(server, tmp_path, present):
+    """Locks were written before files were looked at; such a one is known by a file that has the locked hash."""
+    page, lock, file = b"<!DOCTYPE html>Please sign in", tmp_path / "lock.json", tmp_path / "a"
+
+    def accept(file):
+        if file.read_bytes() != CONTENT:
+            raise ValueError("not the content")
+
+    records.write_json(lock, {server.url: hashlib.sha256(page).hexdigest(), "http://other": "1"})
+    if present:
+        file.write_bytes(page)
+    else:
+        server.content, server.tag = page, '"portal"'
+    with pytest.raises(download.DownloadError, match=r"HTML page of 29 bytes.*not the content.*not trusted"):
+        fetch(server, file, sha256=None, lock=lock, accept=accept)
+    assert records.read_json(lock) == {"http://other": "1"}
+    server.content, server.tag = CONTENT, '"1"'
+    fetch(server, file, sha256=None, lock=lock, accept=accept)
+    assert records.read_json(lock) == {server.url: SHA, "http://other": "1"}
+    assert file.read_bytes() == CONTENT
+
+
+def test_a_wrong_file_of_a_known_hash_is_described(server, tmp_path):
+    server.content = b"<HTML><body>busy"
+    with pytest.raises(download.DownloadError, match=r"expected SHA-256 .*found .*an HTML page of 16 bytes.*removed"):
+        fetch(server, tmp_path / "a")
+    server.content = b"PK\x03\x04 something"
+    with pytest.raises(download.DownloadError, match=r"14 bytes that begin with b'PK"):
+        fetch(server, tmp_path / "a")
 
 
 def test_trust_can_be_taken_back(server, tmp_path):

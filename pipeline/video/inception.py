@@ -104,8 +104,8 @@ def _check_name(file: Path) -> None:
     found = records.sha256_of(file)
     if not found.startswith(IMAGENET_PREFIX):
         raise WeightsError(
-            f"expected a SHA-256 that begins with {IMAGENET_PREFIX} for {file}, found {found}; delete the file and run "
-            "again"
+            f"expected a SHA-256 that begins with {IMAGENET_PREFIX} for {file}, found {found}; if the file is still "
+            "there, delete it, and run again"
         )
 
 

@@ -132,7 +132,7 @@ def test_imagenet_weights_come_from_torchs_cache(tmp_path, monkeypatch):
     file = tmp_path / "checkpoints" / "inception_v3_google-0cc3c7bd.pth"
     file.parent.mkdir()
     file.write_bytes(b"not the weights")
-    with pytest.raises(inception.WeightsError, match=r"checkpoints.*delete the file"):
+    with pytest.raises(inception.WeightsError, match=r"checkpoints.*delete it"):
         inception.imagenet_file()
     monkeypatch.setattr(inception, "IMAGENET_PREFIX", hashlib.sha256(b"not the weights").hexdigest()[:8])
     assert inception.imagenet_file() == file
