@@ -81,14 +81,24 @@ class Images:
 def read(source: Path) -> Images:
     """Read a parquet file with the columns ``class``, ``image`` and ``feature`` (lists of 2048 numbers).
 
+    The acquired copy (:data:`paths.VIDEO_VECTORS`) must have the hash that its record states: whoever wrote the file
+    may have left out the checksums of its pages.
+
     Raises:
         FileNotFoundError: no such file.
-        VectorsError: a column is missing or of another kind, a vector is missing, of another length or not finite, or
-            equal vectors stand under different classes.
+        VectorsError: the acquired copy is not what was acquired, a column is missing or of another kind, a vector is
+            missing, of another length or not finite, or equal vectors stand under different classes.
         ValueError: the file is damaged.
     """
     if not source.is_file():
         raise FileNotFoundError(f"expected feature vectors of images at {source}, found no such file")
+    if source == paths.VIDEO_VECTORS:
+        stated, found = _record().get("sha256"), records.sha256_of(source)
+        if found != stated:
+            raise VectorsError(
+                f"expected SHA-256 {stated} for {source}, as acquired, found {found}: damage; run "
+                "`dvc repro -f acquire@video`"
+            )
     table = records.read_table(source)
     names = _strings(table, "class", source), _strings(table, "image", source)
     vectors = _vectors(table, source)
@@ -164,8 +174,18 @@ def acquired() -> bool:
 
     Raises:
         FileNotFoundError: nothing was acquired.
+        ValueError: the record of it is damaged.
     """
-    return bool(records.read_json(paths.source_record("video"))["source"] == "vectors")
+    return bool(_record()["source"] == "vectors")
+
+
+def _record() -> dict[str, object]:
+    """The record of what was acquired."""
+    file = paths.source_record("video")
+    found = records.read_json(file)
+    if not isinstance(found, dict) or "source" not in found:
+        raise VectorsError(f"expected a record with a source in {file}, found none; run `dvc repro -f acquire@video`")
+    return found
 
 
 def write_manifest(destination: Path) -> None:

@@ -1,10 +1,12 @@
 """Pseudo-clips: no image on both sides by images, images shared by chance, every fault of a file named."""
 
 import json
+import random
 import shutil
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -235,6 +237,30 @@ def test_a_damaged_file_leaves_what_was_acquired_before(project, source):
     with pytest.raises(ValueError, match="damage"):
         acquire.acquire(VideoAcquire(source="vectors", vectors_path="bad.parquet"), 1)
     assert records.sha256_of(paths.VIDEO_VECTORS) == records.sha256_of(source)
+
+
+def test_a_bit_that_flips_in_the_acquired_copy_is_noticed(project, source):
+    """The file of a stranger, without checksums of its pages."""
+    table = pq.read_table(source)
+    pq.write_table(table, project / "mine.parquet", compression="none", use_dictionary=False)
+    acquire.acquire(VideoAcquire(source="vectors", vectors_path="mine.parquet"), 1)
+    expected = pseudo.read(project / "mine.parquet")
+    assert torch.equal(pseudo.read(paths.VIDEO_VECTORS).vectors, expected.vectors)
+    whole, rng = paths.VIDEO_VECTORS.read_bytes(), random.Random(1)
+    for _ in range(60):
+        at = rng.randrange(8 * len(whole))
+        changed = bytearray(whole)
+        changed[at // 8] ^= 1 << at % 8
+        paths.VIDEO_VECTORS.write_bytes(changed)
+        with pytest.raises(ValueError, match=r"vectors\.parquet"):
+            pseudo.read(paths.VIDEO_VECTORS)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"sourcf": "vectors"}', "3"])
+def test_a_damaged_record_is_named(project, content):
+    records.write_text(paths.source_record("video"), content)
+    with pytest.raises(ValueError, match=r"source\.json"):
+        pseudo.acquired()
 
 
 CONDITIONS = ["none", "blind-additive-output", "nem-additive-output", "nem-multiplicative-both"]
