@@ -334,7 +334,11 @@ def _log_child(runs: _Runs, parent: str, record: dict[str, Any], condition: str,
     for path, digest_ in record["data"].items():
         source = json.dumps({"uri": path})
         dataset = Dataset(name=Path(path).stem, digest=digest_[:16], source_type="local", source=source)
-        runs.client.log_inputs(run_id, [DatasetInput(dataset, [])])
+        try:
+            runs.client.log_inputs(run_id, [DatasetInput(dataset, [])])
+        except MlflowException:
+            # Another project entered the same data at the same moment: the second time they are found.
+            runs.client.log_inputs(run_id, [DatasetInput(dataset, [])])
     last = max((epoch for epoch, _, _ in curve), default=0)
     runs.finish(run_id, failed=last < int(record["settings"]["max_epochs"]))
     return True

@@ -311,6 +311,30 @@ def test_clones_that_share_a_store_never_touch_each_others_runs(
     assert len(active(owner)) == 3
 
 
+def test_writers_of_one_folder_and_of_another_at_once(settings, server, monkeypatch, tmp_path_factory):
+    first, second = paths.DATA.absolute().parent, clone(tmp_path_factory.mktemp("beside") / "clone")
+    shutil.copytree("data", second / "data")
+    environment = os.environ | {"MLFLOW_TRACKING_URI": server[1]}
+    code = "from pipeline import tracking; print('made', tracking.sync('fx', 'lstm'))"
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for folder in (first, first, second)
+    ]  # fmt: skip
+    told = [writer.communicate(timeout=250) for writer in writers]
+    assert [writer.returncode for writer in writers] == [0, 0, 0], [err[-1500:] for _, err in told]
+    made = [int(re.search(r"^made (\d+)$", out, re.M)[1]) for out, _ in told]
+    assert sorted(made[:2]) == [0, 6]
+    assert made[2] == 6
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server[1])
+    for folder in (first, second):
+        monkeypatch.chdir(folder)
+        assert slots() == WANTED
+        check_numbers_and_axes()
+
+
 def test_a_folder_that_moves_keeps_the_runs_of_its_own_store(settings, monkeypatch, tmp_path_factory, capsys):
     assert tracking.sync("fx", "lstm") == 6
     moved = clone(tmp_path_factory.mktemp("moved") / "project")
