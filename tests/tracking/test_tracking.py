@@ -18,6 +18,7 @@ import psutil
 import pytest
 import torch
 from filelock import FileLock
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from safetensors.torch import save
 
@@ -372,6 +373,22 @@ def test_the_server_of_make_ui_listens_on_loopback_only(server):
         if found.status == psutil.CONN_LISTEN or (found.type == socket.SOCK_DGRAM and not found.raddr)
     }
     assert listening == {("127.0.0.1", int(uri.rsplit(":", 1)[1]))}
+
+
+def test_data_that_another_clone_entered_just_now_are_used(settings, monkeypatch):
+    """MLflow looks for a data set and then enters it; between the two another clone may have entered it."""
+    log, calls = MlflowClient.log_inputs, []
+
+    def late(self, run_id, datasets):
+        calls.append(run_id)
+        if len(calls) == 1:
+            raise MlflowException("UNIQUE constraint failed: datasets.experiment_id, datasets.name, datasets.digest")
+        log(self, run_id, datasets)
+
+    monkeypatch.setattr(MlflowClient, "log_inputs", late)
+    assert tracking.sync("fx", "lstm") == 6
+    assert len(calls) == 7
+    check_numbers_and_axes()
 
 
 TRAIN = "train@fx-gru"
