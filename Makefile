@@ -49,8 +49,8 @@ test: setup ## Run the test suite (minutes)
 test-all: setup ## Run everything, slow tests included (nightly)
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
-test-faults: setup ## Kill, fill, lock and corrupt things
-	@$(BIN)/python -m pytest -n 2 -m faults $(ARGS)
+test-faults: setup ## Kill, fill, lock and corrupt things, feed hostile input (under 20 minutes)
+	@$(BIN)/python -m pytest -n 2 -m "faults or hostile" $(ARGS)
 
 bench: setup ## Measure the engine against torch.nn, side by side in one run
 	@$(BIN)/python -m tools.bench

@@ -8,6 +8,8 @@ import pytest
 
 from pipeline import download, records
 
+pytestmark = pytest.mark.hostile
+
 CONTENT = bytes(range(256)) * 4000
 SHA = hashlib.sha256(CONTENT).hexdigest()
 

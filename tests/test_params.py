@@ -13,6 +13,8 @@ from pydantic import BaseModel
 from pipeline import params
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.hostile
+
 
 def test_the_committed_params_are_the_demo_profile():
     with pytest.MonkeyPatch.context() as patch:

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from pipeline.video import archive
 from tests.video import samples
 
+pytestmark = pytest.mark.hostile
+
 MEMBERS = {"top/a/x.mpg": b"x" * 5000, "top/b/y.mpg": bytes(range(256)) * 30, "top/note.txt": b"words"}
 
 

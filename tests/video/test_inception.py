@@ -80,6 +80,7 @@ class Evil:
         return print, ("this code ran",)
 
 
+@pytest.mark.hostile
 def test_no_code_runs_from_a_weights_file(tmp_path, capsys):
     (tmp_path / "w.pth").write_bytes(pickle.dumps({"x": Evil()}, protocol=2))
     torch.save({"x": Evil()}, tmp_path / "v.pth")
