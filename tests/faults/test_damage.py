@@ -1,31 +1,67 @@
-"""Bits that flip, clocks that go back: damage is named or harmless, and never a crash or another number."""
+"""Bits that flip and ends that are cut off: damage is named or harmless, never a crash, and in numbers never missed."""
 
-import os
+import dataclasses
 import random
 import shutil
-import time
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
+import torch
 
 from pipeline import params, records
 from pipeline.fx import rates, windows
 from pipeline.training import results
 from pipeline.training.serving import TrainedNetwork
+from pipeline.video import clips, codec, features, frames, layout
 from tests.faults import harness
 
 FLIPS = 60
+RESULTS = ("run.json", "curves.parquet", "outcomes.parquet", "predictions.parquet")
+
+
+def table_beside(file):
+    """Read the table of features whose matrix is ``file``."""
+    return features.load(file.with_name("features.parquet"))
+
+
+def table_alone(file):
+    """Read a table of features without its matrix, so that the table's own vectors are read."""
+    features.table_twin(file).unlink(missing_ok=True)
+    return features.load(file)
+
+
+def whole_video(file):
+    """Decode a video and ask whether its end is there, as the stage does."""
+    found = codec.scan(file)
+    if codec.ends_inside_packet(file):
+        raise codec.VideoError("expected a complete last packet, found the file cut off")
+    return found
+
+
 READERS = {
-    "params.yaml": params.load,
-    "data/raw/fx/rates.csv": rates.read,
-    "data/raw/fx/source.json": records.read_json,
-    "data/fx/windows.parquet": windows.load,
-    "data/runs/fx/gru/curves.parquet": records.read_table,
-    "data/runs/fx/gru/outcomes.parquet": records.read_table,
-    "data/runs/fx/gru/predictions.parquet": records.read_table,
-    "data/runs/fx/gru/run.json": records.read_json,
-    "data/runs/fx/gru/models/none.safetensors": TrainedNetwork,
+    ("fx", "params.yaml"): params.load,
+    ("fx", "data/raw/fx/rates.csv"): rates.read,
+    ("fx", "data/raw/fx/source.json"): records.read_json,
+    ("fx", "data/fx/windows.parquet"): windows.load,
+    **{("fx", f"data/runs/fx/gru/{name}"): lambda _: results.load("fx", "gru") for name in RESULTS},
+    ("fx", "data/runs/fx/gru/models/none.safetensors"): TrainedNetwork,
+    ("video", "data/raw/video/index.csv"): layout.load,
+    ("video", "data/raw/video/source.json"): records.read_json,
+    ("video", "data/raw/video/videos/*/*/*.mpg"): whole_video,
+    ("video", "data/frames/manifest.parquet"): lambda file: frames.read_manifest(file.parent),
+    ("video", "data/frames/*/*/*.parquet"): frames.decode_images,
+    ("video", "data/features/features.parquet"): table_alone,
+    ("video", "data/features/vectors.safetensors"): table_beside,
+    ("video", "data/features/clips.parquet"): clips.load,
+    **{("video", f"data/runs/video/gru/{name}"): lambda _: results.load("video", "gru") for name in RESULTS},
+    ("video", "data/runs/video/gru/models/none.safetensors"): TrainedNetwork,
 }
+"""How each file of the pipeline is read, by the half that it belongs to and its place (the first that fits)."""
+SURE = [key for key in READERS if key[1].endswith((".parquet", "vectors.safetensors"))]
+"""Files that hold checksums of their numbers."""
+HALVES = {"fx": "train", "video": "train-video"}
 
 
 def flipped(content, number, name):
@@ -36,105 +72,146 @@ def flipped(content, number, name):
     return bytes(changed), at // 8
 
 
-@pytest.mark.parametrize("name", sorted(READERS))
-def test_a_flipped_bit_or_a_cut_end_is_an_expected_error_or_a_readable_file(undisturbed, tmp_path, name):
-    """Text holds no redundancy, so a flipped digit may pass here; DVC's hashes notice it (see below)."""
-    source = undisturbed / name
-    content, file = source.read_bytes(), tmp_path / source.name
+def cut(content, number):
+    """Take the end off ``content``."""
+    return content[: random.Random(number).randrange(len(content))]
+
+
+def plain(found):
+    """Return what a reader found as values that compare bit by bit."""
+    if isinstance(found, torch.Tensor):
+        found = found.numpy()
+    if isinstance(found, np.ndarray):
+        return str(found.dtype), found.shape, found.tobytes() if found.dtype != object else found.tolist()
+    if isinstance(found, pa.Table):
+        return found.to_pydict(), found.schema.to_string(show_schema_metadata=False), found.schema.metadata
+    if isinstance(found, pd.DataFrame):
+        return {name: plain(found[name].to_numpy()) for name in found}
+    if dataclasses.is_dataclass(found):
+        return {field.name: plain(getattr(found, field.name)) for field in dataclasses.fields(found)}
+    return repr(found)
+
+
+@pytest.fixture
+def place(copy, monkeypatch, name):
+    """A file in a project of its own, which is the working directory."""
+    monkeypatch.chdir(copy)
+    return sorted(copy.glob(name))[0]
+
+
+ids = {"ids": lambda value: value.split("/")[-1] if "/" in value else value}
+
+
+@pytest.mark.parametrize(("stage", "name"), [(HALVES[half], name) for half, name in READERS], **ids)
+def test_a_flipped_bit_or_a_cut_end_is_an_expected_error_or_a_readable_file(place, stage, name):
+    """Text, videos and networks hold no checksum, so a flip may pass here; DVC's hashes notice it (test_dvc.py)."""
+    read = READERS["video" if "video" in stage else "fx", name]
+    content = place.read_bytes()
+    read(place)
     refused = 0
     for number in range(FLIPS):
-        changed = flipped(content, number, name)[0]
-        if number % 3 == 2:
-            changed = content[: random.Random(number).randrange(len(content))]
-        file.write_bytes(changed)
+        place.write_bytes(cut(content, number) if number % 3 == 2 else flipped(content, number, name)[0])
         try:
-            READERS[name](file)
+            read(place)
         except (ValueError, OSError) as error:
             refused += 1
             assert str(error)
     assert refused
 
 
-@pytest.mark.parametrize("name", sorted(n for n in READERS if n.endswith(".parquet")))
-def test_a_flipped_bit_in_the_numbers_of_a_table_is_always_noticed(undisturbed, tmp_path, name):
-    """Pages carry checksums: outside of the footer no flip gives other numbers."""
-    source = undisturbed / name
-    content, file = source.read_bytes(), tmp_path / source.name
-    footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
-    table, noticed = records.read_table(source), 0
+@pytest.mark.parametrize(("stage", "name"), [(HALVES[half], name) for half, name in SURE], **ids)
+def test_a_flipped_bit_in_numbers_is_always_noticed(place, stage, name):
+    """Parquet pages and the matrix of features carry checksums: outside of a footer no flip gives other numbers.
+
+    A parquet footer, some kilobytes of names, places and sizes, has none of its own.
+    """
+    read = READERS["video" if "video" in stage else "fx", name]
+    content = place.read_bytes()
+    expected, noticed = plain(read(place)), 0
+    body = len(content)
+    if place.suffix == ".parquet":
+        body -= 8 + int.from_bytes(content[-8:-4], "little")
     for number in range(2 * FLIPS):
-        changed, at = flipped(content[:footer], number, name)
-        file.write_bytes(changed + content[footer:])
+        changed, at = flipped(content[:body], number, name)
+        place.write_bytes(changed + content[body:])
         try:
-            found = records.read_table(file)
+            found = read(place)
         except ValueError:
             noticed += 1
             continue
-        assert found.equals(table), f"byte {at}: other numbers without an error"
+        assert plain(found) == expected, f"byte {at} of {body}: other numbers without an error"
     assert noticed > FLIPS
 
 
-@pytest.mark.parametrize("stage", ["fx_windows", "train", "evaluate"])
-def test_stages_name_the_damaged_input(launcher, copy, stage):
-    folder = copy
-    name = {
-        "fx_windows": "data/raw/fx/rates.csv",
-        "train": "data/fx/windows.parquet",
-        "evaluate": "data/runs/fx/gru/curves.parquet",
-    }[stage]
-    file = folder / name
-    content = file.read_bytes()
+INPUTS = {
+    "fx_windows": ["data/raw/fx/rates.csv"],
+    "train": ["data/fx/windows.parquet"],
+    "evaluate": [f"data/runs/fx/gru/{name}" for name in ("curves.parquet", "run.json")],
+    "frames": ["data/raw/video/index.csv"],
+    "features": ["data/frames/manifest.parquet", "data/frames/*/*/*.parquet"],
+    "train-video": [f"data/features/{name}" for name in ("features.parquet", "vectors.safetensors", "clips.parquet")],
+    "evaluate-video": ["data/features/clips.parquet", "data/runs/video/gru/predictions.parquet"],
+    "study-map": ["data/study/quick/data/fx_days.safetensors"],
+    "study-final": ["data/study/quick/map.parquet"],
+    "study-report": ["data/study/quick/final.parquet"],
+}
+
+
+@pytest.mark.parametrize(("stage", "name"), [(stage, name) for stage, names in INPUTS.items() for name in names], **ids)
+def test_stages_name_the_damaged_input(launcher, copy, place, stage, name):
+    expected = harness.hashes(harness.output(copy, stage))
+    content = place.read_bytes()
     for damage in (content[: len(content) // 2], b"", b"\xff" * len(content)):
-        file.write_bytes(damage)
-        harness.remove_outputs(folder, stage)
-        status, _ = launcher.run(stage, folder)
-        text = harness.log(folder)
+        place.write_bytes(damage)
+        harness.remove_outputs(copy, stage)
+        shutil.rmtree(copy / ".checkpoints", ignore_errors=True)
+        status, _ = launcher.run(stage, copy)
+        text = harness.log(copy)
         assert status == 1, text
-        assert file.name in text or str(file.name) in text
+        assert place.name in text
         assert "Traceback" not in text
-        assert not harness.hashes(harness.output(folder, stage))
-    file.write_bytes(content)
-    status, _ = launcher.run(stage, folder)
-    assert status == 0, harness.log(folder)
+        assert not harness.hashes(harness.output(copy, stage))
+    place.write_bytes(content)
+    status, _ = launcher.run(stage, copy)
+    assert status == 0, harness.log(copy)
+    assert harness.hashes(harness.output(copy, stage)) == expected
 
 
-def test_a_damaged_checkpoint_costs_time_only(launcher, copy):
-    folder = copy
-    output = harness.output(folder, "train")
+STOPPED = {"train": 6, "train-video": 6, "frames": 4, "features": 3, "study-map": 5}
+"""Stages that keep something to go on from, and a file before whose naming they are killed."""
+
+
+@pytest.mark.parametrize("stage", STOPPED)
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "other"])
+def test_damage_to_what_a_stage_goes_on_from_costs_time_only(launcher, copy, stage, damage):
+    """Anywhere in the file: a header, a digit, the numbers themselves."""
+    output = harness.output(copy, stage)
     expected = harness.hashes(output)
-    for number in range(4):
-        harness.remove_outputs(folder, "train")
-        shutil.rmtree(folder / ".checkpoints" / "train", ignore_errors=True)
-        launcher.run("train", folder, fault="die before replace 6")
-        files = sorted((folder / ".checkpoints" / "train").rglob("*.safetensors"))
+    for number in range(4 if damage == "flip" else 1):
+        harness.remove_outputs(copy, stage)
+        shutil.rmtree(copy / ".checkpoints", ignore_errors=True)
+        launcher.run(stage, copy, fault=f"die before replace {STOPPED[stage]}")
+        files = sorted(
+            f for f in (copy / ".checkpoints").rglob("*.*") if f.is_file() and f.suffix not in (".lock", ".tmp")
+        )
         assert files
         for file in files:
             content = file.read_bytes()
-            file.write_bytes(content[: len(content) // 2] if number % 2 else flipped(content[:400], number, "c")[0])
-        status, _ = launcher.run("train", folder)
-        assert status == 0, harness.log(folder)
+            harmed = {
+                "flip": flipped(content, number, file.name)[0],
+                "cut": cut(content, len(content)),
+                "empty": b"",
+                "other": files[0].read_bytes(),  # a whole file in the wrong place
+            }[damage]
+            file.write_bytes(harmed)
+        status, _ = launcher.run(stage, copy)
+        assert status == 0, harness.log(copy)
         assert harness.hashes(output) == expected
 
 
-@pytest.mark.parametrize("stage", harness.FX)
-def test_a_clock_that_goes_backwards(launcher, copy, stage):
-    folder = copy
-    output = harness.output(folder, stage)
-    expected = harness.hashes(output)
-    for file in folder.rglob("*"):
-        if file.is_file() and not file.is_symlink() and ".checkpoints" not in file.parts:
-            # Inputs from the future.
-            os.utime(file, (time.time() + 1e8, time.time() + 1e8))
-    harness.remove_outputs(folder, stage)
-    status, _ = launcher.run(stage, folder, fault="clock")
-    assert status == 0, harness.log(folder)
-    assert harness.hashes(output) == expected
-
-
-def test_results_of_a_damaged_run_are_refused(undisturbed, copy, monkeypatch):
-    folder = copy
-    monkeypatch.chdir(folder)
+def test_results_that_are_missing_are_named(copy, monkeypatch):
+    monkeypatch.chdir(copy)
     assert np.isfinite(results.load("fx", "gru").final("none", "test_loss")).all()
-    (harness.output(folder, "train") / "run.json").unlink()
+    (harness.output(copy, "train") / "run.json").unlink()
     with pytest.raises(FileNotFoundError, match="dvc repro train@fx-gru"):
         results.load("fx", "gru")
