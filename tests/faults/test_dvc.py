@@ -2,11 +2,14 @@
 
 import csv
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -67,12 +70,14 @@ def reproduced(tmp_path):
     return folder
 
 
-def test_two_repros_at_once(tmp_path):
-    folder = clone(tmp_path / "project")
-    assert params.load(folder / "params.yaml").cells == ["gru"]
-    both = [start(folder, "repro"), start(folder, "repro")]
-    texts = [process.communicate(timeout=harness.PATIENCE)[0] for process in both]
-    codes = [process.returncode for process in both]
+def state(pid):
+    """Return the letter that the kernel has for a process's state."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def check_both(folder, processes, texts, undisturbed):
+    """One got through, the other too or it said why not; the bytes are those of an undisturbed run."""
+    codes = [process.returncode for process in processes]
     assert 0 in codes, texts
     for code, text in zip(codes, texts, strict=True):
         assert "Traceback" not in text
@@ -80,6 +85,96 @@ def test_two_repros_at_once(tmp_path):
     assert "up to date" in run(folder, "repro")
     run(folder, "status", "-q")
     assert not list((folder / "data").rglob("*.tmp"))
+    for stage in harness.FX:
+        expected = harness.hashes(harness.output(undisturbed, stage))
+        found = harness.hashes(harness.output(folder, stage))
+        assert {name: digest for name, digest in found.items() if ".gitignore" not in name} == expected
+
+
+def test_two_repros_at_once(tmp_path, undisturbed):
+    """Whoever comes second waits or is turned away: no stage runs twice at a time, and all bytes are right."""
+    folder = clone(tmp_path / "project")
+    assert params.load(folder / "params.yaml").cells == ["gru"]
+    both = [start(folder, "repro"), start(folder, "repro")]
+    together = 0
+    texts = [None, None]
+
+    def finish(number):
+        texts[number] = both[number].communicate(timeout=harness.PATIENCE)[0]
+
+    threads = [threading.Thread(target=finish, args=(number,)) for number in (0, 1)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        # Past the start of Python: both have taken or met DVC's lock once it is there.
+        together += (folder / ".dvc" / "tmp" / "lock").exists() and all(process.poll() is None for process in both)
+        time.sleep(0.01)
+    assert together, "the second began when the first had ended"
+    check_both(folder, both, texts, undisturbed)
+
+
+def test_a_second_repro_while_the_first_is_inside_a_stage(tmp_path, undisturbed):
+    """The first is stopped in the middle of training, so that the second meets it there on any machine."""
+    folder = clone(tmp_path / "project")
+    first = start(folder, "repro")
+    while first.poll() is None and not list((folder / ".checkpoints" / "train").rglob("*.safetensors")):
+        time.sleep(0.01)
+    os.killpg(first.pid, signal.SIGSTOP)
+    assert state(first.pid) == "T", "the first was too quick to be stopped"
+    assert not (harness.output(folder, "train") / "run.json").exists(), "training was over when it was stopped"
+    second = start(folder, "repro")
+    try:
+        text = second.communicate(timeout=harness.PATIENCE)[0]
+        met = state(first.pid)
+    finally:
+        os.killpg(first.pid, signal.SIGCONT)
+    assert met == "T"
+    assert second.returncode != 0, "it ran a stage whose output another is writing"
+    assert "lock" in text.lower() or "busy" in text.lower(), text
+    texts = [first.communicate(timeout=harness.PATIENCE)[0], text]
+    assert first.returncode == 0, texts
+    check_both(folder, [first, second], texts, undisturbed)
+
+
+def test_time_stamps_that_go_back(reproduced):
+    """DVC compares contents. It asks for a content's hash again when inode, time stamp or size is another.
+
+    So old or future time stamps change nothing, and changed content is seen whatever the file's time is, *but* for a
+    change in place that keeps the size and the time stamp to the nanosecond: DVC trusts its note of the old hash. The
+    pipeline never writes like that (a new file takes the name, hence a new inode), and ``evaluate`` hashes its inputs
+    itself; whoever suspects such a change removes DVC's notes, the site cache's folder.
+    """
+    folder = reproduced
+    names = ["data/raw/fx/rates.csv", "data/fx/windows.parquet", "data/runs/fx/gru/curves.parquet", "pipeline/cli.py"]
+    files = [folder / name for name in names]
+    for moment in (0, 1, 4e9):
+        for file in files:
+            os.utime(file, (moment, moment))
+        run(folder, "status", "-q")
+        assert "up to date" in run(folder, "repro")
+
+    file = folder / "data" / "raw" / "fx" / "rates.csv"
+    file.chmod(0o644)
+    whole, kept = file.read_text(), file.stat()
+    for moment in (0, 4e9):  # another content, older or newer than before
+        file.write_text(whole.replace("1", "2"))
+        os.utime(file, (moment, moment))
+        assert "data/raw/fx" in run(folder, "status")
+    new = file.with_name("new")  # the same size and time stamp in a new file, as the pipeline itself writes
+    new.write_text(whole.replace("1", "2"))
+    os.utime(new, ns=(kept.st_atime_ns, kept.st_mtime_ns))
+    new.replace(file)
+    assert "data/raw/fx" in run(folder, "status")
+
+    file.write_text(whole)
+    os.utime(file, ns=(kept.st_atime_ns, kept.st_mtime_ns))
+    run(folder, "status", "-q")
+    with file.open("r+") as opened:  # in place, and the time stamp put back
+        opened.write(whole.replace("1", "2"))
+    os.utime(file, ns=(kept.st_atime_ns, kept.st_mtime_ns))
+    run(folder, "status", "-q")  # the limit that the docstring speaks of
+    shutil.rmtree(folder.parent / "SITE_CACHE_DIR")
+    assert "data/raw/fx" in run(folder, "status")
 
 
 def test_a_wiped_disk_comes_back_from_a_remote(reproduced, tmp_path):

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from pipeline import params, records
 from tests.faults import harness
 
-KILLS = {"evaluate": 10, "evaluate-video": 10, "study-final": 10, "study-report": 4}
+KILLS = {"evaluate": 10, "evaluate-video": 10, "study-map": 10, "study-final": 6, "study-report": 3}
 """Evaluation shares its twenty random kills between both halves, the study has as many as time allows; all others have
 twenty each."""
 RESUME = ("train", "train-video", "features", "study-map", "study-final")
@@ -31,8 +31,11 @@ def whole_checkpoints(folder):
 
 
 def forget(folder):
-    """Remove what earlier runs left to resume from, so that there is a whole stage to kill."""
-    shutil.rmtree(folder / ".checkpoints", ignore_errors=True)
+    """Remove what earlier runs left to resume from, so that there is a whole stage to kill (but not the weights of the
+    feature extractor, which would take longer to write than all features)."""
+    for file in (folder / ".checkpoints").rglob("*"):
+        if file.is_file() and not file.name.startswith("weights-"):
+            file.unlink()
 
 
 @pytest.mark.parametrize("stage", harness.STAGES)
@@ -53,6 +56,8 @@ def test_killed_at_random_moments(launcher, copy, stage):
             status = launcher.kill_after(moments.uniform(0, seconds), stage, folder)
             assert status in (0, -signal.SIGKILL), harness.log(folder)
             killed += status != 0
+            # Too late: the machine was busier when the stage was timed.
+            seconds *= 1 if status else 0.9
             reader.look()
             resumed += status != 0 and whole_checkpoints(folder) > 0
             # Every other time the dead run's outputs are left lying, as after a plain rerun without DVC.
