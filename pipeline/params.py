@@ -21,7 +21,7 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
@@ -58,8 +58,17 @@ MOST = 1_000_000
 STEEPEST = 10.0
 """The largest annealing exponent: after one epoch a thousandth is left, and the power stays far from overflow."""
 
-PathText = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f]+$")]
-"""A path: one line of text."""
+
+def _outside(place: str) -> str:
+    outputs = (paths.RAW, paths.FX_WINDOWS.parent, paths.FRAMES, paths.FEATURES, paths.RUNS, paths.RESULTS)
+    own = next((folder for folder in outputs if Path(place).resolve().is_relative_to(folder.resolve())), None)
+    if own is not None:
+        raise ValueError(f"expected a place outside {own}, an output that DVC removes before its stage runs; move it")
+    return place
+
+
+PathText = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f]+$"), AfterValidator(_outside)]
+"""A path to the user's own data: one line of text, no output of the pipeline."""
 
 DayIndex = Annotated[int, Field(ge=0, le=10_000_000)]
 DayText = Annotated[str, Field(max_length=40)]

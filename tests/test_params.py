@@ -276,3 +276,12 @@ def test_any_content_is_parameters_or_a_params_error(content):
         params.validate(content)
     except params.ParamsError as error:
         assert "fault" in str(error)
+
+
+@pytest.mark.parametrize("place", ["data/raw/video/vectors.parquet", "./data/fx/../raw/video", "data/results"])
+def test_the_users_data_are_no_output_that_dvc_removes(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for changes in ({"vectors_path": place}, {"folder": place}, {"vectors_path": str(tmp_path / place)}):
+        with pytest.raises(params.ParamsError, match=r"expected a place outside data.*DVC removes"):
+            params.validate({"video": {"acquire": changes}})
+    assert params.validate({"video": {"acquire": {"folder": "data/mine"}}}).video.acquire.folder == "data/mine"
