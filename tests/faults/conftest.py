@@ -1,10 +1,8 @@
 """One warm launcher and one undisturbed run for all fault tests."""
 
-import os
 import shutil
 
 import pytest
-from filelock import FileLock
 from safetensors.torch import save_file
 
 from pipeline.video import inception
@@ -27,20 +25,16 @@ def launcher(tmp_path_factory):
 
 
 def run_all(launcher, factory, name, stages, make):
-    """Return a project whose stages all ran without a fault; it is made once, by the first worker that wants it."""
-    shared = factory.getbasetemp().parent if os.environ.get("PYTEST_XDIST_WORKER") else factory.getbasetemp()
-    folder, done = shared / f"undisturbed-{name}" / "project", shared / f"undisturbed-{name}.done"
-    with FileLock(shared / f"undisturbed-{name}.lock"):
-        if not done.is_file():
-            shutil.rmtree(folder.parent, ignore_errors=True)
-            folder.parent.mkdir(parents=True)
-            make(folder)
-            for stage in stages:
-                # The first training makes the MLflow store, which takes longer than the training.
-                status, _ = launcher.run(stage, folder)
-                assert status == 0, harness.log(folder)
-            done.touch()
-    return folder
+    """Return a project whose stages all ran without a fault."""
+
+    def make_and_run(folder):
+        make(folder)
+        for stage in stages:
+            # The first training makes the MLflow store, which takes longer than the training.
+            status, _ = launcher.run(stage, folder)
+            assert status == 0, harness.log(folder)
+
+    return harness.shared(factory, name, make_and_run)
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from collections import Counter
 from pathlib import Path
 
 import pandas as pd
+from filelock import FileLock
 from mlflow.tracking import MlflowClient
 
 from pipeline import params, tracking
@@ -87,8 +88,31 @@ def copy_code(folder, *names):
 def make_project(folder, settings=None):
     """Make ``folder`` a project with the present code and tiny parameters; return it."""
     folder.mkdir(parents=True, exist_ok=True)
-    copy_code(folder, "study")
+    copy_code(folder)
+    (folder / "study").mkdir()
+    # Not its dvc.yaml: DVC would miss the study's results wherever the study has not run.
+    shutil.copy(ROOT / "study" / "params.yaml", folder / "study")
     (folder / "params.yaml").write_text(params.render(settings or tiny()))
+    return folder
+
+
+def shared(factory, name, make):
+    """Return a folder that the first worker that wants it makes, for all workers of this test session.
+
+    Args:
+        factory: pytest's ``tmp_path_factory``.
+        name: of the folder.
+        make: takes the folder, which does not exist, and makes it.
+    """
+    base = factory.getbasetemp()
+    base = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+    folder, done = base / f"shared-{name}" / "project", base / f"shared-{name}.done"
+    with FileLock(base / f"shared-{name}.lock"):
+        if not done.is_file():
+            shutil.rmtree(folder.parent, ignore_errors=True)
+            folder.parent.mkdir(parents=True)
+            make(folder)
+            done.touch()
     return folder
 
 

@@ -7,6 +7,7 @@ stamps on files cannot be turned back from here; files from the future and from 
 
 import json
 import os
+import shutil
 import time
 
 import pytest
@@ -47,15 +48,14 @@ def test_every_stage_is_here():
 
 
 @pytest.mark.parametrize("stage", harness.STAGES)
-@pytest.mark.parametrize("years", [-3, 3])
-def test_no_byte_depends_on_the_clock(launcher, copy, stage, years):
+def test_no_byte_depends_on_the_clock(launcher, copy, stage):
     output = harness.output(copy, stage)
     expected = harness.hashes(output)
-    moment = time.time() + years * 3.15e7
-    for file in copy.rglob("*"):
-        if file.is_file() and not file.is_symlink() and ".checkpoints" not in file.parts:
-            os.utime(file, (moment, moment))
     harness.remove_outputs(copy, stage)
+    shutil.rmtree(copy / ".checkpoints" / "study", ignore_errors=True)
+    for number, file in enumerate(f for f in sorted(copy.rglob("*")) if f.is_file()):
+        moment = time.time() + (-1) ** number * 1e8  # from three years ago and in three years
+        os.utime(file, (moment, moment))
     if stage in TASKS:
         harness.erase_runs(copy)
     readers = run_and_list_readers(launcher, copy, stage)

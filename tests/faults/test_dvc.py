@@ -63,11 +63,16 @@ def run(folder, *arguments, module="dvc"):
     return text
 
 
+@pytest.fixture(scope="session")
+def reproduced_once(tmp_path_factory):
+    """A project that DVC reproduced; made by the first worker that wants it."""
+    return harness.shared(tmp_path_factory, "reproduced", lambda folder: run(clone(folder), "repro"))
+
+
 @pytest.fixture
-def reproduced(tmp_path):
-    folder = clone(tmp_path / "project")
-    run(folder, "repro")
-    return folder
+def reproduced(reproduced_once, tmp_path):
+    """A copy of it, with its cache."""
+    return shutil.copytree(reproduced_once, tmp_path / "project", symlinks=True)
 
 
 def state(pid):
@@ -120,15 +125,17 @@ def test_a_second_repro_while_the_first_is_inside_a_stage(tmp_path, undisturbed)
     while first.poll() is None and not list((folder / ".checkpoints" / "train").rglob("*.safetensors")):
         time.sleep(0.01)
     os.killpg(first.pid, signal.SIGSTOP)
-    assert state(first.pid) == "T", "the first was too quick to be stopped"
-    assert not (harness.output(folder, "train") / "run.json").exists(), "training was over when it was stopped"
-    second = start(folder, "repro")
     try:
+        until = time.monotonic() + 60
+        while state(first.pid) not in "TZ" and time.monotonic() < until:
+            time.sleep(0.01)
+        assert state(first.pid) == "T", "the first was too quick to be stopped"
+        assert not (harness.output(folder, "train") / "run.json").exists(), "training was over when it was stopped"
+        second = start(folder, "repro")
         text = second.communicate(timeout=harness.PATIENCE)[0]
-        met = state(first.pid)
+        assert state(first.pid) == "T"
     finally:
         os.killpg(first.pid, signal.SIGCONT)
-    assert met == "T"
     assert second.returncode != 0, "it ran a stage whose output another is writing"
     assert "lock" in text.lower() or "busy" in text.lower(), text
     texts = [first.communicate(timeout=harness.PATIENCE)[0], text]
@@ -167,6 +174,7 @@ def test_time_stamps_that_go_back(reproduced):
     assert "data/raw/fx" in run(folder, "status")
 
     file.write_text(whole)
+    run(folder, "status", "-q")
     os.utime(file, ns=(kept.st_atime_ns, kept.st_mtime_ns))
     run(folder, "status", "-q")
     with file.open("r+") as opened:  # in place, and the time stamp put back
