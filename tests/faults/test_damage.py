@@ -181,12 +181,13 @@ STOPPED = {"train": 6, "train-video": 6, "frames": 4, "features": 3, "study-map"
 """Stages that keep something to go on from, and a file before whose naming they are killed."""
 
 
-@pytest.mark.parametrize("stage", STOPPED)
-@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "other"])
+@pytest.mark.parametrize(
+    ("stage", "damage"),
+    # A chunk's digest is of its numbers and not of its name, so features would take one chunk for another.
+    [(s, d) for s in STOPPED for d in ("flip", "cut", "empty", "other") if (s, d) != ("features", "other")],
+)
 def test_damage_to_what_a_stage_goes_on_from_costs_time_only(launcher, copy, stage, damage):
     """Anywhere in the file: a header, a digit, the numbers themselves."""
-    if (stage, damage) == ("features", "other"):
-        pytest.skip("a kept chunk's digest is of its numbers and not of its name")
     output = harness.output(copy, stage)
     expected = harness.hashes(output)
     for number in range(4 if damage == "flip" else 1):
