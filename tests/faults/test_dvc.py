@@ -187,11 +187,13 @@ def test_time_stamps_that_go_back(reproduced):
 
 def test_a_wiped_disk_comes_back_from_a_remote(reproduced, tmp_path):
     folder = reproduced
+    # The study's pipeline, which has not been run, lies beside the main one, as in the project itself.
+    shutil.copytree(ROOT / "study", folder / "study", dirs_exist_ok=True)
     run(folder, "remote", "add", "--default", "kept", str(tmp_path / "remote"))
     git(folder, "add", "--all")
     git(folder, "commit", "--quiet", "--message", "results")
     expected = harness.hashes(folder / "data")
-    run(folder, "push")
+    run(folder, "push", "dvc.yaml")
     git(tmp_path, "clone", "--quiet", str(folder), "fresh")
     fresh = tmp_path / "fresh"
     # Workspace and cache are gone; only what Git holds and the remote are left.
@@ -200,9 +202,9 @@ def test_a_wiped_disk_comes_back_from_a_remote(reproduced, tmp_path):
         "results/metrics.json",
         *(k for k in expected if ".gitignore" in k),
     }
-    run(fresh, "pull")
+    run(fresh, "pull", "dvc.yaml")
     assert harness.hashes(fresh / "data") == expected
-    run(fresh, "status", "-q")
+    run(fresh, "status", "-q", "dvc.yaml")
     assert "up to date" in run(fresh, "repro")
 
 
