@@ -14,6 +14,7 @@ SITE := $(CURDIR)/.dvc/tmp/site
 PIP_FLAGS ?=
 
 export DVC_NO_ANALYTICS := 1
+export DVC_SITE_CACHE_DIR ?= $(SITE)
 export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_ALLOW_PICKLE_DESERIALIZATION := false
 export PATH := $(abspath $(BIN)):$(PATH)
@@ -25,7 +26,8 @@ help: ## Show this help
 
 setup: $(READY) ## Make the virtual environment from the hash-locked requirements
 	@mkdir -p -m 700 "$(SITE)"
-	@grep -qsF "site_cache_dir = $(SITE)" .dvc/config.local || $(BIN)/dvc config --local core.site_cache_dir "$(SITE)"
+	@grep -qsF "site_cache_dir = $(SITE)" .dvc/config.local || $(BIN)/dvc config --local core.site_cache_dir "$(SITE)" 2>/dev/null \
+	  || echo "setup: DVC cannot note a folder that is not ASCII: outside of make, first export DVC_SITE_CACHE_DIR=\"$(SITE)\""
 
 $(READY): $(LOCK)
 	@echo "Setting up $(VENV) (a few minutes the first time) …"

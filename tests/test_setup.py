@@ -1,5 +1,6 @@
 """`make setup` gives a clone what the two commands need."""
 
+import os
 import stat
 import subprocess
 import sys
@@ -23,3 +24,20 @@ def test_dvc_keeps_its_pickles_where_only_their_owner_may_write(tmp_path):
         assert stat.S_IMODE(Path(shown).stat().st_mode) == 0o700
     status = subprocess.run(["git", "status", "--porcelain"], cwd=clone, check=True, capture_output=True, text=True)
     assert status.stdout.strip() in ("", "M Makefile")
+
+
+def test_a_folder_that_dvc_cannot_note_stops_nobody(tmp_path):
+    """DVC writes its settings as ASCII; make tells it the folder through the environment, and says what else to do."""
+    clone = tmp_path / "clóne"
+    subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
+    (clone / "Makefile").write_text((ROOT / "Makefile").read_text() + "\nshow:\n\t@echo $$DVC_SITE_CACHE_DIR\n")
+    setup = ["make", "-o", str(LOCK.relative_to(ROOT)), "-o", str(Path(sys.prefix) / ".ready"), f"VENV={sys.prefix}"]
+    own = {k: v for k, v in os.environ.items() if k != "DVC_SITE_CACHE_DIR"}
+    done = subprocess.run([*setup, "setup", "show"], cwd=clone, env=own, check=True, capture_output=True, text=True)
+    folder = clone / ".dvc" / "tmp" / "site"
+    assert f'export DVC_SITE_CACHE_DIR="{folder}"' in done.stdout
+    assert done.stdout.splitlines()[-1] == str(folder)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    subprocess.run(
+        [sys.executable, "-m", "dvc", "config", "--list"], cwd=clone, env=own, check=True, capture_output=True
+    )
