@@ -165,7 +165,7 @@ def test_stale_results_are_never_reused(tmp_path):
 
 
 def stopped(tmp_path, count):
-    """Stop at a bad video, with its result and that of a good one kept; return the outputs of a run that did not stop."""
+    """Stop at a bad video, with two results kept; return the outputs of a run that did not stop."""
     root = tmp_path / "videos"
     samples.video(root / "a.mpg", count)
     (root / "b.mpg").write_bytes(b"")
