@@ -19,7 +19,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_ALLOW_PICKLE_DESERIALIZATION := false
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help setup repro study test test-all test-faults bench ui track lint format docs tune check-repro audit licences clean screenshot
+.PHONY: help setup repro study test test-all test-faults bench ui track lint format docs tune check-repro audit licences clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -36,7 +36,7 @@ $(READY): $(LOCK)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar on --require-hashes $(PIP_FLAGS) -r $(LOCK)
 	@touch $@
 
-repro: setup ## Run the pipeline: PROFILE=demo|fx|vectors|paper (without it, params.yaml as it stands)
+repro: setup ## Run the pipeline: PROFILE=demo|fx|ucf101|paper (without it, params.yaml as it stands)
 ifdef PROFILE
 	@$(BIN)/python -m pipeline.params compose $(PROFILE) $(if $(FORCE),--force)
 endif
@@ -63,18 +63,16 @@ track: setup ## Bring MLflow up to date with the run files
 ui: setup ## Compare the noise conditions in MLflow's UI on http://127.0.0.1:5000
 	@$(BIN)/python -m stages.track --serve
 
-tune: setup ## Choose the exchange-rate hyperparameters on validation days
-	@$(BIN)/dvc repro acquire@fx
-	@$(BIN)/python -m stages.tune
+tune: setup ## Choose hyperparameters on validation sequences (TASK=fx)
+	@$(BIN)/dvc repro $(if $(filter-out fx,$(TASK)),clips,windows)
+	@$(BIN)/python -m stages.tune $(or $(TASK),fx)
 
-study: setup ## When does NEM noise help? Half an hour on 2 cores (QUICK=1: a minute, generated data)
+study: setup ## When does NEM noise help? Half an hour on 2 cores (QUICK=1: the path only, a minute)
 ifdef QUICK
-	@NEM_EXECUTOR=serial $(BIN)/dvc repro study/dvc.yaml:report@quick
-	@$(BIN)/python -m stages.study track quick
+	@NEM_EXECUTOR=serial $(BIN)/dvc repro study/dvc.yaml:quick
 else
-	@$(BIN)/dvc repro study/dvc.yaml:publish
-	@$(BIN)/python -m stages.study track full
-	@echo "Verdicts and pictures: data/results/study.html; tables: data/study/full/results"
+	@$(BIN)/dvc repro study/dvc.yaml:judge
+	@echo "Verdicts and pictures: data/results/study.html; tables: data/study/tables"
 endif
 
 lint: setup ## Check style and types
@@ -89,17 +87,15 @@ format: setup ## Format the code
 docs: setup ## Draw the README's figures from the present results
 	@$(BIN)/python -m tools.readme
 
-screenshot: track ## Take the README's picture of MLflow's comparison (needs Chromium)
-	@$(BIN)/python -m tools.mlflow_screenshot
-
 check-repro: setup ## Run the pipeline twice and compare every byte (QUICK=1: a small form)
 	@$(BIN)/python -m tools.check_repro
 
 audit: setup ## Ask for known vulnerabilities of all locked packages (network; ARGS: pip-audit's options)
 	@$(BIN)/python -m tools.audit $(ARGS)
 
-licences: setup ## Write the table of licences in docs/supply-chain.md
-	@$(BIN)/python -m tools.licences
+licences: setup ## List the licences of all installed packages; fail on copyleft that docs/supply-chain.md does not name
+	@$(BIN)/pip-licenses --from=mixed --format=markdown --partial-match --fail-on "GPL;General Public;EUPL" \
+	  --ignore-packages pygit2 asyncssh dulwich grandalf
 
 clean: ## Remove results and caches, not the environment
 	rm -rf data .checkpoints .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,15 +1,14 @@
-"""MLflow as a view of the run files: the only module that imports mlflow.
+"""MLflow as a view of the run files: with :mod:`pipeline.serving` the only code that imports mlflow.
 
-Files are the truth. Each (task, cell, condition, repetition) is a *slot* that has exactly one run, whatever sequence
-of training, killing, restoring from DVC's cache and syncing came before: a run carries its slot and a digest of the
-numbers in it; :func:`sync` keeps the one whose digest fits the files, deletes all others of the slot, and makes what
-is missing. Training logs each repetition as it ends with the same keys, so a sync afterwards finds nothing to do; if
-the store cannot be reached, training goes on and a later sync completes it.
+Files are the truth. A run has a *slot*: its task, cell, condition, repetition and settings, which are all else that
+decides a network: its own and its noise's, seed, device and data. So a changed setting makes new runs beside the old
+ones, and the same setting trained again is the same run. A run also carries a digest of its numbers: :func:`sync` keeps
+the one of a slot whose digest fits the files, deletes the slot's others, and makes what is missing. Training logs each
+repetition as it ends under the same keys; where the store cannot be reached it goes on, and a later sync completes it.
 
-Slots belong to a *project* (:func:`project`): on a server that several clones share, each clone keeps one run per slot
-of its own, deletes only its own, and says whose runs it left alone. A clone is known by host and folder, so one that
-moves leaves its old runs behind unless ``NEM_PROJECT`` gives it a name that moves with it. Writers of one folder wait
-for each other; two folders with one ``NEM_PROJECT`` do not, and may hold a slot twice until the next sync.
+Slots belong to a *project* (:func:`project`): clones that share a server keep one run per slot each, delete only their
+own, and say whose runs they left alone. Writers of one folder wait for each other; two folders with one
+``NEM_PROJECT`` do not, and may disturb each other's runs until the next sync.
 """
 
 from __future__ import annotations
@@ -18,15 +17,14 @@ import functools
 import hashlib
 import json
 import logging
-import math
 import os
 import platform
-import subprocess
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +38,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
-from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunStatus, ViewType
+from mlflow.entities import Dataset, DatasetInput, Metric, Param, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.tracking import MlflowClient
@@ -49,498 +47,334 @@ from mlflow.types import Schema, TensorSpec
 from ruamel.yaml import YAML
 from sqlalchemy.exc import SQLAlchemyError
 
-from pipeline import conditions, paths, records
-from pipeline.params import Params
+import nem
+from nem import conditions
+from pipeline.common import paths, records
+from pipeline.training import models, results
 from pipeline.training.engine import METRICS, Repetition
 
 # A store's fault becomes one message of ours; MLflow would print its traceback first.
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
-LARGEST_BATCH = 1000
-"""Metrics that one ``log_batch`` call may hold."""
-
 SLOT, DIGEST, COMPLETE, PARENT = "nem.slot", "nem.digest", "nem.complete", "mlflow.parentRunId"
-PROJECT = "nem.project"
-"""Tag: whose run it is."""
+PROJECT, GROUP, ROLE = "nem.project", "nem.group", "nem.role"
 OWN = "this folder"
 """The project of a store that lies in the project's folder, wherever that is copied or moved to."""
-
+BATCH = 1000
+"""Metrics that one ``log_batch`` call may hold."""
+PATIENCE, PATIENCE_LIVE = 600, 30
+"""Seconds that a sync waits for another writer, and that training does before it leaves its runs to a later sync."""
 THEOREMS = {
-    ("softmax", "additive", "output"): "Theorem 2",
-    ("softmax", "multiplicative", "output"): "Corollary 1",
-    ("identity", "additive", "output"): "Theorem 3",
-    ("identity", "multiplicative", "output"): "Corollary 2",
-    ("lstm", "additive", "hidden"): "Theorem 4",
-    ("lstm", "multiplicative", "hidden"): "Corollary 3",
-    ("gru", "additive", "hidden"): "Theorem 5",
-    ("gru", "multiplicative", "hidden"): "Corollary 4",
-}
-
-PATIENCE = 600
-"""Seconds that a sync waits for another writer."""
-
-PATIENCE_LIVE = 30
-"""Seconds that training waits for another writer before it leaves its runs to a later sync."""
+    ("softmax", "additive"): "Theorem 2", ("softmax", "multiplicative"): "Corollary 1",
+    ("identity", "additive"): "Theorem 3", ("identity", "multiplicative"): "Corollary 2",
+    ("lstm", "additive"): "Theorem 4", ("lstm", "multiplicative"): "Corollary 3",
+    ("gru", "additive"): "Theorem 5", ("gru", "multiplicative"): "Corollary 4",
+}  # fmt: skip
+"""Which result of the paper speaks of noise at a head, or in a cell's gates."""
 
 
 class StoreError(OSError):
     """The MLflow store cannot be read or written; the message says which, why, and what to do."""
 
 
-Curve = list[tuple[int, str, float]]
-"""Finite values as (epoch, metric, value), by epoch, then in the order of ``METRICS``."""
-
-
 def store() -> str:
     """Return the tracking URI: ``MLFLOW_TRACKING_URI``, or a SQLite file in the project's root."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or _own_store()
-
-
-def _own_store() -> str:
-    return f"sqlite:///{Path('mlflow.db').resolve()}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}"
 
 
 def project() -> str:
     """Return who owns the runs that are made here: ``NEM_PROJECT``, or host and folder in a store that may be shared.
 
-    Two clones never have the same host and folder, so neither takes the other's runs for its own. In the folder's own
-    store there is nobody else, and the name stays when the folder moves.
+    In the folder's own store there is nobody else, and the name stays when the folder moves.
     """
     # Not whether the variable is set: MLflow sets it, too.
-    shared = store() != _own_store()
+    shared = store() != f"sqlite:///{Path('mlflow.db').resolve()}"
     return os.environ.get("NEM_PROJECT") or (f"{platform.node()}:{Path.cwd()}" if shared else OWN)
 
 
 @contextmanager
-def _client(patience: float = PATIENCE) -> Iterator[MlflowClient]:
+def connected(patience: float = PATIENCE) -> Iterator[MlflowClient]:
     """Yield a client while holding the writers' lock: a fresh database made by two processes at once is lost.
 
     Raises:
         StoreError: the store cannot be used, or another writer holds it for longer than ``patience`` seconds.
     """
-    uri = store()
-    lock = paths.CHECKPOINTS / "mlflow.lock"
+    uri, lock = store(), paths.CHECKPOINTS / "mlflow.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(lock, timeout=patience):
             mlflow.set_tracking_uri(uri)
             yield MlflowClient(uri)
     except (MlflowException, SQLAlchemyError, Timeout) as error:
-        found = (str(error).splitlines() or [""])[0][:200]
+        # MLflow's message often names the cure, such as an upgrade of the database after a backup.
+        cause = " ".join(str(error).split())[:800]
         raise StoreError(
-            f"expected a usable MLflow store of kind {uri.split(':')[0]}, found {type(error).__name__}: {found}; free, "
-            "repair or remove the store (or set MLFLOW_TRACKING_URI), then run `make track`: the run files have it all"
+            f"expected a usable MLflow store of kind {uri.split(':')[0]}, found {type(error).__name__}: {cause}; wait "
+            "for its other users, mend it as that says, or set MLFLOW_TRACKING_URI to another store, then run "
+            "`make track`: the run files have all that is missing"
         ) from error
 
 
-def _experiment(client: MlflowClient, task: str) -> str:
-    name = f"noise-boosted-rbp/{task}"
-    found = client.get_experiment_by_name(name)
-    if found is not None:
-        if found.lifecycle_stage == "deleted":
-            client.restore_experiment(found.experiment_id)
-        return str(found.experiment_id)
-    local = Path("mlartifacts", task).resolve().as_uri() if store().startswith("sqlite:") else None
-    # The kind opens the UI on training runs and not on traces of language models.
-    kind = {"mlflow.experimentKind": "custom_model_development"}
-    try:
-        return str(client.create_experiment(name, artifact_location=local, tags=kind))
-    except MlflowException:
-        # Another project made it since we looked; if it is still missing, the fault is another one.
-        found = client.get_experiment_by_name(name)
-        if found is None:
-            raise
-        return str(found.experiment_id)
+def experiment(client: MlflowClient, title: str) -> str:
+    """Return the id of an experiment, made if missing and restored if deleted."""
+    name, local = f"noise-boosted-rbp/{title}", store().startswith("sqlite:")
+    known = client.get_experiment_by_name(name)
+    if known is None:
+        try:  # the kind opens the UI on training runs and not on traces of language models
+            where, kind = Path("mlartifacts", title), {"mlflow.experimentKind": "custom_model_development"}
+            return str(client.create_experiment(name, where.resolve().as_uri() if local else None, kind))
+        except MlflowException:  # another project made it since we looked, or the fault is another one
+            known = client.get_experiment_by_name(name)
+            if known is None:
+                raise
+    if known.lifecycle_stage == "deleted":
+        client.restore_experiment(known.experiment_id)
+    return str(known.experiment_id)
 
 
-def digest_of(record: dict[str, Any], curve: Curve) -> str:
-    """Return the digest of one run's settings and numbers."""
-    text = json.dumps([record, [[e, m, repr(v)] for e, m, v in curve]], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+def digest_of(value: object) -> str:
+    """Return a digest of anything that JSON can hold."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
-def _curve(array: Any) -> Curve:  # noqa: ANN401 - (epochs, len(METRICS)) of floats
-    return [
-        (epoch, name, float(value))
-        for epoch, row in enumerate(np.asarray(array, dtype=np.float64))
-        for name, value in zip(METRICS, row, strict=True)
-        if math.isfinite(value)
-    ]
+def settings_of(record: dict[str, Any]) -> dict[str, str]:
+    """Return all of a training's record that decides a network but condition and repetition, flat."""
+    settings = {key: value for key, value in record["settings"].items() if key not in ("cell", "conditions")}
+    whole = {**settings, "seed": record["seed"], "device": record["device"], "data": digest_of(record["data"])[:12]}
+    return {str(key): str(value) for key, value in pd.json_normalize(whole).loc[0].items()}
+
+
+def axes_of(record: dict[str, Any], condition: str, repetition: int) -> dict[str, str]:
+    """Return a run's place among the others as text, for grouping and filtering in the UI."""
+    parsed, noise = conditions.Condition.parse(condition), record["settings"]["noise"]
+    mode, inside = parsed.mode, {"output": parsed.in_output, "hidden": parsed.in_hidden}
+    where = {"output": record["head"], "hidden": record["cell"]}
+    return {
+        "task": paths.run_name(record["task"], record["split"]), "cell": record["cell"], "condition": condition,
+        "kind": parsed.kind, "mode": mode or "none", "place": parsed.place or "none", "repetition": str(repetition),
+        **{f"sigma_{at}": str(noise[at][mode]["sigma"]) if mode and inside[at] else "0" for at in inside},
+        "theorem": ", ".join(THEOREMS[where[at], mode] for at in inside if mode and inside[at]) or "none",
+    }  # fmt: skip
+
+
+def _curve(array: Any) -> list[Metric]:  # noqa: ANN401 - (epochs, len(METRICS)) of floats
+    values = np.asarray(array, dtype=np.float64)
+    values = np.where(np.isfinite(values[:, [METRICS.index("test_loss")]]), values, np.nan)  # failed: as in the files
+    return [Metric(METRICS[k], float(values[epoch, k]), 0, int(epoch)) for epoch, k in np.argwhere(np.isfinite(values))]
 
 
 @functools.cache
-def _git_tags() -> dict[str, str]:
-    """Return who, where and which commit; asked once per process, as each answer starts a program."""
-    tags = {key: value for key, value in resolve_tags().items() if key != "mlflow.source.name"}
-    try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=20)
-        tags["mlflow.source.git.commit"] = head.stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        pass
-    tags["mlflow.source.name"] = "python -m stages.train"
-    return tags
+def _source_tags() -> dict[str, str]:
+    """Return who ran which commit; asked once per process, as the answer starts programs."""
+    return {**resolve_tags(), "mlflow.source.name": "python -m stages.train"}
 
 
 def _dvc_tags(task: str, cell: str) -> dict[str, str]:
     """Return the hashes that ``dvc.lock`` holds for the run's stage, if it has run."""
     lock = Path("dvc.lock")
-    if not lock.is_file():
-        return {}
-    stages = YAML(typ="safe").load(lock.read_text()).get("stages") or {}
-    stage = stages.get(f"train@{task}-{cell}") or stages.get(f"train_video@{task}-{cell}")
-    if stage is None:
-        return {}
-    return {f"dvc.{out['path']}": str(out["md5"]) for out in stage.get("outs", []) if "md5" in out} | {
-        f"dvc.{dep['path']}": str(dep["md5"]) for dep in stage.get("deps", []) if dep["path"].startswith("data/")
-    }
+    stages = (YAML(typ="safe").load(lock.read_text()) or {}).get("stages") or {} if lock.is_file() else {}
+    stage = stages.get(f"train@{task}-{cell}") or {}
+    files = [*stage.get("outs", []), *(dep for dep in stage.get("deps", []) if dep["path"].startswith("data/"))]
+    return {f"dvc.{file['path']}"[:250]: str(file["md5"]) for file in files if "md5" in file}
 
 
-def _axes(record: dict[str, Any], condition: str, repetition: int) -> dict[str, str]:
-    """Return a run's condition axes as text, for grouping and filtering in the UI."""
-    parsed = conditions.Condition.parse(condition)
-    settings = record["settings"]
+@dataclass(frozen=True)
+class Entry:
+    """What one run of the store shall hold."""
 
-    def strength(place: str, inside: bool, what: str) -> str:
-        return str(settings[what][place][parsed.mode]) if inside and parsed.mode else "0"
-
-    return {
-        "task": record["task"],
-        "cell": record["cell"],
-        "condition": condition,
-        "kind": parsed.kind,
-        "mode": parsed.mode or "none",
-        "place": parsed.place or "none",
-        "repetition": str(repetition),
-        "sigma_output": strength("output", parsed.in_output, "sigma"),
-        "sigma_hidden": strength("hidden", parsed.in_hidden, "sigma"),
-        "decay_output": strength("output", parsed.in_output, "decay"),
-        "decay_hidden": strength("hidden", parsed.in_hidden, "decay"),
-    }
-
-
-def _theorems(record: dict[str, Any], condition: str) -> str:
-    parsed = conditions.Condition.parse(condition)
-    head = "softmax" if record["classes"] else "identity"
-    found = []
-    if parsed.in_output and parsed.mode:
-        found.append(THEOREMS[head, parsed.mode, "output"])
-    if parsed.in_hidden and parsed.mode:
-        found.append(THEOREMS[record["cell"], parsed.mode, "hidden"])
-    return ", ".join(found) or "none"
+    slot: str
+    name: str
+    tags: Mapping[str, str]
+    params: Mapping[str, str]
+    metrics: Sequence[Metric] = ()
+    data: Mapping[str, str] = field(default_factory=dict)
+    failed: bool = False
 
 
 class _Runs:
-    """The project's runs of one task and cell in the store, by slot; runs of other projects are counted only."""
+    """The project's whole runs of one group (a task and cell) by slot; what a kill left is deleted, others counted."""
 
-    def __init__(self, client: MlflowClient, task: str, cell: str) -> None:
-        self.client, self.task, self.cell = client, task, cell
-        self.experiment = _experiment(client, task)
-        self.project = project()
-        self.found: dict[str, list[Any]] = {}
+    def __init__(self, client: MlflowClient, title: str, group: str) -> None:
+        self.client, self.group, self.project = client, group, project()
+        self.experiment = experiment(client, title)
+        self.by_slot: dict[str, list[Any]] = {}
         self.others: Counter[str] = Counter()
-        token = None
-        while True:
-            page = client.search_runs(
-                [self.experiment],
-                f"tags.`nem.cell` = '{cell}'",
-                run_view_type=ViewType.ACTIVE_ONLY,
-                max_results=1000,
-                page_token=token,
-            )
-            for run in page:
-                owner = run.data.tags.get(PROJECT, OWN)
-                if owner == self.project:
-                    self.found.setdefault(run.data.tags.get(SLOT, ""), []).append(run)
-                else:
-                    self.others[owner] += 1
-            token = page.token
-            if not token:
-                break
+        query = f"tags.`{GROUP}` = '{group}'"
+        for run in mlflow.search_runs([self.experiment], query, ViewType.ACTIVE_ONLY, output_format="list"):
+            if (owner := run.data.tags.get(PROJECT, OWN)) != self.project:
+                self.others[owner] += 1
+            elif run.data.tags.get(COMPLETE) == "true":
+                self.by_slot.setdefault(run.data.tags.get(SLOT, ""), []).append(run)
+            else:
+                client.delete_run(run.info.run_id)
 
-    def settle(self, slot: str, digest: str) -> Any | None:  # noqa: ANN401 - an mlflow run
-        """Return the project's one whole run of a slot with this digest, and delete its others of the slot."""
-        kept = None
-        for run in self.found.get(slot, []):
-            tags = run.data.tags
-            if kept is None and tags.get(DIGEST) == digest and tags.get(COMPLETE) == "true":
+    def put(self, entry: Entry) -> tuple[str, bool]:
+        """Make a slot's run unless it is there, delete others of the slot; return its id and whether it was made."""
+        digest, kept = digest_of([[m.key, m.step, repr(m.value)] for m in entry.metrics]), None
+        for run in self.by_slot.get(entry.slot, []):
+            if kept is None and run.data.tags.get(DIGEST) == digest:
                 kept = run
             else:
                 self.client.delete_run(run.info.run_id)
-        self.found[slot] = [kept] if kept is not None else []
-        return kept
-
-    def create(self, slot: str, digest: str, name: str, tags: dict[str, str]) -> str:
-        """Create a run that :meth:`settle` deletes again unless it is finished."""
-        run = self.client.create_run(
-            self.experiment,
-            run_name=name,
-            tags={**_git_tags(), PROJECT: self.project, "nem.cell": self.cell, SLOT: slot, DIGEST: digest, **tags},
-        )
-        return str(run.info.run_id)
-
-    def forget_all_but(self, slots: set[str]) -> None:
-        """Delete the project's runs of all other slots."""
-        for slot, found in self.found.items():
-            if slot not in slots:
-                for run in found:
-                    self.client.delete_run(run.info.run_id)
-
-    def finish(self, run_id: str, failed: bool = False) -> None:
-        """Mark a run as whole: last of all, since a run that has the mark is never touched again."""
-        self.client.set_terminated(run_id, RunStatus.to_string(RunStatus.FAILED if failed else RunStatus.FINISHED))
-        self.client.set_tag(run_id, COMPLETE, "true")
-
-
-def _parent(runs: _Runs, record: dict[str, Any]) -> str:
-    """Return the parent run of a task and cell for these settings, made if missing."""
-    slot, digest = f"{runs.task}/{runs.cell}", digest_of(record, [])
-    kept = runs.settle(slot, digest)
-    if kept is not None:
-        return str(kept.info.run_id)
-    run_id = runs.create(slot, digest, f"{runs.task} {runs.cell}", {"nem.role": "repetition set"})
-    flat = {
-        "task": runs.task,
-        "cell": runs.cell,
-        "seed": record["seed"],
-        **{f"training.{k}": v for k, v in record["training"].items() if k != "conditions"},
-        **{f"settings.{k}": v for k, v in record["settings"].items() if not isinstance(v, dict)},
-    }
-    runs.client.log_batch(run_id, params=[Param(k, str(v)[:500]) for k, v in flat.items()])
-    runs.finish(run_id)
-    return run_id
-
-
-def _log_child(runs: _Runs, parent: str, record: dict[str, Any], condition: str, repetition: int, curve: Curve) -> bool:
-    """Make the run of one slot unless it is there; return whether it was made."""
-    slot, digest = f"{runs.task}/{runs.cell}/{condition}/{repetition}", digest_of(record, curve)
-    kept = runs.settle(slot, digest)
-    if kept is not None and kept.data.tags.get(PARENT) == parent:
-        return False
-    if kept is not None:
-        runs.client.set_tag(kept.info.run_id, PARENT, parent)
-        return False
-    axes = _axes(record, condition, repetition)
-    tags = {PARENT: parent, "theorem": _theorems(record, condition), **{f"nem.{k}": v for k, v in axes.items()}}
-    run_id = runs.create(slot, digest, f"{condition} #{repetition}", tags)
-    settings = {k: str(v) for k, v in record["settings"].items() if not isinstance(v, dict)}
-    R = int(record["settings"]["epochs"])
-    metrics = [Metric(name, value, 0, epoch) for epoch, name, value in curve]
-    at_R = [Metric(f"{name}_at_R", value, 0, R) for epoch, name, value in curve if epoch == R]
-    metrics += at_R
-    params = [Param(k, v) for k, v in {**axes, **settings, "seed": str(record["seed"])}.items()]
-    runs.client.log_batch(run_id, metrics=metrics[:LARGEST_BATCH], params=params)
-    for start in range(LARGEST_BATCH, len(metrics), LARGEST_BATCH):
-        runs.client.log_batch(run_id, metrics=metrics[start : start + LARGEST_BATCH])
-    for path, digest_ in record["data"].items():
-        source = json.dumps({"uri": path})
-        dataset = Dataset(name=Path(path).stem, digest=digest_[:16], source_type="local", source=source)
+        if kept is not None:
+            if kept.data.tags.get(PARENT) != entry.tags.get(PARENT):
+                self.client.set_tag(kept.info.run_id, PARENT, entry.tags[PARENT])
+            return str(kept.info.run_id), False
+        own = {PROJECT: self.project, GROUP: self.group, SLOT: entry.slot, DIGEST: digest}
+        run = self.client.create_run(self.experiment, tags={**_source_tags(), **own, **entry.tags}, run_name=entry.name)
+        run_id, params = str(run.info.run_id), [Param(key, value[:500]) for key, value in entry.params.items()]
+        for start in range(0, max(len(entry.metrics), 1), BATCH):  # one call per value would take minutes
+            metrics = entry.metrics[start : start + BATCH]
+            self.client.log_batch(run_id, metrics=metrics, params=params if start == 0 else [])
+        data = [
+            DatasetInput(Dataset(Path(path).stem, content[:16], "local", json.dumps({"uri": path})), [])
+            for path, content in entry.data.items()
+        ]
         try:
-            runs.client.log_inputs(run_id, [DatasetInput(dataset, [])])
-        except MlflowException:
-            # Another project entered the same data at the same moment: the second time they are found.
-            runs.client.log_inputs(run_id, [DatasetInput(dataset, [])])
-    last = max((epoch for epoch, _, _ in curve), default=0)
-    runs.finish(run_id, failed=last < int(record["settings"]["max_epochs"]))
-    return True
+            self.client.log_inputs(run_id, data)
+        except MlflowException:  # another project entered the same data just now: the second time they are found
+            self.client.log_inputs(run_id, data)
+        self.client.set_terminated(run_id, "FAILED" if entry.failed else "FINISHED")
+        # Last of all: a run that has the mark is never touched again.
+        self.client.set_tag(run_id, COMPLETE, "true")
+        return run_id, True
+
+
+class _Training:
+    """The runs of one training: a parent for its settings, and a child per condition and repetition."""
+
+    def __init__(self, client: MlflowClient, record: dict[str, Any]) -> None:
+        self.record, self.settings = record, settings_of(record)
+        self.base = f"{paths.run_name(record['task'], record['split'])} {record['cell']}"
+        self.digest = digest_of(self.settings)[:12]
+        self.runs = _Runs(client, self.base.split()[0], self.base.replace(" ", "/"))
+        self.suffix = self._differing()
+        tags = {ROLE: "parent", "nem.settings": self.digest}
+        slot = f"{self.runs.group}/{self.digest}"
+        self.parent, _ = self.runs.put(Entry(slot, self.base + self.suffix, tags, self.settings))
+
+    def _differing(self) -> str:
+        """Return how the settings differ from those of the group's first training in the store, for names."""
+        parents = [run for runs in self.runs.by_slot.values() for run in runs if run.data.tags.get(ROLE) == "parent"]
+        if not parents:
+            return ""
+        first = min(parents, key=lambda run: (run.info.start_time, run.info.run_id)).data.params
+        parts = [f" {k.removeprefix('noise.')}={v}" for k, v in self.settings.items() if first.get(k) != v[:500]]
+        return "".join(parts[:3]) + (" …" if len(parts) > 3 else "")
+
+    def add(self, condition: str, repetition: int, curve: list[Metric]) -> bool:
+        """Make the run of a condition and repetition unless it is there; return whether it was made."""
+        axes, settings = axes_of(self.record, condition, repetition), self.record["settings"]
+        final = [Metric(f"{m.key}_at_R", m.value, 0, m.step) for m in curve if m.step == settings["epochs"]]
+        entry = Entry(
+            slot=f"{self.runs.group}/{condition}/{repetition}/{self.digest}",
+            name=f"{self.base} {condition} #{repetition}{self.suffix}",
+            tags={PARENT: self.parent, ROLE: "network", **{f"nem.{key}": value for key, value in axes.items()}},
+            params=self.settings | axes,
+            metrics=[*curve, *final],
+            data=self.record["data"],
+            failed=max((m.step for m in curve), default=0) < settings["max_epochs"],
+        )
+        return self.runs.put(entry)[1]
 
 
 def live(record: dict[str, Any]) -> Callable[[Repetition], None]:
     """Return a callback that logs each finished repetition, and never lets a faulty store stop training.
 
     Args:
-        record: the run's record (:func:`pipeline.training.train.run_record`).
+        record: what training will write as ``run.json``.
     """
-    broken = False
-    record = json.loads(json.dumps(record))
+    broken, record = False, json.loads(json.dumps(record))
 
     def log(repetition: Repetition) -> None:
         nonlocal broken
         if broken:
             return
         try:
-            with _client(PATIENCE_LIVE) as client:
-                runs = _Runs(client, record["task"], record["cell"])
-                parent = _parent(runs, record)
-                for c, condition in enumerate(repetition.conditions):
-                    _log_child(runs, parent, record, condition, repetition.number, _curve(repetition.curves[c]))
+            with connected(PATIENCE_LIVE) as client:
+                training = _Training(client, record)
+                for condition, curves in zip(repetition.conditions, repetition.curves, strict=True):
+                    training.add(condition, repetition.number, _curve(curves))
         except Exception as error:  # whatever it is: hours of training are worth more than a view of them
             broken = True
-            print(f"tracking: {str(error)[:400]} (training goes on)", file=sys.stderr)
+            print(f"tracking: {str(error)[:1200]} (training goes on)", file=sys.stderr)
 
     return log
 
 
-def _tell(others: Counter[str]) -> None:
-    """Say whose runs were seen and left alone, if there were any."""
-    if not others:
-        return
-    named = ", ".join(f"{count} of {owner}" for owner, count in sorted(others.items())[:5])
-    more = f" and of {len(others) - 5} more" if len(others) > 5 else ""
-    print(
-        f"tracking: this project is {project()!r}; the store also holds runs of other projects, which were left alone: "
-        f"{named}{more} (to take over runs of this project's former folder, set NEM_PROJECT to that name)",
-        file=sys.stderr,
-    )
+def finished(tasks: Sequence[str], cells: Sequence[str]) -> list[tuple[str, str, str | None]]:
+    """Return every finished training of these tasks and cells as (task, cell, split)."""
+    folders = [(task, cell, paths.run_folder(task, cell)) for task in tasks for cell in cells]
+    first = [(task, cell, None) for task, cell, folder in folders if (folder / "run.json").is_file()]
+    return first + [(t, c, file.parent.name) for t, c, folder in folders for file in sorted(folder.glob("*/run.json"))]
 
 
-def sync(task: str, cell: str, others: Counter[str] | None = None) -> int:
-    """Bring the store up to date with the files of one run; return how many runs were made.
-
-    Args:
-        task: the task.
-        cell: the recurrent cell.
-        others: where to count the runs of other projects; without it, they are told on standard error.
+def sync(trainings: Iterable[tuple[str, str, str | None]]) -> int:
+    """Bring the store up to date with the files of trainings (task, cell, split); return how many runs were made.
 
     Raises:
-        FileNotFoundError: there is no finished run.
+        FileNotFoundError: there is no such finished training.
         ValueError: its files are damaged.
+        StoreError: the store cannot be used.
     """
-    from pipeline.training import results
-
-    run = results.load(task, cell)  # type: ignore[arg-type]
-    made = 0
-    with _client() as client:
-        runs = _Runs(client, task, cell)
-        parent = _parent(runs, run.record)
-        wanted = {f"{task}/{cell}"}
-        groups = dict(iter(run.curves.groupby(["condition", "repetition"], sort=False)))
-        for condition in run.conditions:
-            for repetition in range(run.repetitions):
-                wanted.add(f"{task}/{cell}/{condition}/{repetition}")
-                rows = groups.get((condition, repetition))
-                curve = [] if rows is None else _curve(rows.sort_values("epoch")[list(METRICS)].to_numpy())
-                made += _log_child(runs, parent, run.record, condition, repetition, curve)
-        runs.forget_all_but(wanted)
-        for key, value in _dvc_tags(task, cell).items():
-            client.set_tag(parent, key[:250], value)
-        _artifacts(client, parent, run.record)
-    if others is None:
-        _tell(runs.others)
-    else:
-        others.update(runs.others)
-    return made
+    added, others = 0, Counter[str]()
+    for task, cell, split in trainings:
+        files = results.load(task, cell, split)
+        with connected() as client:
+            training = _Training(client, files.record)
+            for condition in files.conditions:
+                columns = [files.curve(condition, name) for name in METRICS]
+                for repetition in range(files.repetitions):
+                    curve = np.stack([column[repetition] for column in columns], -1)
+                    added += training.add(condition, repetition, _curve(curve))
+            for key, value in _dvc_tags(task, cell).items():
+                client.set_tag(training.parent, key, value)
+            _log_artifacts(client, training.parent, files)
+            others.update(training.runs.others)
+    if others:
+        owners = ", ".join(f"{count} of {owner}" for owner, count in others.most_common(5))
+        print(
+            f"tracking: this project is {project()!r}; runs of other projects in the store were left alone: {owners}"
+            f"{', …' * (len(others) > 5)} (to take over those of its former folder, set NEM_PROJECT to that name)",
+            file=sys.stderr,
+        )
+    return added
 
 
-def _artifacts(client: MlflowClient, parent: str, record: dict[str, Any]) -> None:
-    """Log figures, tables and the best model to the parent run, once per content."""
-    task, cell = record["task"], record["cell"]
-    files = [*sorted(paths.FIGURES.glob("*.png")), *sorted(paths.TABLES.glob("*.csv"))]
-    files = [file for file in files if file.is_file()]
-    folder = paths.run_folder(task, cell)
-    tags = client.get_run(parent).data.tags
-    state = hashlib.sha256("".join(f"{f.name}{records.sha256_of(f)}" for f in files).encode()).hexdigest()[:32]
+def _log_artifacts(client: MlflowClient, parent: str, files: results.TrainedRun) -> None:
+    """Log figures, tables and the model of the condition that is best on the test set, once per content."""
+    shown = [*sorted(paths.FIGURES.glob("*.png")), *sorted(paths.TABLES.glob("*.csv"))]
+    tags, state = client.get_run(parent).data.tags, digest_of([[f.name, records.sha256_of(f)] for f in shown])
     if tags.get("nem.artifacts") != state:
-        for file in files:
+        for file in shown:
             client.log_artifact(parent, str(file), file.suffix[1:])
         client.set_tag(parent, "nem.artifacts", state)
-    best = _best_model(folder)
-    if best is not None:
-        digest = records.sha256_of(best)[:32]
-        if tags.get("nem.model") != digest:
-            _log_model(parent, best, record)
-            client.set_tag(parent, "nem.model", digest)
 
+    def loss(condition: str) -> float:
+        return float(np.nan_to_num(files.final(condition, "test_loss"), nan=np.inf).mean())
 
-def _best_model(folder: Path) -> Path | None:
-    """Return the model of the condition with the lowest mean clean test loss at R."""
-    from pipeline.training import results
-
-    run = results.load(folder.parent.name, folder.name)  # type: ignore[arg-type]
-    losses = {c: run.final(c, "test_loss") for c in run.conditions}
-    alive = {c: float(np.nanmean(v)) for c, v in losses.items() if np.isfinite(v).any()}
-    if not alive:
-        return None
-    best = min(alive, key=lambda c: alive[c])
-    model = folder / "models" / f"{best}.safetensors"
-    return model if model.is_file() else None
+    folder = paths.run_folder(files.task, files.cell, files.record["split"])
+    weights = folder / "models" / f"{min(files.conditions, key=loss)}.safetensors"
+    if weights.is_file() and tags.get("nem.model") != (content := records.sha256_of(weights)[:32]):
+        _log_model(parent, weights, files.record)
+        client.set_tag(parent, "nem.model", content)
 
 
 def _log_model(run_id: str, weights: Path, record: dict[str, Any]) -> None:
     """Log a model as code plus safetensors: no pickle is written, and none is read when it is loaded."""
     inputs = Schema([TensorSpec(np.dtype("float32"), (-1, record["slices"], record["inputs"]))])
     outputs = Schema([TensorSpec(np.dtype("float32"), (-1, record["outputs"]))])
-    root = Path(__file__).parent
+    about, houses = models.load(weights).about, [Path(__file__).parent, Path(nem.__file__).parent]
+    torch = f"torch=={record['versions']['torch'].split('+')[0]}"
     with warnings.catch_warnings(), mlflow.start_run(run_id=run_id, log_system_metrics=False):
         # MLflow asks for type hints as a schema; the schema is the explicit signature.
         warnings.simplefilter("ignore", UserWarning)
         mlflow.pyfunc.log_model(
             name="model",
-            python_model=str(root / "training" / "serving.py"),
+            python_model=str(houses[0] / "serving.py"),
             artifacts={"weights": str(weights)},
-            code_paths=[str(root)],
+            code_paths=[str(house) for house in houses],
             signature=ModelSignature(inputs, outputs),
-            input_example=np.zeros((1, record["slices"], record["inputs"]), np.float32),
-            pip_requirements=[f"torch=={record['versions']['torch'].split('+')[0]}", "safetensors", "scipy", "numpy"],
+            pip_requirements=[torch, "safetensors", "scipy", "numpy", "pyarrow"],
+            metadata={key: about[key] for key in ("condition", "repetition", "chosen_by")},
         )
-
-
-def sync_all(params: Params) -> int:
-    """Sync every finished run of ``params``; return how many runs were made."""
-    made, others = 0, Counter[str]()
-    for task in params.tasks:
-        for cell in params.cells:
-            if (paths.run_folder(task, cell) / "run.json").is_file():
-                made += sync(task, cell, others)
-    _tell(others)
-    return made
-
-
-def sync_study(table: pd.DataFrame, axes: Sequence[str], profile: str, parameters: dict[str, Any]) -> int:
-    """Bring the store up to date with the study: one run per setting, metrics per condition.
-
-    Args:
-        table: its ``regimes.csv``, one row per setting and condition.
-        axes: the columns that name a setting.
-        profile: which profile of the study.
-        parameters: that profile's parameters.
-
-    Returns:
-        How many runs were made.
-    """
-    made, wanted = 0, set()
-    with _client() as client:
-        runs = _Runs(client, "study", profile)
-        for key, part in table.groupby(list(axes), sort=False):
-            params = {name: str(value) for name, value in zip(axes, key, strict=True)}
-            metrics = {
-                f"{row.condition}.{name}": float(value)
-                for row in part.itertuples()
-                for name in ("test_loss", "test_accuracy", "calibration_error", "speed_up", "error_reduction")
-                if math.isfinite(value := float(getattr(row, name) or math.nan))
-            }
-            slot = "study/" + profile + "/" + "/".join(params.values())
-            digest = digest_of({**params, "study": parameters}, [(0, k, v) for k, v in metrics.items()])
-            wanted.add(slot)
-            if runs.settle(slot, digest) is not None:
-                continue
-            tags = {f"nem.{name}": value for name, value in params.items() if name != "cell"} | {"nem.role": "study"}
-            name = f"{params['task']} {params['cell']} {params['purpose']} {params['optimiser']} {params['rate']}"
-            run_id = runs.create(slot, digest, name, tags)
-            logged = [Metric(metric, value, 0, 0) for metric, value in metrics.items()]
-            client.log_batch(run_id, metrics=logged[:LARGEST_BATCH], params=[Param(k, v) for k, v in params.items()])
-            runs.finish(run_id)
-            made += 1
-        runs.forget_all_but(wanted)
-    _tell(runs.others)
-    return made
-
-
-def experiment_id(task: str) -> str:
-    """Return the id of a task's experiment, as the UI's addresses have it.
-
-    Raises:
-        FileNotFoundError: nothing was tracked for the task.
-    """
-    with _client() as client:
-        found = client.get_experiment_by_name(f"noise-boosted-rbp/{task}")
-    if found is None:
-        raise FileNotFoundError(f"expected runs of task {task} in MLflow, found none; run `make track`")
-    return str(found.experiment_id)
-
-
-def server_command(port: int) -> list[str]:
-    """Return the command of MLflow's own server on the loopback interface."""
-    return [
-        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-        "--backend-store-uri", store(),
-    ]  # fmt: skip

@@ -1,32 +1,26 @@
-"""Stage acquire: put the data of one source under ``data/raw`` with a record of where it came from."""
+"""Stage acquire: put the data of a task under ``data/raw`` with a record of where they came from."""
 
-from __future__ import annotations
+from typing import get_args
 
-import argparse
-import sys
-
-from pipeline import cli, params
+from pipeline import params
+from pipeline.common import command, paths, records, sequences
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the stage for ``fx`` or ``video``; return the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("source", choices=["fx", "video"])
-    options = parser.parse_args(arguments)
+@command.stage("acquire", {"task": {"choices": get_args(params.Task)}})
+def main(task: params.Task) -> None:
+    """Acquire, or say that the task is switched off."""
+    settings, folder = params.load(), paths.raw(task)
+    if task not in settings.tasks:
+        sequences.write_absent(folder)
+        records.write_json(paths.source_record(task), {"absent": True})
+        print(f"acquire: task {task} is switched off")
+        return
+    (folder / sequences.ABOUT).unlink(missing_ok=True)
+    if task == "fx":
+        from pipeline.fx import acquire as fx
 
-    def work() -> None:
-        settings = params.load()
-        if options.source == "fx":
-            from pipeline.fx import acquire as fx
+        fx.acquire(settings.fx.acquire, settings.seed)
+    else:
+        from pipeline.video import acquire as video
 
-            fx.acquire(settings.fx.acquire, settings.seed)
-        else:
-            from pipeline.video import acquire as video
-
-            video.acquire(settings.video.acquire, settings.seed)
-
-    return cli.run("acquire", work)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        video.acquire(settings.video.acquire, settings.seed)

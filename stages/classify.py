@@ -3,41 +3,29 @@
 Example: ``python -m stages.classify clip.mpg --run data/runs/video/lstm --draw clip_classified.mp4``
 """
 
-from __future__ import annotations
-
-import argparse
-import sys
 from pathlib import Path
+from typing import Any
 
-from pipeline import cli, params
+from pipeline.common import command
 
-
-def main(arguments: list[str] | None = None) -> int:
-    """Classify a video; return the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("video", type=Path)
-    parser.add_argument("--run", type=Path, required=True, help="folder of a trained run, such as data/runs/video/lstm")
-    parser.add_argument("--condition", default="nem-additive-both", help="which of its networks")
-    parser.add_argument("--draw", type=Path, help="write the video with the probabilities drawn on it (.mp4)")
-    options = parser.parse_args(arguments)
-
-    def work() -> None:
-        from pipeline.training.serving import TrainedNetwork
-        from pipeline.video import classify
-
-        settings = params.load()
-        network = TrainedNetwork(options.run / "models" / f"{options.condition}.safetensors")
-        found = classify.classify(options.video, network, settings.video.frames, settings.video.features, settings.seed)
-        for shown, row in zip(found.times, found.probabilities, strict=True):
-            best = sorted(zip(found.classes, row, strict=True), key=lambda pair: -pair[1])[:3]
-            print(f"{shown:7.2f} s  " + "  ".join(f"{name} {p:.1%}" for name, p in best))
-        print("whole video: " + ", ".join(f"{name} {p:.1%}" for name, p in found.best()))
-        if options.draw is not None:
-            count = classify.draw(options.video, options.draw, found)
-            print(f"wrote {count} frames to {options.draw}")
-
-    return cli.run("classify", work)
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "video": {"type": Path},
+    "--run": {"type": Path, "required": True, "help": "folder of a trained run, such as data/runs/video/lstm"},
+    "--condition": {"default": "nem-additive-both", "help": "which of its networks"},
+    "--draw": {"type": Path, "help": "write the video with the probabilities drawn on it (.mp4)"},
+}
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+@command.stage("classify", ARGUMENTS)
+def main(video: Path, run: Path, condition: str, draw: Path | None) -> None:
+    """Print the best classes of every second, and draw them if asked."""
+    from pipeline.training import models
+    from pipeline.video import classify
+
+    classified = classify.classify(video, models.load(run / "models" / f"{condition}.safetensors"))
+    for time, row in zip(classified.times, classified.probabilities, strict=True):
+        best = sorted(zip(classified.classes, row, strict=True), key=lambda pair: -pair[1])[:3]
+        print(f"{time:7.2f} s  " + "  ".join(f"{name} {p:.1%}" for name, p in best))
+    print("whole video: " + ", ".join(f"{name} {p:.1%}" for name, p in classified.best()))
+    if draw is not None:
+        print(f"wrote {classify.draw(video, draw, classified)} frames to {draw}")

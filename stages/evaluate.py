@@ -1,17 +1,14 @@
 """Stage evaluate: metrics, the paper's tables and figures, and the report."""
 
-from __future__ import annotations
-
-import sys
-
-from pipeline import cli, params
-from pipeline.evaluation import evaluate
+from pipeline import params, tasks
+from pipeline.common import command
+from pipeline.evaluation.evaluate import evaluate
+from pipeline.evaluation.statistics import Bootstrap
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the stage; return the exit status."""
-    return cli.run("evaluate", lambda: evaluate.evaluate(params.load()))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+@command.stage("evaluate")
+def main() -> None:
+    """Evaluate what the parameters name."""
+    settings = params.load()
+    bootstrap = Bootstrap(settings.evaluate.confidence, settings.evaluate.bootstrap, settings.seed)
+    evaluate([tasks.of(name) for name in settings.tasks], settings.cells, bootstrap, settings.profile)

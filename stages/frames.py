@@ -1,36 +1,30 @@
 """Stage frames: sample each video at 1.4 frames per second, with a manifest row for every one."""
 
-from __future__ import annotations
-
 import sys
 from collections import Counter
 
-from pipeline import cli, params, paths
-from pipeline.video import frames, layout, pseudo
+from pipeline import params
+from pipeline.common import command, paths, sequences
+from pipeline.video import layout
+from pipeline.video.frames import frames
+from pipeline.video.frames.sampling import Sampling
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the stage; return the exit status."""
-
-    def work() -> None:
-        settings = params.load()
-        if pseudo.acquired():
-            pseudo.write_manifest(paths.FRAMES)
-            print("frames: none to sample, since the source is vectors of images")
-            return
-        videos = layout.load(paths.VIDEO_INDEX)
-        manifest = frames.extract(
-            videos, paths.VIDEO_CLIPS, settings.video.frames, paths.FRAMES, paths.CHECKPOINTS / "frames"
-        )
-        counts = Counter(manifest["status"].to_pylist())
-        told = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
-        print(f"frames: {sum(manifest['frames_stored'].to_pylist())} frames of {len(manifest)} videos ({told})")
-        for row in manifest.to_pylist():
-            if row["status"] in ("corrupt", "unreadable"):
-                print(f"frames: left out {row['path']}: {row['status']}: {row['error']}", file=sys.stderr)
-
-    return cli.run("frames", work)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+@command.stage("frames")
+def main() -> None:
+    """Sample videos, or list the sequences that were given."""
+    if sequences.absent(paths.raw("video")):
+        sequences.write_absent(paths.FRAMES)
+        return
+    settings = params.load().video.frames
+    sampling, videos, bad = Sampling.of(settings.model_dump()), layout.load(layout.INDEX), settings.max_bad_fraction
+    if layout.SEQUENCES.is_file():
+        manifest = frames.list_sequences(videos, layout.SEQUENCES, sampling, paths.FRAMES)
+    else:
+        manifest = frames.extract(videos, layout.CLIPS, sampling, paths.FRAMES, max_bad_fraction=bad)
+    counts = Counter(manifest["status"].to_pylist())
+    told = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+    print(f"frames: {sum(manifest['frames_stored'].to_pylist())} frames of {len(manifest)} videos ({told})")
+    for row in manifest.to_pylist():
+        if row["status"] in ("corrupt", "unreadable"):
+            print(f"frames: left out {row['path']}: {row['status']}: {row['error']}", file=sys.stderr)

@@ -1,50 +1,30 @@
-"""The study "When does it help?": its stages (``study/dvc.yaml``), its view in MLflow, its part of the documents."""
+"""The study "When does it help?": train its grid, judge the claims, or (quick) both with tiny networks."""
 
-from __future__ import annotations
+import pyarrow as pa
 
-import argparse
-import sys
+from pipeline import params
+from pipeline.common import command, paths, records
+from pipeline.study import grid, report, rows
 
-from pipeline import cli, records
-from pipeline.study import data, plan, report, runs
-
-STEPS = ("data", "map", "final", "report", "publish", "track", "docs")
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run one step; return the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("step", choices=STEPS)
-    parser.add_argument("profile", choices=("full", "quick"))
-    options = parser.parse_args(arguments)
-    step, profile = options.step, options.profile
-
-    def work() -> None:
-        study = plan.load(profile)
-        if step == "data":
-            for name, about in data.prepare(study, profile).items():
-                print(f"study: {name}: {about}")
-        elif step == "map":
-            rows = runs.train(plan.the_map(study), study, profile, runs.map_seed(study), step)
-            records.write_table(report.rows_file(profile, step), rows)
-        elif step == "final":
-            entries = plan.finals(study, runs.frame(report.rows_file(profile, "map")))
-            rows = runs.train(entries, study, profile, study.seed, step)
-            records.write_table(report.rows_file(profile, step), rows)
-        elif step == "report":
-            report.write(study, profile)
-        elif step == "publish":
-            report.publish(profile)
-        elif step == "docs":
-            report.document(profile)
-        else:
-            from pipeline import tracking
-
-            made = tracking.sync_study(report.regimes(profile), report.AXES, profile, study.model_dump())
-            print(f"study: {made} run(s) added to {tracking.store().split('://')[0]} store")
-
-    return cli.run("study", work)
+FOLDER = paths.DATA / "study"
+ROWS = "rows.parquet"
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def train(settings: params.Params) -> pa.Table:
+    """Train the map, choose from it, and train what is compared."""
+    of_map = rows.collect(grid.the_map(settings), "study: map")
+    return pa.concat_tables([of_map, rows.collect(grid.finals(settings, rows.frame(of_map)), "study: finals")])
+
+
+@command.stage("study", {"step": {"choices": ("train", "judge", "quick")}})
+def main(step: str) -> None:
+    """Run one step."""
+    settings = params.load()
+    if step == "quick":
+        settings, folder = grid.quick(settings), FOLDER / "quick"
+        records.write_table(folder / ROWS, train(settings))
+        report.write(rows.frame(folder / ROWS), settings, folder, folder)
+    elif step == "train":
+        records.write_table(FOLDER / ROWS, train(settings))
+    else:
+        report.write(rows.frame(FOLDER / ROWS), settings, FOLDER / "tables", paths.RESULTS)

@@ -1,33 +1,27 @@
 """Bring MLflow up to date with the run files, and (``--serve``) open its server on the loopback interface."""
 
-from __future__ import annotations
-
-import argparse
 import os
 import sys
 
-from pipeline import cli, params, tracking
+from pipeline import params, tracking
+from pipeline.common import command
+
+SERVE = {"action": "store_true", "help": "start MLflow's server afterwards"}
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Sync, then serve if asked; return the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--serve", action="store_true", help="start MLflow's server afterwards")
-    parser.add_argument("--port", type=int, default=5000)
-    options = parser.parse_args(arguments)
+def server(port: int) -> list[str]:
+    """Return the command of MLflow's own server on the loopback interface."""
+    options = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--backend-store-uri", tracking.store()]
+    return [sys.executable, "-m", "mlflow", "server", *options]
 
-    def work() -> None:
-        made = tracking.sync_all(params.load())
-        print(f"track: {made} run(s) added to {tracking.store().split('://')[0]} store")
 
-    status = cli.run("track", work)
-    if status == 0 and options.serve:
-        print(f"Compare runs on http://127.0.0.1:{options.port} (Ctrl-C ends)")
+@command.stage("track", {"--serve": SERVE, "--port": {"type": int, "default": 5000}})
+def main(serve: bool, port: int) -> None:
+    """Sync, then serve if asked."""
+    chosen = params.load()
+    added = tracking.sync(tracking.finished(chosen.tasks, chosen.cells))
+    print(f"track: {added} run(s) added to {tracking.store().split('://')[0]} store")
+    if serve:
+        print(f"Compare runs on http://127.0.0.1:{port} (Ctrl-C ends)")
         sys.stdout.flush()
-        command = tracking.server_command(options.port)
-        os.execv(command[0], command)
-    return status
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        os.execv(sys.executable, server(port))

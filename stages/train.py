@@ -1,29 +1,30 @@
-"""Stage train: all noise conditions and repetitions of one cell on one task."""
+"""Stage train: all noise conditions and repetitions of one cell on all splits of one task."""
 
-from __future__ import annotations
+from dataclasses import replace
 
-import argparse
-import sys
-from typing import get_args
-
-from pipeline import cli, params
-from pipeline.training import train
+from pipeline.common import command, paths, sequences
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the stage for a task and a cell; return the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("task", choices=get_args(params.Task))
-    parser.add_argument("cell", choices=get_args(params.Cell))
-    options = parser.parse_args(arguments)
+@command.stage("train", {"task": {}, "cell": {"choices": ("lstm", "gru")}})
+def main(task: str, cell: str) -> None:
+    """Train; what a worker needs not is imported here."""
+    from pipeline import params, tracking
+    from pipeline.training import settings, train
 
-    def work() -> None:
-        from pipeline import tracking
-
-        train.train(options.task, options.cell, params.load(), tracking.live)
-
-    return cli.run("train", work)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    chosen, folder = params.load(), paths.sequences(task)
+    shared = chosen.training
+    first = train.Work(
+        data=folder,
+        split=None,
+        validation="joined",
+        settings=settings.of(shared.model_dump(), chosen.train[task], cell),
+        seed=chosen.seed,
+        stream=task,
+        repetitions=tuple(range(shared.repetitions)),
+        device=train.resolve_device(shared.device),
+        networks=True,
+        checkpoint_every=shared.checkpoint_every,
+    )
+    # Results of the first split are called like the task, so it goes by no name of its own.
+    further = (None, *sequences.splits(folder)[1:])
+    train.train(task, [replace(first, split=split) for split in further], tracking.live)

@@ -1,56 +1,62 @@
-"""Choose the exchange-rate hyperparameters on validation days; write the tables and print what to put into a profile.
+"""Choose a task's hyperparameters on validation sequences; write the tables and print what to put into a profile.
 
 Not a stage of the default pipeline: its result is committed as facts in ``profiles/`` and ``docs/tuning.md``.
 """
 
-from __future__ import annotations
-
 import io
-import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from ruamel.yaml import YAML
 
-from pipeline import cli, params, records
-from pipeline.training import tune
+from pipeline.common import command, kept, paths, records, sequences
 
 DESTINATION = Path("docs/tuning.md")
 
 
-def _markdown(frame: pd.DataFrame) -> str:
-    shown = frame.map(lambda value: f"{value:.4g}" if isinstance(value, float) else str(value))
+def _markdown(frame: pd.DataFrame, by: list[str]) -> str:
+    """Return a table, sorted."""
+    shown = frame.sort_values(by).map(lambda value: f"{value:.4g}" if isinstance(value, float) else str(value))
     lines = ["| " + " | ".join(shown.columns) + " |", "|" + " --- |" * len(shown.columns)]
-    lines += ["| " + " | ".join(row) + " |" for row in shown.itertuples(index=False)]
-    return "\n".join(lines)
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in shown.itertuples(index=False))])
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the search; return the exit status."""
+@command.stage("tune", {"task": {"nargs": "?", "default": "fx"}})
+def main(task: str) -> None:
+    """Search; what a worker needs not is imported here."""
+    from pipeline import params, tasks
+    from pipeline.training import settings, train, tune
 
-    def work() -> None:
-        settings = params.load()
-        overrides, noiseless, noisy = tune.tune_fx(settings)
-        stream = io.StringIO()
-        YAML().dump(overrides, stream)
-        text = (
-            "# Hyperparameters of the exchange-rate task\n\n"
-            f"Written by `make tune` (profile `{settings.profile}`, source `{settings.fx.acquire.source}`). Errors are "
-            f"mean squared errors in rupees² on the validation tail of the training days after R epochs, "
-            f"over {tune.REPETITIONS} repetitions with seeds of their own (mean, lowest, highest)."
-            " Test days were not read.\n\n"
-            f"## Chosen\n\n```yaml\n{stream.getvalue()}```\n\n"
-            "## Step 1: the noiseless network\n\n"
-            f"{_markdown(noiseless.sort_values(['cell', 'validation_mse']))}\n\n"
-            "## Step 2: strength and annealing of the noise\n\n"
-            "Chosen by the NEM condition's own validation error; blind noise gets the same strength.\n\n"
-            f"{_markdown(noisy.sort_values(['cell', 'condition', 'validation_mse']))}\n"
-        )
-        records.write_text(DESTINATION, text)
-        print(stream.getvalue())
-
-    return cli.run("tune", work)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    chosen, own = params.load(), tasks.of(task)
+    forms = own.forms(chosen) if own.forms else {"": (paths.sequences(task), {})}
+    folders = {name: folder for name, (folder, _) in forms.items()}
+    first = next(iter(folders.values()))
+    networks = [settings.of(chosen.training.model_dump(), chosen.train[task], cell) for cell in chosen.cells]
+    device = train.resolve_device(chosen.training.device)
+    plan = train.Work(first, None, "apart", networks[0], chosen.seed, task, (), device)
+    choice = tune.tune(folders, networks, plan)
+    overrides: dict[str, Any] = {"train": {task: choice.networks}}
+    if forms[choice.data][1]:
+        overrides[task] = forms[choice.data][1]
+    stream = io.StringIO()
+    YAML().dump(overrides, stream)
+    data = sequences.load(first)
+    losses = f"squared errors [{data.unit or 'raw units'}²]" if data.head == "identity" else "cross entropies [nats]"
+    source = records.read_json(paths.source_record(task)).get("source")
+    text = (
+        f"# Hyperparameters of the task {task}\n\n"
+        f"Written by `make tune TASK={task}` (profile `{chosen.profile}`, source `{source}`). Losses are mean "
+        f"{losses} on the validation part of the training sequences after R epochs, over {tune.Grid().repetitions} "
+        "repetitions with seeds of their own (mean, lowest, highest). Test sequences chose nothing.\n\n"
+        f"## Chosen\n\n```yaml\n{stream.getvalue()}```\n\n"
+        "## Step 1: the noiseless network\n\n"
+        f"{_markdown(choice.noiseless, ['cell', 'validation_loss'])}\n\n"
+        "## Step 2: strength and annealing of the noise\n\n"
+        "Chosen by the NEM condition's own validation loss; blind noise gets the same strength.\n\n"
+        f"{_markdown(choice.noisy, ['cell', 'condition', 'validation_loss'])}\n"
+    )
+    records.write_text(DESTINATION, text)
+    kept.forget(tune.KEEP)
+    kept.forget("tune-data")
+    print(stream.getvalue())

@@ -31,7 +31,7 @@ def _one_thread():
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """An empty project folder that is the working directory, with the code and profiles of this one."""
-    for name in ("pipeline", "stages", "profiles"):
+    for name in ("nem", "pipeline", "stages", "profiles"):
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("NEM_MIRROR", raising=False)

@@ -9,15 +9,16 @@ import pyarrow as pa
 import pytest
 from safetensors.numpy import save_file
 
-from pipeline import records
+from pipeline import params
+from pipeline.common import records
 from tests.conftest import ROOT
 from tools import check_repro
 
 
 def run_of(folder, **changes):
-    """Write the outputs of a made-up run."""
+    """Write the outputs of a run."""
     records.write_text(folder / "dvc.lock", "schema: '2.0'\n")
-    records.write_text(folder / "data/fx/windows.csv", changes.get("csv", "day,price\n0,1.5\n1,2.5\n"))
+    records.write_text(folder / "data/sequences/fx/windows.csv", changes.get("csv", "day,price\n0,1.5\n1,2.5\n"))
     table = pa.table({"epoch": [1, 2], "loss": changes.get("loss", [0.5, float("nan")])})
     records.write_table(folder / "data/runs/fx/curves.parquet", table)
     weights = folder / "data/runs/fx/none.safetensors"
@@ -29,9 +30,9 @@ def run_of(folder, **changes):
 @pytest.mark.parametrize(
     ("change", "where"),
     [
-        ({"csv": "day,price\n0,1.5\n1,2.6\n"}, "windows.csv: line 3: '1,2.5' | '1,2.6'"),
-        ({"loss": [0.5, 0.25]}, "curves.parquet: column loss, row 1: nan | 0.25"),
-        ({"W": np.eye(2, dtype=np.float32)[::-1].copy()}, "none.safetensors: tensor W[0, 1]:"),
+        ({"csv": "day,price\n0,1.5\n1,2.6\n"}, "windows.csv: line 3: 1,2.5 | line 3: 1,2.6"),
+        ({"loss": [0.5, 0.25]}, "curves.parquet: column loss, row 1: nan | column loss, row 1: 0.25"),
+        ({"W": np.eye(2, dtype=np.float32)[::-1].copy()}, "none.safetensors: tensor W[0, 1]: 0.0 | "),
     ],
 )
 def test_one_other_byte_is_found_and_placed(tmp_path, capsys, change, where):
@@ -44,13 +45,14 @@ def test_one_other_byte_is_found_and_placed(tmp_path, capsys, change, where):
     assert "DIFFERENT" in shown
 
 
-def test_a_missing_file_differs_and_an_unknown_kind_of_output_is_an_error(tmp_path, capsys):
+def test_a_missing_file_differs_and_no_results_are_an_error(tmp_path, capsys):
     first, second = run_of(tmp_path / "a"), run_of(tmp_path / "b")
-    (second / "data/fx/windows.csv").unlink()
+    (second / "data/sequences/fx/windows.csv").unlink()
     assert check_repro.compare(first, second) == 1
     assert "windows.csv: only the first run has it" in capsys.readouterr().out
-    records.write_text(first / "data/other/new.csv", "x\n")
-    with pytest.raises(check_repro.CheckError, match="known kind"):
+    for run in (first, second):
+        (run / "data/results/metrics.json").unlink()
+    with pytest.raises(check_repro.CheckError, match="nothing was compared"):
         check_repro.compare(first, second)
 
 
@@ -73,9 +75,9 @@ def repository(tmp_path):
         "stages": {
             "train": {
                 "cmd": "python -m stages.train",
-                "deps": [{"path": "pipeline", "md5": "1"}, {"path": "data/fx", "md5": "2"}],
+                "deps": [{"path": "pipeline", "md5": "1"}, {"path": "data/sequences/fx", "md5": "2"}],
                 "params": {"params.yaml": {"seed": 1}},
-                "outs": [{"path": "data/fx", "md5": "3"}, {"path": "data/runs", "md5": "4"}],
+                "outs": [{"path": "data/sequences/fx", "md5": "3"}, {"path": "data/runs", "md5": "4"}],
             }
         }
     }
@@ -88,11 +90,9 @@ def repository(tmp_path):
 
 def test_every_promised_metric_is_compared():
     """Of every loss, accuracy and baseline in the committed metrics, whatever the task."""
-    kinds = {*check_repro.RELATIVE, *check_repro.ABSOLUTE}
-    assert {kind for kind, _ in check_repro.promised(METRICS)} < kinds
     committed = records.read_json(ROOT / "data/results/metrics.json")
-    found = check_repro.promised(committed)
-    assert {kind for kind, _ in found} == kinds
+    numbers = check_repro.promised(committed)
+    assert {kind for kind, _ in numbers} == set(check_repro.TOLERANCES)
     unpromised = (
         "failed", "skill_persistence", "leakage_gap", "speed_up_percent", "acceptance_output", "acceptance_hidden"
     )  # fmt: skip
@@ -101,7 +101,7 @@ def test_every_promised_metric_is_compared():
         for place, value in check_repro.leaves(committed)
         if place[0] == "baselines" or (place[-1] == "mean" and place[-2] not in unpromised)
     ]
-    assert sum(len(values) for values in found.values()) == len(wanted)
+    assert sum(len(values) for values in numbers.values()) == len(wanted)
 
 
 @pytest.mark.parametrize(
@@ -139,9 +139,9 @@ def test_metrics_across_machines(repository, place, value, broken, capsys):
         ('"path": "pipeline", "md5": "1"', '"path": "pipeline", "md5": "9"', "not of this commit: pipeline"),
         ('"seed": 1', '"seed": 2', "not of this commit: params.yaml"),
         ("stages.train", "stages.other", "not of this commit: cmd"),
-        ('"path": "data/fx", "md5": "3"', '"path": "data/fx", "md5": "9"', "DIFFERENT"),
+        ('"path": "data/sequences/fx", "md5": "3"', '"path": "data/sequences/fx", "md5": "9"', "DIFFERENT"),
         ('"path": "data/runs", "md5": "4"', '"path": "data/runs", "md5": "9"', None),
-        ('"path": "data/fx", "md5": "2"', '"path": "data/fx", "md5": "9"', None),
+        ('"path": "data/sequences/fx", "md5": "2"', '"path": "data/sequences/fx", "md5": "9"', None),
     ],
 )
 def test_a_stale_lock_and_bytes_promised_everywhere(repository, old, new, shown, capsys):
@@ -153,10 +153,16 @@ def test_a_stale_lock_and_bytes_promised_everywhere(repository, old, new, shown,
 
 
 def test_the_second_run_has_a_foreign_locale_where_one_can_be_made(tmp_path):
-    found = check_repro.foreign_locale(tmp_path)
-    if found == {"LC_ALL": "C"}:
+    settings = check_repro.foreign_locale(tmp_path)
+    if settings == {"LC_ALL": "C"}:
         pytest.skip("this machine has no other locale and cannot make one")
-    own = check_repro.surroundings(tmp_path / "a" / "clone", found, tmp_path)
+    own = check_repro.surroundings(tmp_path / "a" / "clone", settings, tmp_path)
     code = "import locale; locale.setlocale(locale.LC_ALL, ''); print(locale.localeconv()['decimal_point'])"
     shown = subprocess.run([sys.executable, "-c", code], env=own, capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == ","
+
+
+def test_the_small_form_is_a_profile(tmp_path, monkeypatch):
+    records.write_text(tmp_path / "profiles" / "demo.yaml", json.dumps(check_repro.QUICK))
+    monkeypatch.chdir(tmp_path)
+    assert params.profile("demo").training.repetitions == 2

@@ -6,7 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tools.licences import LOCK, ROOT
+from tests.conftest import ROOT
+
+LOCK = ROOT / "requirements" / "all.txt"
 
 
 def test_dvc_keeps_its_pickles_where_only_their_owner_may_write(tmp_path):

@@ -7,80 +7,44 @@ pip-audit asks an advisory database about every version in the lock. What it fin
 from __future__ import annotations
 
 import datetime
+import re
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
-from tools.licences import LOCK, locked
-
-ACCEPTED = LOCK.with_name("advisories.yaml")
+REQUIREMENTS = Path(__file__).resolve().parent.parent / "requirements"
+KEYS = {"package": str, "ids": list, "what": str, "why": str, "review": datetime.date}
 
 
-class AuditError(ValueError):
-    """An accepted advisory does not fit the lock, or is due for review."""
+def accepted(text: str, lock: str, today: datetime.date) -> list[str]:
+    """Return the names in a YAML list of accepted advisories; a ValueError says which entry must be looked at."""
+    entries: list[dict[str, Any]] = YAML(typ="safe").load(text) or []
+    for entry in entries:
+        if {key: type(value) for key, value in entry.items()} != KEYS or not all(entry.values()):
+            raise ValueError(f"expected {', '.join(KEYS)} of each accepted advisory, found {entry}; complete it")
+        if not re.search(rf"^{re.escape(entry['package'])}==", lock, re.MULTILINE):
+            raise ValueError(f"expected a locked package, found {entry['package']}; drop its entry")
+        if entry["review"] < today:
+            due = f"{entry['ids'][0]} of {entry['package']} overdue since {entry['review']}"
+            raise ValueError(f"expected reviews in time, found {due}; see whether a release mends it")
+    return [name for entry in entries for name in entry["ids"]]
 
 
-class Advisory(BaseModel):
-    """One accepted advisory: its package, all its names, what it says, why it does not matter here, and until when."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    package: str = Field(min_length=1)
-    ids: list[str] = Field(min_length=1)
-    what: str = Field(min_length=20)
-    why: str = Field(min_length=20)
-    review: datetime.date
-
-
-def accepted(text: str, lock: str) -> list[Advisory]:
-    """Return the accepted advisories.
-
-    Args:
-        text: YAML list of advisories.
-        lock: text of the lock.
-
-    Raises:
-        AuditError: the text is no such list, or names a package that is not locked.
-    """
+def main(arguments: list[str]) -> int:
+    """Run pip-audit with the accepted advisories and further options of its own; return the exit status."""
+    lock = REQUIREMENTS / "all.txt"
     try:
-        found = TypeAdapter(list[Advisory]).validate_python(YAML(typ="safe").load(text) or [])
-    except (YAMLError, ValidationError) as error:
-        raise AuditError(f"expected a list of advisories in {ACCEPTED.name}, found: {error}") from error
-    gone = sorted({each.package for each in found} - locked(lock).keys())
-    if gone:
-        raise AuditError(f"expected packages of the lock in {ACCEPTED.name}, found {', '.join(gone)}; drop the entries")
-    return found
-
-
-def current(found: list[Advisory], today: datetime.date) -> list[Advisory]:
-    """Return the advisories given, if none is due for review.
-
-    Raises:
-        AuditError: at least one is due.
-    """
-    due = [f"{each.ids[0]} of {each.package} (since {each.review})" for each in found if each.review < today]
-    if due:
-        raise AuditError(
-            f"expected reviews in time, found {', '.join(due)} overdue; see whether a release mends it, then upgrade "
-            f"and drop the entry, or set a later day, in {ACCEPTED.name}"
-        )
-    return found
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run pip-audit with the accepted advisories and any further options of its own; return the exit status."""
-    try:
-        passed = current(accepted(ACCEPTED.read_text(), LOCK.read_text()), datetime.date.today())
-    except AuditError as error:
-        print(f"audit: {error}", file=sys.stderr)
+        names = accepted((REQUIREMENTS / "advisories.yaml").read_text(), lock.read_text(), datetime.date.today())
+    except ValueError as error:
+        print(f"audit: {error} in requirements/advisories.yaml", file=sys.stderr)
         return 2
-    command = [sys.executable, "-m", "pip_audit", "--strict", "--disable-pip", "--require-hashes", "-r", str(LOCK)]
-    command += [option for each in passed for name in each.ids for option in ("--ignore-vuln", name)]
-    return subprocess.run([*command, *(sys.argv[1:] if arguments is None else arguments)], check=False).returncode
+    command = [sys.executable, "-m", "pip_audit", "--strict", "--disable-pip", "--require-hashes", "-r", str(lock)]
+    ignored = [option for name in names for option in ("--ignore-vuln", name)]
+    return subprocess.run([*command, *ignored, *arguments], check=False).returncode
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

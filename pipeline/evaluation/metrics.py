@@ -2,56 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.evaluation.statistics import Interval, SpeedUp, holm, mean_interval, sign_flip_p_value, speed_up
-from pipeline.fx import baselines
-from pipeline.fx.windows import Windows
-from pipeline.params import Evaluate
-from pipeline.training.results import Run
-
-Floats = npt.NDArray[np.float64]
-Summary = dict[str, dict[str, dict[str, float | int | None]]]
-"""Condition → metric → {mean, ci_low, ci_high, n, …}."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One run with its statistics.
-
-    Attributes:
-        run: the run.
-        metric: the task's headline metric: ``test_mse`` (fx) or ``test_accuracy`` (video).
-        values: per condition and metric, one value per repetition (NaN where the network failed).
-        speed_ups: per condition.
-        summary: per condition and metric, mean and interval.
-        differences: paired differences to the noiseless condition, one row per condition.
-        references: named baselines of the headline metric.
-    """
-
-    run: Run
-    metric: str
-    values: dict[str, dict[str, Floats]]
-    speed_ups: dict[str, SpeedUp]
-    summary: Summary
-    differences: pd.DataFrame
-    references: dict[str, float]
+from pipeline.evaluation.statistics import Bootstrap, Floats, Interval, holm, sign_flip_p_value, speed_up
+from pipeline.evaluation.task import VALUES, Evidence, Outcome, Summary, Task
+from pipeline.training.results import TrainedRun
 
 
 def calibration_error(probabilities: Floats, labels: npt.NDArray[np.int64], bins: int = 15) -> float:
-    """Return the expected calibration error (Guo et al. 2017): Σ |accuracy - confidence| weighted by bin.
+    """Return the expected calibration error (Guo et al. 2017): Σ |accuracy - confidence| weighted by bin of confidence.
 
-    Args:
-        probabilities: ``(N, K)``.
-        labels: ``(N,)`` true classes.
-        bins: equal-width bins of confidence.
+    Probabilities are ``(N, K)``, labels the ``(N,)`` true classes, bins equally wide.
     """
     confidence, correct = probabilities.max(1), probabilities.argmax(1) == labels
     which = np.minimum((confidence * bins).astype(int), bins - 1)
@@ -61,188 +26,83 @@ def calibration_error(probabilities: Floats, labels: npt.NDArray[np.int64], bins
     return float(sum(gaps))
 
 
-def _predicted(run: Run, condition: str, column: str) -> dict[int, tuple[npt.NDArray[np.int64], Floats]]:
-    """Return ``{repetition: (rows, values)}``, rows ascending; repetitions that had failed by R are not there."""
+def predicted(run: TrainedRun, condition: str) -> dict[int, Floats]:
+    """Return the predictions of a condition at epoch R, test sequences ascending by name.
+
+    Returns:
+        Repetition → probabilities ``(N, K)``, or values ``(N,)`` in the unit of the data. Repetitions that had failed
+        by R are not there.
+    """
     table = run.predictions.filter(pc.equal(run.predictions["condition"], condition)).combine_chunks()
     repetition, row = (table[name].to_numpy() for name in ("repetition", "row"))
-    values = table[column].combine_chunks()
+    values = table[table.column_names[-1]].combine_chunks()
     if pa.types.is_fixed_size_list(values.type):
         data = values.flatten().to_numpy(zero_copy_only=False).reshape(len(row), values.type.list_size)
     else:
         data = values.to_numpy(zero_copy_only=False)
-    found = {}
-    for r in np.unique(repetition):
-        mine = np.flatnonzero(repetition == r)
-        mine = mine[np.argsort(row[mine], kind="stable")]
-        found[int(r)] = row[mine].astype(np.int64), data[mine].astype(np.float64)
-    return found
+    order = np.argsort(row, kind="stable")
+    return {int(r): data[order[repetition[order] == r]].astype(np.float64) for r in np.unique(repetition)}
 
 
-def probabilities(run: Run, condition: str) -> dict[int, tuple[npt.NDArray[np.int64], Floats]]:
-    """Return ``{repetition: (clips (N,), probabilities (N, K))}`` of a video run."""
-    return _predicted(run, condition, "probabilities")
+def best_condition(run: TrainedRun) -> str | None:
+    """Return the condition with the lowest mean clean *test* loss at R; ``None`` where all networks failed.
+
+    It is the best on the test sequences, and no estimate of what it would reach on others.
+    """
+    losses = {condition: run.final(condition, "test_loss") for condition in run.conditions}
+    alive = {condition: float(np.nanmean(loss)) for condition, loss in losses.items() if np.isfinite(loss).any()}
+    return min(alive, key=lambda condition: alive[condition], default=None)
 
 
-def forecasts(run: Run, condition: str) -> dict[int, Floats]:
-    """Return ``{repetition: (N,) predicted prices}`` of an exchange-rate run, test days in order [rupees]."""
-    return {r: values for r, (_, values) in _predicted(run, condition, "prediction").items()}
-
-
-def fx_references(windows: Windows) -> tuple[dict[str, float], dict[str, Floats]]:
-    """Return mean squared errors and daily squared errors of the naive forecasts [rupees²]."""
-    truth = windows.target_raw[windows.where("test")]
-    found = {
-        "persistence": baselines.persistence(windows),
-        "drift": baselines.drift(windows),
-        f"ar{baselines.AR_LAGS}": baselines.autoregression(windows),
-    }
-    losses = {name: (forecast - truth) ** 2 for name, forecast in found.items()}
-    return {name: float(loss.mean()) for name, loss in losses.items()}, losses
+def constant_reference(evidence: Evidence) -> dict[str, float]:
+    """Return the headline metric of the best constant answer: the most frequent class, or the mean of the targets."""
+    data = evidence.dataset
+    if data.head == "softmax":
+        most = int(data.train.targets.sum(0).argmax())
+        return {"majority": float((evidence.test_classes == most).mean())}
+    train, test = (part.targets.double().numpy() * data.target_scale for part in (data.train, data.test))
+    return {"mean": float(((test - train.mean(0)) ** 2).sum(1).mean())}
 
 
 def summarise(
-    run: Run, settings: Evaluate, seed: int, references: dict[str, float], labels: dict[int, int] | None = None
+    task: Task, evidence: Evidence, run: TrainedRun, references: dict[str, float], bootstrap: Bootstrap
 ) -> Outcome:
-    """Return a run's statistics.
-
-    Args:
-        run: the run.
-        settings: confidence level and resamples.
-        seed: root of the seed tree.
-        references: the task's naive baselines.
-        labels: class of each test clip (video only).
-    """
-    fx = run.task == "fx"
-    metric = "test_mse" if fx else "test_accuracy"
+    """Return a run's statistics, beside the headline metric of naive baselines (``references``)."""
+    values = {condition: _values(task, evidence, run, condition, references) for condition in run.conditions}
     noiseless = run.curve("none", "test_loss")
-    values: dict[str, dict[str, Floats]] = {}
-    speeds: dict[str, SpeedUp] = {}
     summary: Summary = {}
     for condition in run.conditions:
-        loss, train = run.final(condition, "test_loss"), run.final(condition, "train_loss")
-        found = (
-            {"test_mse": loss, "train_mse": train} if fx else {"test_cross_entropy": loss, "train_cross_entropy": train}
-        )
-        if fx:
-            found["skill_persistence"] = np.array([baselines.skill(each, references["persistence"]) for each in loss])
-        else:
-            found["test_accuracy"] = run.final(condition, "test_accuracy")
-            found["train_accuracy"] = run.final(condition, "train_accuracy")
-            if labels is not None:
-                found["calibration_error"] = np.array(
-                    [
-                        calibration_error(p, np.array([labels[int(row)] for row in rows]))
-                        for rows, p in probabilities(run, condition).values()
-                    ]
-                )
-        for name in ("acceptance_output", "acceptance_hidden"):
-            share = run.final(condition, name)
-            if np.isfinite(share).any():
-                found[name] = share
-        values[condition] = found
-        speeds[condition] = speed_up(run.curve(condition, "test_loss"), noiseless, run.epochs, run.max_epochs)
-        summary[condition] = {name: _interval(each, settings, seed).as_dict() for name, each in found.items()}
-        summary[condition]["speed_up_percent"] = _speed(speeds[condition], settings, seed)
-        summary[condition]["failed"] = {
-            "mean": float(run.failed(condition)),
-            "ci_low": None,
-            "ci_high": None,
-            "n": run.repetitions,
+        speed = speed_up(run.curve(condition, "test_loss"), noiseless, run.epochs, run.max_epochs)
+        summary[condition] = {
+            **{name: bootstrap.mean(value).as_dict() for name, value in values[condition].items()},
+            "speed_up_percent": speed.summary(bootstrap),
+            "failed": Interval(float(run.failed(condition)), None, None, run.repetitions).as_dict(),
         }
-    return Outcome(run, metric, values, speeds, summary, _differences(run, values, metric, settings, seed), references)
+    metrics = tuple(dict.fromkeys((task.measure.name, task.loss)))
+    return Outcome(task, evidence, run, references, values, summary, _differences(values, metrics, bootstrap))
 
 
-def _interval(values: Floats, settings: Evaluate, seed: int) -> Interval:
-    return mean_interval(values[np.isfinite(values)], settings.confidence, settings.bootstrap, seed)
+def _values(
+    task: Task, evidence: Evidence, run: TrainedRun, condition: str, references: dict[str, float]
+) -> dict[str, Floats]:
+    """Return a condition's metrics, one value per repetition."""
+    values = {name: run.final(condition, column) for name, column in VALUES[task.head].items()}
+    if task.rival is not None and task.measure.name == task.loss:
+        values[f"skill_{task.rival}"] = 1.0 - values[task.loss] / references[task.rival]
+    if task.head == "softmax":
+        truth, probabilities = evidence.test_classes, predicted(run, condition)
+        values["calibration_error"] = np.array([calibration_error(p, truth) for p in probabilities.values()])
+    shares = {f"acceptance_{place}": run.final(condition, f"acceptance_{place}") for place in ("output", "hidden")}
+    return values | {name: share for name, share in shares.items() if np.isfinite(share).any()}
 
 
-def _finite(value: float | None) -> float | None:
-    return None if value is None or np.isneginf(value) else value
-
-
-def _speed(speed: SpeedUp, settings: Evaluate, seed: int) -> dict[str, float | int | None]:
-    """Return a speed-up's summary: the mean exists only where nothing is censored, the median always.
-
-    An end of the median's interval that is censored is ``None``; ``censored_below`` says where it lies.
-    """
-    whole = (
-        Interval(None, None, None, len(speed.percent)) if speed.censored else _interval(speed.percent, settings, seed)
-    )
-    low, high = speed.median_interval(settings.confidence, settings.bootstrap, seed) or (None, None)
-    return {
-        **whole.as_dict(),
-        "median": _finite(speed.median),
-        "median_ci_low": _finite(low),
-        "median_ci_high": _finite(high),
-        "censored": speed.censored,
-        "censored_below": speed.bound,
-    }
-
-
-def _differences(
-    run: Run, values: dict[str, dict[str, Floats]], metric: str, settings: Evaluate, seed: int
-) -> pd.DataFrame:
-    """Return paired differences to the noiseless condition in the headline metric and the clean loss."""
-    rows: list[dict[str, Any]] = []
-    loss = "test_mse" if run.task == "fx" else "test_cross_entropy"
-    for name in dict.fromkeys((metric, loss)):
-        part: list[dict[str, Any]] = []
-        for condition in run.conditions:
-            if condition == "none":
-                continue
-            gap = values[condition][name] - values["none"][name]
-            gap = gap[np.isfinite(gap)]
-            found = mean_interval(gap, settings.confidence, settings.bootstrap, seed)
-            part.append(
-                {
-                    "task": run.task,
-                    "cell": run.cell,
-                    "condition": condition,
-                    "metric": name,
-                    "difference": found.mean,
-                    "ci_low": found.low,
-                    "ci_high": found.high,
-                    "n": found.n,
-                    "p_value": sign_flip_p_value(gap),
-                }
-            )
-        for row, p in zip(part, holm([row["p_value"] for row in part]), strict=True):
-            row["p_holm"] = p
-        rows += part
-    return pd.DataFrame(rows)
-
-
-def forecast_comparisons(run: Run, windows: Windows, losses: dict[str, Floats]) -> pd.DataFrame:
-    """Return Diebold-Mariano comparisons of every condition with every naive forecast.
-
-    A condition's daily loss is its squared error averaged over repetitions.
-    """
-    truth = windows.target_raw[windows.where("test")]
-    rows = []
-    for condition in run.conditions:
-        found = forecasts(run, condition)
-        if not found:
-            continue
-        loss = np.mean([(each - truth) ** 2 for each in found.values()], 0)
-        for name, reference in losses.items():
-            test = baselines.diebold_mariano(loss, reference)
-            rows.append(
-                {
-                    "task": run.task,
-                    "cell": run.cell,
-                    "condition": condition,
-                    "reference": name,
-                    "mse": float(loss.mean()),
-                    "reference_mse": float(reference.mean()),
-                    "skill": baselines.skill(float(loss.mean()), float(reference.mean())),
-                    "dm_statistic": test.statistic,
-                    "dm_p_value": test.p_value,
-                }
-            )
-    return pd.DataFrame(rows)
-
-
-def stack(frames: list[pd.DataFrame]) -> pd.DataFrame:
-    """Return the rows of all frames that have any."""
-    kept = [frame for frame in frames if len(frame)]
-    return pd.concat(kept, ignore_index=True) if kept else pd.DataFrame()
+def _differences(values: dict[str, dict[str, Floats]], metrics: tuple[str, ...], bootstrap: Bootstrap) -> pd.DataFrame:
+    """Return paired differences to the noiseless condition; p-values are adjusted within a metric."""
+    frames = []
+    for metric in metrics:
+        gaps = {name: own[metric] - values["none"][metric] for name, own in values.items() if name != "none"}
+        p_values = [sign_flip_p_value(gap[np.isfinite(gap)]) for gap in gaps.values()]
+        intervals = ((name, metric, *bootstrap.mean(gap).as_dict().values()) for name, gap in gaps.items())
+        frame = pd.DataFrame(intervals, columns=["condition", "metric", "difference", "ci_low", "ci_high", "n"])
+        frames.append(frame.assign(p_value=p_values, p_holm=holm(p_values)))
+    return pd.concat(frames)

@@ -12,29 +12,21 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats.mstats import mquantiles
 
-from pipeline import seeds
+from pipeline.common import seeds
 
 Floats = npt.NDArray[np.float64]
 EXACT_PAIRS = 40
 """Up to so many pairs every sign pattern is counted: 2²⁰ sums of each half, 0.2 s."""
 DRAWS = 100_000
-"""Sign patterns that are drawn where there are more pairs."""
 TIED = 1e-12
-"""Sums of differences that are nearer than this share of Σ|difference| are tied: accuracies and epochs tie often, and
-the round-off of their differences is up to 1e-13 of them."""
+"""Sums nearer than this share of Σ|difference| are tied: accuracies tie often, up to a round-off of 1e-13."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and its bootstrap interval.
-
-    Attributes:
-        mean: the mean; ``None`` without values.
-        low: lower end; ``None`` with fewer than two values.
-        high: upper end.
-        n: number of values.
-    """
+    """A mean or median of n values and its interval; ``None`` without values, and for an interval of one."""
 
     mean: float | None
     low: float | None
@@ -46,14 +38,6 @@ class Interval:
         return {"mean": self.mean, "ci_low": self.low, "ci_high": self.high, "n": self.n}
 
 
-def _sample(values: Sequence[float] | Floats) -> Floats:
-    data = np.asarray(values, dtype=np.float64)
-    if data.ndim != 1 or not np.isfinite(data).all():
-        bad = f"{np.count_nonzero(~np.isfinite(data))} of {data.size} not finite" if data.ndim == 1 else data.shape
-        raise ValueError(f"expected (n,) finite values, found {bad}; leave failed repetitions out")
-    return data
-
-
 @functools.lru_cache(maxsize=2)
 def _resamples(n: int, count: int, seed: int) -> npt.NDArray[np.int64]:
     """Return ``(count, n)`` places, drawn with replacement."""
@@ -62,44 +46,69 @@ def _resamples(n: int, count: int, seed: int) -> npt.NDArray[np.int64]:
     return drawn
 
 
-def _quantile(ordered: Floats, level: float) -> float:
-    """Return a quantile of sorted values, interpolated linearly (Hyndman & Fan 1996, type 7)."""
-    place = level * len(ordered) + (1 - level)
-    below, share = int(place) - 1, place % 1
-    return float((1 - share) * ordered[below] + share * ordered[min(below + 1, len(ordered) - 1)])
+@dataclass(frozen=True)
+class Bootstrap:
+    """How percentile intervals (Efron 1979) are made; the bias-corrected one is undefined for equal or few values.
 
-
-def mean_interval(values: Sequence[float] | Floats, confidence: float, resamples: int, seed: int) -> Interval:
-    """Return the mean with its percentile bootstrap interval over repetitions (Efron 1979), in the values' unit.
-
-    The percentile interval is used since the bias-corrected one is undefined for equal or few values. All calls
-    with one seed and n use the same resamples, so intervals of paired conditions move together.
-
-    Args:
-        values: ``(n,)``, one per repetition.
-        confidence: level in (0, 1), such as 0.95.
-        resamples: bootstrap resamples.
-        seed: root of the seed tree.
-
-    Raises:
-        ValueError: values that are not finite or not in one row, a level outside (0, 1), or no resamples.
+    All means of n values use the same resamples, so intervals of paired conditions move together.
     """
-    if not 0 < confidence < 1 or resamples < 1:
-        raise ValueError(
-            f"expected a confidence level in (0, 1) and at least 1 resample, found {confidence} and {resamples}; "
-            "set both as params.yaml describes them"
-        )
-    data = _sample(values)
-    n = len(data)
-    if not n:
-        return Interval(None, None, None, 0)
-    if n < 2:
-        return Interval(float(data[0]), None, None, n)
-    if np.ptp(data) == 0:
-        return Interval(float(data[0]), float(data[0]), float(data[0]), n)
-    means = np.sort(data[_resamples(n, resamples, seed)].mean(1))
-    tail = (1 - confidence) / 2
-    return Interval(float(data.mean()), _quantile(means, tail), _quantile(means, 1 - tail), n)
+
+    confidence: float
+    resamples: int
+    seed: int  # root of the seed tree
+
+    def __post_init__(self) -> None:
+        """Refuse a level outside (0, 1), or no resamples, with a ``ValueError``."""
+        if not 0 < self.confidence < 1 or self.resamples < 1:
+            raise ValueError(
+                f"expected a confidence level in (0, 1) and at least 1 resample, found {self.confidence} and "
+                f"{self.resamples}; correct evaluate in params.yaml"
+            )
+
+    def mean(self, values: Sequence[float] | Floats) -> Interval:
+        """Return the mean of those of the ``(n,)`` values that are finite; a failed network has none."""
+        data = np.asarray(values, np.float64)
+        data = data[np.isfinite(data)]
+        n = len(data)
+        if n < 2 or np.ptp(data) == 0:
+            mean, end = float(data[0]) if n else None, float(data[0]) if n > 1 else None
+            return Interval(mean, end, end, n)
+        means = data[_resamples(n, self.resamples, self.seed)].mean(1)
+        low, high = mquantiles(means, self._ends, alphap=1, betap=1)
+        return Interval(float(data.mean()), float(low), float(high), n)
+
+    def difference(self, first: Floats, second: Floats) -> Interval:
+        """Return mean(first) - mean(second), independent samples, with its interval."""
+        first, second = first[np.isfinite(first)], second[np.isfinite(second)]
+        count = min(len(first), len(second))
+        gap = float(first.mean() - second.mean()) if count else None
+        if count < 2:
+            return Interval(gap, None, None, count)
+        random = seeds.numpy_generator(self.seed, "bootstrap-difference", len(first), len(second))
+        ours, theirs = (v[random.integers(0, len(v), (self.resamples, len(v)))].mean(1) for v in (first, second))
+        low, high = np.quantile(ours - theirs, self._ends)
+        return Interval(gap, float(low), float(high), count)
+
+    def median(self, values: Floats) -> Interval:
+        """Return the median of ``(n,)`` values, of which any may be -inf: censored, in order before all others.
+
+        A mean does not exist once a value is censored, but an order does: a resample's median is -inf where it is
+        censored, and so is an end of the interval. Ends are medians of resamples, never interpolated.
+        """
+        n = len(values)
+        if n < 2:
+            return Interval(float(values[0]) if n else None, None, None, n)
+        random = seeds.numpy_generator(self.seed, "bootstrap-median", n)
+        medians = np.sort(np.median(values[random.integers(0, n, (self.resamples, n))], axis=1))
+        outside = int((1 - self.confidence) / 2 * self.resamples)
+        low, high = medians[[outside, self.resamples - 1 - outside]].tolist()
+        return Interval(float(np.median(values)), low, high, n)
+
+    @property
+    def _ends(self) -> tuple[float, float]:
+        """Levels of an interval's ends."""
+        tail = (1 - self.confidence) / 2
+        return tail, 1 - tail
 
 
 def _signed_sums(values: Floats) -> Floats:
@@ -111,28 +120,23 @@ def _signed_sums(values: Floats) -> Floats:
 
 
 def sign_flip_p_value(differences: Sequence[float] | Floats) -> float | None:
-    """Return the two-sided sign-flip p-value of paired differences (Fisher 1935); ``None`` with fewer than two.
+    """Return the two-sided sign-flip p-value of ``(n,)`` paired differences (Fisher 1935); ``None`` with less than two.
 
-    The paired test that assumes nothing but symmetry under the null: with n pairs it has 2ⁿ equally likely sign
-    patterns, so with 10 repetitions the smallest p-value is 0.00195 and with 3 it is 0.25. It is exact up to
-    ``EXACT_PAIRS`` pairs: sums of one half are sought among the sorted sums of the other (Horowitz & Sahni 1974).
-    With more, ``DRAWS`` patterns are drawn from a fixed stream, and the observed one counts as one of them (Phipson &
-    Smyth 2010), so no p-value is below 1 / (``DRAWS`` + 1).
-
-    Args:
-        differences: ``(n,)`` condition minus noiseless, one per repetition, in any unit.
+    Of n pairs all 2ⁿ sign patterns are equally likely, so 3 repetitions give no p-value below 0.25 and 10 none below
+    0.00195. It is exact up to ``EXACT_PAIRS`` pairs: sums of one half are sought among the sorted sums of the other
+    (Horowitz & Sahni 1974). With more, ``DRAWS`` patterns are drawn from a fixed stream, and the observed one counts as
+    one of them (Phipson & Smyth 2010).
 
     Raises:
         ValueError: differences that are not finite or not in one row.
     """
-    data = _sample(differences)
+    data = np.asarray(differences, np.float64)
+    if data.ndim != 1 or not np.isfinite(data).all():
+        raise ValueError(f"expected (n,) finite differences, found {data}; leave failed repetitions out")
     n = len(data)
     if n < 2:
         return None
-    largest = np.abs(data).max()
-    if largest == 0:
-        return 1.0
-    data = data / largest  # sums of huge or tiny differences stay in range
+    data = data / (np.abs(data).max() or 1)  # sums of huge or tiny differences stay in range
     least = abs(data.sum()) - TIED * np.abs(data).sum()
     if least <= 0:
         return 1.0
@@ -148,89 +152,49 @@ def sign_flip_p_value(differences: Sequence[float] | Floats) -> float | None:
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Return Holm-adjusted p-values (Holm 1979), in place of those that exist.
-
-    Args:
-        p_values: one per comparison of a family; ``None`` where there was no test.
+    """Return a family's Holm-adjusted p-values (Holm 1979), in place of those that exist; ``None`` was not tested.
 
     Raises:
         ValueError: a p-value outside [0, 1].
     """
-    places = [k for k, p in enumerate(p_values) if p is not None]
-    known = np.array([p_values[k] for k in places], dtype=np.float64)
+    known = np.array([p for p in p_values if p is not None], np.float64)
     if not ((known >= 0) & (known <= 1)).all():
         raise ValueError(f"expected p-values in [0, 1], found {known.tolist()}; use None where there was no test")
     order = np.argsort(known, kind="stable")
-    raised = np.maximum.accumulate(known[order] * np.arange(len(known), 0, -1))
-    adjusted: list[float | None] = [None] * len(p_values)
-    for k, p in zip(order.tolist(), np.minimum(raised, 1).tolist(), strict=True):
-        adjusted[places[k]] = p
-    return adjusted
+    adjusted = np.empty_like(known)
+    adjusted[order] = np.minimum(np.maximum.accumulate(known[order] * np.arange(len(known), 0, -1)), 1)
+    values = iter(adjusted.tolist())
+    return [None if p is None else next(values) for p in p_values]
 
 
 @dataclass(frozen=True)
 class SpeedUp:
-    """A condition's speed-up over the noiseless run, over paired repetitions.
+    """A condition's speed-ups over the noiseless run."""
 
-    Attributes:
-        percent: ``(n,)`` (R - r)/R in per cent per repetition; -inf where the run never got there.
-        bound: the value below which a censored speed-up lies, -100 (max_epochs - R)/R.
-    """
+    percent: Floats  # (n,): 100 (R - r)/R of each repetition; -inf where the run never got there
+    bound: float  # below which such a censored speed-up lies: -100 (max_epochs - R)/R
 
-    percent: Floats
-    bound: float
+    def summary(self, bootstrap: Bootstrap) -> dict[str, float | int | None]:
+        """Return what ``metrics.json`` holds: the mean exists only where nothing is censored, the median always.
 
-    @property
-    def censored(self) -> int:
-        """Repetitions that never reached the noiseless loss."""
-        return int(np.isneginf(self.percent).sum())
-
-    @property
-    def median(self) -> float | None:
-        """Median with censored repetitions ordered last; -inf if the median itself is censored."""
-        if not len(self.percent):
-            return None
-        ordered = np.sort(self.percent)
-        middle = len(ordered) // 2
-        pair = ordered[middle - 1 : middle + 1] if len(ordered) % 2 == 0 else ordered[middle : middle + 1]
-        return float(-np.inf if np.isneginf(pair).any() else pair.mean())
-
-    def median_interval(self, confidence: float, resamples: int, seed: int) -> tuple[float, float] | None:
-        """Return a percentile bootstrap interval of the median; ``None`` with fewer than two repetitions.
-
-        A mean does not exist once a repetition is censored, but the order of repetitions does: a resample's median is
-        -inf where it is censored, and so is an end of the interval. Ends are medians of resamples, never interpolated.
-
-        Args:
-            confidence: level, such as 0.95.
-            resamples: bootstrap resamples.
-            seed: root of the seed tree.
+        A quantile that is missing though there are repetitions lies below ``censored_below``.
         """
-        n = len(self.percent)
-        if n < 2:
-            return None
-        random = seeds.numpy_generator(seed, "bootstrap-median", n)
-        drawn = np.sort(self.percent[random.integers(0, n, (resamples, n))], 1)
-        below, above = drawn[:, (n - 1) // 2], drawn[:, n // 2]
-        medians = np.sort(np.where(np.isneginf(below), -np.inf, (below + above) / 2))
-        outside = int((1 - confidence) / 2 * resamples)
-        return float(medians[outside]), float(medians[resamples - 1 - outside])
-
-    def text(self) -> str:
-        """Return the median as text: ``12 %`` or ``< -50 %``."""
-        if self.median is None:
-            return "-"
-        return f"< {self.bound:.0f} %" if np.isneginf(self.median) else f"{self.median:.0f} %"
+        censored = int(np.isneginf(self.percent).sum())
+        mean = Interval(None, None, None, len(self.percent)) if censored else bootstrap.mean(self.percent)
+        median = bootstrap.median(self.percent)
+        quantiles = {"median": median.mean, "median_ci_low": median.low, "median_ci_high": median.high}
+        return {
+            **mean.as_dict(),
+            **{name: None if value == -np.inf else value for name, value in quantiles.items()},
+            "censored": censored,
+            "censored_below": self.bound,
+        }
 
 
 def speed_up(loss: Sequence[Floats], baseline: Sequence[Floats], epochs: int, max_epochs: int) -> SpeedUp:
     """Return (R - r)/R, where r is the first epoch at which a run's test loss reaches the noiseless run's at R.
 
-    Args:
-        loss: per repetition, the condition's test losses of epochs 0, 1, …; shorter where it failed.
-        baseline: per repetition, the noiseless run's.
-        epochs: R.
-        max_epochs: last epoch that was trained.
+    Both give per repetition the test losses of epochs 0, 1, … up to the last; they are shorter where it failed.
     """
     percent = []
     for mine, noiseless in zip(loss, baseline, strict=True):
@@ -238,4 +202,4 @@ def speed_up(loss: Sequence[Floats], baseline: Sequence[Floats], epochs: int, ma
             continue
         reached = np.flatnonzero(mine[1:] <= noiseless[epochs])
         percent.append(100 * (epochs - (reached[0] + 1)) / epochs if len(reached) else -np.inf)
-    return SpeedUp(np.asarray(percent, dtype=np.float64), -100 * (max_epochs - epochs) / epochs)
+    return SpeedUp(np.array(percent, np.float64), -100 * (max_epochs - epochs) / epochs)

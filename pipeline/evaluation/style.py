@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import io
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline import records
+from pipeline.common import paths, records
 
 # Okabe & Ito's palette: told apart by the colour-blind, and in print.
 COLOURS = {"none": "#000000", "blind": "#D55E00", "nem": "#0072B2", "matched": "#E69F00", "expected-nem": "#009E73"}
@@ -28,18 +30,29 @@ LABELS = {
 PLACES = {"output": "Output layer", "hidden": "Hidden layer (gates)", "both": "Output and hidden layers"}
 
 RC: dict[str, Any] = {
-    "figure.dpi": 110,
     "savefig.dpi": 160,
-    "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
-    "grid.alpha": 0.25,
+    "grid.color": "#E8E8E8",
     "legend.frameon": False,
-    "svg.hashsalt": "noise-boosted-rbp",
+    "legend.fontsize": 7,
 }
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A drawn figure: its PNG file, and what it shows in words."""
+
+    file: Path
+    caption: str
+
+    @property
+    def data(self) -> str:
+        """The file in base 64, to be put into a page."""
+        return base64.b64encode(self.file.read_bytes()).decode()
 
 
 def figure(
@@ -49,23 +62,22 @@ def figure(
     height: float = 3.2,
     **options: Any,  # noqa: ANN401 - of plt.subplots
 ) -> tuple[Figure, list[Axes]]:
-    """Return a figure and its axes, row by row."""
+    """Return a figure and its axes, row by row; width and height are those of one panel [inches]."""
     mpl.rcParams.update(RC)  # type: ignore[arg-type]
-    made, axes = plt.subplots(
-        rows,
-        columns,
-        figsize=(width * columns, height * rows),
-        squeeze=False,
-        layout="constrained",
-        **options,
-    )
-    return made, list(axes.flat)
+    size = (width * columns, height * rows)
+    drawn, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", **options)
+    return drawn, list(axes.flat)
 
 
-def save(made: Figure, destination: Path) -> Path:
+def save(drawn: Figure, destination: Path) -> Path:
     """Write a figure as PNG without the writer's name and version, and close it."""
     stream = io.BytesIO()
-    made.savefig(stream, format="png", metadata={"Software": None})
-    plt.close(made)
+    drawn.savefig(stream, format="png", metadata={"Software": None})
+    plt.close(drawn)
     records.write_bytes(destination, stream.getvalue())
     return destination
+
+
+def picture(drawn: Figure, name: str, caption: str) -> Picture:
+    """Write a figure of the results, called ``name``."""
+    return Picture(save(drawn, paths.FIGURES / f"{name}.png"), caption)

@@ -1,87 +1,55 @@
-"""The paper's Tables 1-8, rebuilt: our numbers with intervals, beside the paper's."""
+"""Tables in the form of the paper's Tables 1-8: our numbers with intervals, beside the paper's where it has any."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from pipeline import paths, records
-from pipeline.evaluation import paper
-from pipeline.evaluation.metrics import Outcome
+from pipeline.common import paths, records
+from pipeline.evaluation.paper import COLUMNS, ROWS, PaperTable
+from pipeline.evaluation.task import Outcome
 
-ROWS = (("RBP without noise", "none"), ("RBP with blind noise", "blind"), ("RBP with NEM noise", "nem"))
-
-
-def number(value: float | None, digits: int = 6) -> str:
-    """Return a number for CSV: fixed significant digits, empty for none."""
-    return "" if value is None or not np.isfinite(value) else f"{value:.{digits}g}"
+PARTS = ("", "_ci_low", "_ci_high", "_paper")
+"""Endings of a column's name: value, interval, the paper's number."""
+Entry = dict[str, float | str | None]
+"""One cell of a table: part → number, or text where that is censored."""
 
 
-def build(table: paper.Table, outcome: Outcome) -> list[dict[str, str]]:
-    """Return the rows of one table.
+def number(value: float | str | None, digits: int = 6) -> str:
+    """Return a number with so many significant digits, empty for none; text stays as it is."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    return f"{value:.{digits}g}" if np.isfinite(value) else ""
 
-    Columns are those of the paper (training algorithm; additive and multiplicative noise in output, hidden, both),
-    each with its interval and the paper's number. The noiseless row, which the paper gives in captions, repeats one
-    value. Accuracies are in per cent; a speed-up is the median over repetitions, ``< -50`` where that is censored.
 
-    Args:
-        table: which.
-        outcome: the run's statistics.
+def build(table: PaperTable, outcome: Outcome) -> dict[str, dict[str, Entry]]:
+    """Return one table: training algorithm → mode and place → entry.
+
+    The noiseless row, which the paper gives in captions, repeats one value. Accuracies are in per cent; a speed-up is
+    the median over repetitions, ``< -50`` where that is censored.
     """
-    out = []
-    for label, kind in ROWS:
-        row: dict[str, str] = {"training_algorithm": label}
-        cells: dict[str, dict[str, str]] = {}
-        for column in paper.COLUMNS:
-            condition = "none" if kind == "none" else f"{kind}-{column}"
-            cells[column] = entry(table, outcome, condition)
-        for part in ("", "_ci_low", "_ci_high", "_paper"):
-            for column in paper.COLUMNS:
-                row[column.replace("-", "_") + part] = cells[column][part]
-        out.append(row)
-    return out
+    return {
+        label: {column: _entry(table, outcome, "none" if kind == "none" else f"{kind}-{column}") for column in COLUMNS}
+        for label, kind in ROWS
+    }
 
 
-def entry(table: paper.Table, outcome: Outcome, condition: str) -> dict[str, str]:
-    """Return one cell of a table: value, interval and the paper's number, as text."""
-    printed = table.value(condition)
-    if condition not in outcome.summary:
-        return {"": "", "_ci_low": "", "_ci_high": "", "_paper": number(printed)}
-    if table.quantity == "speed_up":
-        speed = outcome.speed_ups[condition]
-        found = outcome.summary[condition]["speed_up_percent"]
-
-        def placed(name: str) -> str:
-            """Return a quantile as text; one that is missing though there are repetitions is censored."""
-            if not len(speed.percent) or (name != "median" and len(speed.percent) < 2):
-                return ""
-            return f"< {speed.bound:.0f}" if found[name] is None else number(found[name])
-
-        value, low, high = (placed(name) for name in ("median", "median_ci_low", "median_ci_high"))
-    else:
-        scale = 100.0 if table.quantity == "accuracy" else 1.0
-        found = outcome.summary[condition][outcome.metric]
-        value, low, high = (
-            number(None if found[name] is None else found[name] * scale)  # type: ignore[operator]
-            for name in ("mean", "ci_low", "ci_high")
-        )
-    return {"": value, "_ci_low": low, "_ci_high": high, "_paper": number(printed)}
-
-
-def write_rows(rows: Iterable[dict[str, Any]], destination: Path) -> None:
-    """Write rows as CSV."""
-    rows = list(rows)
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    records.write_text(destination, stream.getvalue())
+def _entry(table: PaperTable, outcome: Outcome, condition: str) -> Entry:
+    """Return one cell of a table."""
+    values: list[float | str | None] = [None, None, None]
+    if condition in outcome.summary and table.quantity == "speed_up":
+        speed = outcome.summary[condition]["speed_up_percent"]
+        # A quantile that is missing though there are repetitions is censored; of one there is no interval.
+        for place, name in enumerate(("median", "median_ci_low", "median_ci_high")[: 1 if speed["n"] == 1 else 3]):
+            values[place] = f"< {speed['censored_below']:.0f}" if speed["n"] and speed[name] is None else speed[name]
+    elif condition in outcome.summary:
+        measure = outcome.task.measure
+        shown = (outcome.summary[condition][measure.name][name] for name in ("mean", "ci_low", "ci_high"))
+        values = [None if value is None else value * measure.scale for value in shown]
+    return dict(zip(PARTS, (*values, table.value(condition)), strict=True))
 
 
 def write_frame(frame: pd.DataFrame, destination: Path) -> None:
@@ -89,10 +57,25 @@ def write_frame(frame: pd.DataFrame, destination: Path) -> None:
     records.write_text(destination, frame.to_csv(index=False, float_format="%.9g", lineterminator="\n"))
 
 
-def write(outcomes: list[Outcome]) -> None:
-    """Write the tables of all outcomes, and their paired differences."""
+def write_stack(outcomes: Sequence[Outcome], frames: Iterable[pd.DataFrame], name: str) -> None:
+    """Write the rows of all runs' frames as one table, task and cell first."""
+    parts = {(o.name, o.run.cell): frame for o, frame in zip(outcomes, frames, strict=True)}
+    filled = {key: frame for key, frame in parts.items() if len(frame)}  # empty columns have no type
+    stack = pd.concat(filled or parts, names=["task", "cell"]).reset_index(["task", "cell"])
+    write_frame(stack, paths.TABLES / f"{name}.csv")
+
+
+def write(outcomes: Sequence[Outcome]) -> None:
+    """Write the tables of all outcomes, their paired differences, and mean learning curves for DVC's plots."""
     for outcome in outcomes:
-        prefix = "" if outcome.run.task != "video_groups" else "groups_"
-        for table in paper.tables_of(outcome.run.task, outcome.run.cell):
-            write_rows(build(table, outcome), paths.TABLES / f"{prefix}table_{table.number}.csv")
-    write_frame(pd.concat([each.differences for each in outcomes]), paths.TABLES / "paired_differences.csv")
+        for table in outcome.tables:
+            rows = [
+                {"training_algorithm": label}
+                | {c.replace("-", "_") + part: number(row[c][part]) for part in PARTS for c in COLUMNS}
+                for label, row in build(table, outcome).items()
+            ]
+            write_frame(pd.DataFrame(rows), paths.TABLES / f"{outcome.prefix}{table.name}.csv")
+        columns = list(dict.fromkeys(("train_loss", "test_loss", outcome.task.measure.curve)))
+        mean = outcome.run.curves.groupby(["condition", "epoch"], sort=False)[columns].mean().reset_index()
+        write_frame(mean, paths.PLOTS / f"{outcome.name}_{outcome.run.cell}.csv")
+    write_stack(outcomes, [outcome.differences for outcome in outcomes], "paired_differences")

@@ -1,1 +1,1 @@
-"""The exchange-rate half of the paper: the series, its windows, its naive baselines."""
+"""The exchange-rate half of the paper: the series and its windows."""

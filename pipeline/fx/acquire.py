@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pipeline import download, paths, records
+from pipeline.common import download, paths, records
 from pipeline.fx import rates, synthetic
-from pipeline.params import FxAcquire
+
+if TYPE_CHECKING:
+    from pipeline.params import FxAcquire
 
 PAPER_URL = "https://raw.githubusercontent.com/neelabhpant/Deep-Learning-in-Python/master/USD_INR.csv"
 PAPER_SHA256 = "96d085f998b114413340fcb9155c9a511310b3341030e4e6473ad20c7d7b515f"
@@ -15,7 +18,7 @@ PAPER_MIRROR = "fx/USD_INR.csv"
 
 
 def acquire(settings: FxAcquire, seed: int) -> None:
-    """Write the series to :data:`paths.FX_RATES` and its provenance to ``source.json``.
+    """Write the series to :data:`rates.RATES` and its provenance to ``source.json``.
 
     Args:
         settings: which source.
@@ -26,7 +29,7 @@ def acquire(settings: FxAcquire, seed: int) -> None:
         FileNotFoundError: source ``csv`` names no file.
         DownloadError: the paper's file cannot be had.
     """
-    record: dict[str, object] = {"source": settings.source}
+    record: dict[str, object] = {"source": settings.source, "unit": "" if settings.source == "csv" else "rupees"}
     if settings.source == "synthetic":
         series = synthetic.generate(settings.synthetic_days, seed)
         record |= {"seed": seed, "note": "generated data: nothing computed from it says anything about real rates"}
@@ -41,7 +44,7 @@ def acquire(settings: FxAcquire, seed: int) -> None:
         original = Path(settings.csv_path)
         series = rates.read(original)
         record |= {"file": original.name, "sha256": records.sha256_of(original)}
-    rates.write(series, paths.FX_RATES)
+    rates.write(series, rates.RATES)
     record |= {
         "rows": len(series),
         "first_date": str(series.dates[0]),

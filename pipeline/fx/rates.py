@@ -11,6 +11,7 @@ import io
 import math
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
@@ -18,25 +19,20 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import records
+from pipeline.common import paths, records
+
+RATES = paths.raw("fx") / "rates.csv"
+"""The acquired series, as :func:`write` writes it."""
 
 FEATURES = ("open", "high", "low", "price")
 """Inputs per day, in the paper's order (Section 6.3)."""
 
-MAX_BYTES = 16 << 20
-"""A larger file is refused unread: 16 MiB hold some 800 years of days."""
+MAX_BYTES = 16 << 20  # a larger file is refused unread: 16 MiB hold some 800 years of days
+MAX_FAULTS = 20  # faults listed in one message
+TOO_MANY = 1000  # faults after which the rest of a file is not read
+PRICES = (1e-30, 1e30)  # smallest and largest price: wider than any currency's, and safe to square in float64
 
-MAX_FAULTS = 20
-"""Faults listed in one message."""
-
-TOO_MANY = 1000
-"""Faults after which the rest of a file is not read."""
-
-PRICES = (1e-30, 1e30)
-"""Smallest and largest price: wider than any currency's, and safe to square in float64."""
-
-_DATE_FORMATS = ("%Y-%m-%d", "%b %d, %Y", "%d %b %Y", "%Y/%m/%d", "%d.%m.%Y", "%Y%m%d", "%B %d, %Y")
-_AMBIGUOUS = "%m/%d/%Y"
+_DATES = ("%Y-%m-%d", "%b %d, %Y", "%d %b %Y", "%Y/%m/%d", "%d.%m.%Y", "%Y%m%d", "%B %d, %Y", "%m/%d/%Y")
 _COMPACT = re.compile(r"\d{5,7}")
 # A decimal comma (68,8) must not pass for a thousands separator; groups of two digits are Indian (1,00,000.5).
 _NUMBER = re.compile(r"[+-]?(\d{1,3}(,\d{2,3})*,\d{3}|\d+)?(\.\d*)?([eE][+-]?\d+)?", re.ASCII)
@@ -76,32 +72,26 @@ class Rates:
 
 
 def _parse_date(text: str) -> date | None:
+    """Return a date in one of the forms that are known."""
     # strptime reads 201112 as 2 January 2011.
-    if not text.isascii() or _COMPACT.fullmatch(text):
-        return None
-    for form in (*_DATE_FORMATS, _AMBIGUOUS):
-        try:
-            return datetime.strptime(text, form).date()
-        except ValueError:
-            continue
+    if text.isascii() and not _COMPACT.fullmatch(text):
+        for form in _DATES:
+            with suppress(ValueError):
+                return datetime.strptime(text, form).date()
     return None
 
 
 def _parse_number(text: str) -> float | None:
-    """Return a plain decimal number; thousands separators are accepted, words and other scripts' digits are not."""
-    if not _NUMBER.fullmatch(text):
-        return None
-    try:
-        return float(text.replace(",", ""))
-    except ValueError:
-        return None
+    """Return a plain decimal price; thousands separators are accepted, words and other scripts' digits are not."""
+    value = math.nan
+    if _NUMBER.fullmatch(text):
+        with suppress(ValueError):
+            value = float(text.replace(",", ""))
+    return value if PRICES[0] <= value <= PRICES[1] else None
 
 
 def read(source: Path) -> Rates:
-    """Read a CSV file of daily rates.
-
-    Args:
-        source: the file: UTF-8, with a header line.
+    """Read a CSV file of daily rates: UTF-8, with a header line.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -135,6 +125,7 @@ def parse(text: str, name: str = "rates") -> Rates:
 
 
 def _parse_rows(cells: Iterable[list[str]], name: str) -> Rates:
+    """Read rows, header first; name the faults of all of them together."""
     rows = ((number, row) for number, row in enumerate(cells, start=1) if any(cell.strip() for cell in row))
     _, first = next(rows, (0, None))
     if first is None:
@@ -143,8 +134,7 @@ def _parse_rows(cells: Iterable[list[str]], name: str) -> Rates:
     place = _columns(header, name)
     faults: list[str] = []
     seen: dict[date, int] = {}
-    dates: list[date] = []
-    values: list[list[float]] = []
+    days: dict[date, list[float]] = {}
     for number, row in rows:
         if len(faults) >= TOO_MANY:
             break
@@ -152,63 +142,49 @@ def _parse_rows(cells: Iterable[list[str]], name: str) -> Rates:
         if len(row) < len(header) or any(cell.strip() for cell in row[len(header) :]):
             faults.append(f"row {number}: expected {len(header)} cells, found {len(row)}")
             continue
-        found = {column: row[at].strip() for column, at in place.items()}
-        day = _parse_date(found["date"])
+        texts = {column: row[at].strip() for column, at in place.items()}
+        day = _parse_date(texts["date"])
         if day is None:
-            faults.append(f"row {number}, column date: expected a date such as 2011-02-09, found {found['date']!r:.40}")
+            faults.append(f"row {number}, column date: expected a date such as 2011-02-09, found {texts['date']!r:.40}")
             continue
         if day in seen:
             faults.append(f"row {number}, column date: {day} stands in row {seen[day]} already")
             continue
         seen[day] = number
-        numbers = []
-        for column in FEATURES:
-            value = _parse_number(found[column])
-            if value is None or not math.isfinite(value) or not PRICES[0] <= value <= PRICES[1]:
-                faults.append(
-                    f"row {number}, column {column}: expected a positive finite number such as 1,234.5, "
-                    f"found {found[column]!r:.40}"
-                )
-            else:
-                numbers.append(value)
-        if len(numbers) == len(FEATURES):
-            dates.append(day)
-            values.append(numbers)
+        numbers = {column: _parse_number(texts[column]) for column in FEATURES}
+        days[day] = [value for value in numbers.values() if value is not None]
+        faults += [
+            f"row {number}, column {column}: expected a positive finite number such as 1,234.5, "
+            f"found {texts[column]!r:.40}"
+            for column, value in numbers.items() if value is None
+        ]  # fmt: skip
     if faults:
         more = f"\n  and {len(faults) - MAX_FAULTS} more" if len(faults) > MAX_FAULTS else ""
         listed = "\n  ".join(faults[:MAX_FAULTS])
         count = f"{len(faults)} or more" if len(faults) >= TOO_MANY else len(faults)
         raise RatesError(f"{name} has {count} fault(s); mend or remove these rows:\n  {listed}{more}")
-    if not dates:
+    if not days:
         raise RatesError(f"expected at least one row under the header of {name}, found none")
-    order = np.argsort(np.array(dates, dtype="datetime64[D]"))
-    return Rates(np.array(dates, dtype="datetime64[D]")[order], np.array(values, dtype=np.float64)[order])
+    dates, values = zip(*sorted(days.items()), strict=True)
+    return Rates(np.array(dates, dtype="datetime64[D]"), np.array(values, dtype=np.float64))
 
 
 def _columns(header: list[str], name: str) -> dict[str, int]:
-    place: dict[str, int] = {}
+    """Return the place of every column that is needed."""
     twice = [column for column in ("date", *FEATURES, "close") if header.count(column) > 1]
     if {"price", "close"} <= set(header):
         twice.append("price (or close)")
     if twice:
         raise RatesError(f"expected one column {', '.join(twice)} in {name}, found more; rename or remove one")
-    for column in ("date", *FEATURES):
-        wanted = ("price", "close") if column == "price" else (column,)
-        at = [header.index(each) for each in wanted if each in header]
-        if at:
-            place[column] = at[0]
-    missing = [column for column in ("date", *FEATURES) if column not in place]
+    known = {"price" if column == "close" else column: place for place, column in enumerate(header)}
+    missing = [column for column in ("date", *FEATURES) if column not in known]
     if missing:
         listed = ", ".join("price (or close)" if column == "price" else column for column in missing)
         raise RatesError(f"expected a column {listed} in {name}, found columns {', '.join(header)[:200]!r}")
-    return place
+    return {column: known[column] for column in ("date", *FEATURES)}
 
 
 def write(rates: Rates, destination: Path) -> None:
     """Write rates as CSV: ISO dates, oldest day first, shortest exact decimals."""
-    lines = ["date," + ",".join(FEATURES)]
-    lines += [
-        f"{day}," + ",".join(repr(float(value)) for value in row)
-        for day, row in zip(rates.dates, rates.values, strict=True)
-    ]
-    records.write_text(destination, "\n".join(lines) + "\n")
+    rows = (f"{day}," + ",".join(map(repr, row)) for day, row in zip(rates.dates, rates.values.tolist(), strict=True))
+    records.write_text(destination, "\n".join(["date," + ",".join(FEATURES), *rows]) + "\n")

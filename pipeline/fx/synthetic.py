@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline import seeds
+from pipeline.common import seeds
 from pipeline.fx.rates import Rates
 
 

@@ -1,1 +1,1 @@
-"""When does NEM noise help? Regime maps, paired comparisons, verdicts on the claims of the paper."""
+"""The study "When does it help?": a grid over the one way of training, and a judge of the paper's claims."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,47 +13,41 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from pipeline import paths, records
-from pipeline.params import Cell, Task
-from pipeline.training.train import CURVES, OUTCOMES
+from pipeline.common import paths, records
+from pipeline.training.engine import METRICS
 
 Floats = npt.NDArray[np.float64]
 
+NETWORK = [("condition", pa.string()), ("repetition", pa.int32())]
+CURVES = pa.schema([*NETWORK, ("epoch", pa.int32()), *((name, pa.float64()) for name in METRICS)])
+OUTCOMES = pa.schema([*NETWORK, ("status", pa.string()), ("failed_epoch", pa.int32())])
+
+WHOLE = ("seed", "inputs", "outputs", "slices", "train_sequences", "test_sequences", "repetitions", "settings.epochs")
+NOISE = itertools.product(("output", "hidden"), ("additive", "multiplicative"), ("sigma", "decay"))
 RECORD: dict[str, tuple[type, ...]] = {
-    **dict.fromkeys(("task", "cell", "device", "versions.torch"), (str,)),
-    **dict.fromkeys(("settings", "training", "data", "versions"), (dict,)),
-    **dict.fromkeys(
-        (
-            "seed", "inputs", "outputs", "slices", "train_sequences", "test_sequences", "training.repetitions",
-            "settings.epochs", "settings.max_epochs",
-        ),
-        (int,),
-    ),
-    **dict.fromkeys(("classes", "training.conditions"), (list,)),
-    **dict.fromkeys(("target_scale", "target_offset"), (int, float)),
-    **{
-        f"settings.{what}.{place}.{mode}": (int, float)
-        for what in ("sigma", "decay") for place in ("output", "hidden") for mode in ("additive", "multiplicative")
-    },
-}  # fmt: skip
+    **dict.fromkeys(("task", "cell", "device", "head", "unit", "versions.torch"), (str,)),
+    "split": (str, type(None)),
+    **dict.fromkeys(("settings", "data", "versions"), (dict,)),
+    **dict.fromkeys((*WHOLE, "settings.max_epochs"), (int,)),
+    **dict.fromkeys(("classes", "settings.conditions"), (list,)),
+    **dict.fromkeys(("target_scale", "target_offset", *(f"settings.noise.{'.'.join(n)}" for n in NOISE)), (int, float)),
+}
 """What a reader may rely on in ``run.json``: the path of a key, and the types that its value may have."""
 
 
 @dataclass(frozen=True)
-class Run:
-    """The results of one cell on one task.
+class TrainedRun:
+    """The results of one cell on one split of a task.
 
     Attributes:
-        task: the task.
-        cell: the recurrent cell.
         record: ``run.json``.
-        curves: learning curves.
-        outcomes: which networks stayed finite.
-        predictions: predictions on the test set at epoch R.
+        curves: learning curves, a row per condition, repetition and epoch: the columns of :data:`CURVES`.
+        outcomes: which networks stayed finite (:data:`OUTCOMES`).
+        predictions: predictions on the test set at epoch R (:func:`predictions_schema`).
     """
 
-    task: Task
-    cell: Cell
+    task: str
+    cell: str
     record: dict[str, Any]
     curves: pd.DataFrame
     outcomes: pd.DataFrame
@@ -61,12 +56,12 @@ class Run:
     @property
     def conditions(self) -> list[str]:
         """Noise conditions, in the order of ``params.yaml``."""
-        return list(self.record["training"]["conditions"])
+        return list(self.record["settings"]["conditions"])
 
     @property
     def repetitions(self) -> int:
         """Number of paired repetitions."""
-        return int(self.record["training"]["repetitions"])
+        return int(self.record["repetitions"])
 
     @property
     def epochs(self) -> int:
@@ -94,19 +89,15 @@ class Run:
         return int((rows.failed_epoch <= self.epochs).sum())
 
 
-def check_record(record: Any, task: Task, cell: Cell, source: Path) -> dict[str, Any]:  # noqa: ANN401 - any JSON value
-    """Return ``record`` after a check that it is the record of this task and cell, with all of :data:`RECORD`.
+def check_record(record: Any, name: tuple[str, str, str | None], source: Path) -> dict[str, Any]:  # noqa: ANN401
+    """Return ``record``, what ``run.json`` (``source``) holds, after a check for all of :data:`RECORD`.
 
-    Args:
-        record: what ``run.json`` holds.
-        task: the task that it should be of.
-        cell: the cell that it should be of.
-        source: the file, for the message.
+    ``name`` is the task, cell and split that it should be of.
 
     Raises:
         ValueError: it is no object, a key is missing, or a value is of another type or of another run.
     """
-    remedy = f"delete it and run `dvc repro train@{task}-{cell}` (train_video@… for videos)"
+    remedy = _remedy(*name[:2])
     if not isinstance(record, dict):
         raise ValueError(f"expected an object in {source}, found {_kind(record)}; {remedy}")
     for path, types in RECORD.items():
@@ -117,13 +108,17 @@ def check_record(record: Any, task: Task, cell: Cell, source: Path) -> dict[str,
             value = value[key]
         # JSON's true is an int to isinstance.
         if not isinstance(value, types) or isinstance(value, bool):
-            wanted = " or ".join(each.__name__ for each in types)
+            wanted = " or ".join(kind.__name__ for kind in types)
             raise ValueError(f"expected {path!r} in {source} to be {wanted}, found {_kind(value)}; {remedy}")
-    if (record["task"], record["cell"]) != (task, cell):
-        raise ValueError(
-            f"expected a run of {task} {cell} in {source}, found one of {record['task']} {record['cell']}; {remedy}"
-        )
+    own = (record["task"], record["cell"], record["split"])
+    if own != name:
+        wanted, other = (f"{paths.run_name(task, split)} {cell}" for task, cell, split in (name, own))
+        raise ValueError(f"expected a run of {wanted} in {source}, found one of {other}; {remedy}")
     return record
+
+
+def _remedy(task: str, cell: str) -> str:
+    return f"run `dvc repro train@{task}-{cell}`"
 
 
 def _kind(value: object) -> str:
@@ -133,40 +128,31 @@ def _kind(value: object) -> str:
 
 def predictions_schema(record: dict[str, Any]) -> pa.Schema:
     """Return the columns of ``predictions.parquet``: probabilities of classes, or one predicted value."""
-    value = (
-        ("probabilities", pa.list_(pa.float32(), record["outputs"]))
-        if record["classes"]
-        else ("prediction", pa.float64())
-    )
-    return pa.schema([("condition", pa.string()), ("repetition", pa.int32()), ("row", pa.int32()), value])
+    classes = ("probabilities", pa.list_(pa.float32(), record["outputs"]))
+    return pa.schema([*NETWORK, ("row", pa.int32()), classes if record["classes"] else ("prediction", pa.float64())])
 
 
-def load(task: Task, cell: Cell) -> Run:
-    """Read a run.
+def load(task: str, cell: str, split: str | None = None) -> TrainedRun:
+    """Read the run of a cell on a further split of a task; ``None`` is its first.
 
     Raises:
         FileNotFoundError: it was not trained, or a file is missing.
         ValueError: a file is damaged, lacks a key or a column, or they are not of one run.
     """
-    folder = paths.run_folder(task, cell)
+    folder = paths.run_folder(task, cell, split)
     source = folder / "run.json"
     if not source.is_file():
-        raise FileNotFoundError(f"expected a finished run in {folder}, found none; run `dvc repro train@{task}-{cell}`")
-    record = check_record(records.read_json(source), task, cell, source)
-    run = Run(
-        task,
-        cell,
-        record,
-        records.read_table(folder / "curves.parquet", CURVES).to_pandas(),
-        records.read_table(folder / "outcomes.parquet", OUTCOMES).to_pandas(),
-        records.read_table(folder / "predictions.parquet", predictions_schema(record)),
-    )
-    rows = Counter(zip(run.outcomes.condition, run.outcomes.repetition, strict=True))
-    for condition in run.conditions:
-        for repetition in range(run.repetitions):
-            if rows[condition, repetition] != 1:
-                raise ValueError(
-                    f"expected one row for repetition {repetition} of {condition} in {folder / 'outcomes.parquet'}, "
-                    f"found {rows[condition, repetition]}; delete {folder} and run `dvc repro train@{task}-{cell}`"
-                )
+        raise FileNotFoundError(f"expected a finished run in {folder}, found none; {_remedy(task, cell)}")
+    record = check_record(records.read_json(source), (task, cell, split), source)
+    curves = records.read_table(folder / "curves.parquet", CURVES).to_pandas()
+    outcomes = records.read_table(folder / "outcomes.parquet", OUTCOMES).to_pandas()
+    predictions = records.read_table(folder / "predictions.parquet", predictions_schema(record))
+    run = TrainedRun(task, cell, record, curves, outcomes, predictions)
+    rows = Counter(zip(outcomes.condition, outcomes.repetition, strict=True))
+    for condition, repetition in itertools.product(run.conditions, range(run.repetitions)):
+        if rows[condition, repetition] != 1:
+            raise ValueError(
+                f"expected one row for repetition {repetition} of {condition} in {folder / 'outcomes.parquet'}, "
+                f"found {rows[condition, repetition]}; {_remedy(task, cell)}"
+            )
     return run

@@ -1,293 +1,332 @@
-"""Training one cell on one task: jobs out, files in.
+"""The one way of training: settings in, repetitions out; for the stage train, the search and the study alike.
 
-Repetitions are dealt into jobs of up to three, the size at which a stack still fits a CPU's caches while the cost of
-each small operation is shared by 39 networks. Large networks (those of videos) share nothing worth having
-and are dealt one by one, which bounds the memory of a worker. The deal depends on nothing but the number of
-repetitions and the networks' size, so results do not depend on the number of workers.
+A stack of networks is a job. Thirteen networks share the cost of a step as well as more of them do, so with all
+conditions every repetition is a job of its own and every core is busy; with few conditions several repetitions form a
+stack. No operation mixes networks and no draw knows what trains beside it, so a repetition's bytes do not depend on
+the deal. Finished repetitions are kept until whoever asked for them forgets them.
 """
 
 from __future__ import annotations
 
-import json
+import math
 import platform
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import torch
-from safetensors.torch import save
+from torch import Tensor
 
-from pipeline import paths, records
-from pipeline.params import Cell, Params, Task
-from pipeline.recurrent.kernels import BLOCKS
-from pipeline.training import checkpoint, executor
-from pipeline.training import problem as problems
+from pipeline.common import jobs, kept, paths, records, sequences
+from pipeline.training import models, results
 from pipeline.training.engine import METRICS, Engine, Repetition
+from pipeline.training.settings import Settings
 
-LARGEST_JOB = 3
-"""Repetitions per job, at most."""
-
-LARGE = 1 << 17
-"""Weights of a network from which on every repetition is a job of its own: so many that a stack leaves the caches."""
-
-CURVES = pa.schema(
-    [
-        ("condition", pa.string()),
-        ("repetition", pa.int32()),
-        ("epoch", pa.int32()),
-        *((name, pa.float64()) for name in METRICS),
-    ]
+CODE = (
+    *(f"nem.{name}" for name in ("conditions", "noise", "cells", "stack", "fast")),
+    *(f"nem.theory.{name}" for name in ("gains", "expected", "gem", "montecarlo", "recursions")),
+    *(f"pipeline.common.{name}" for name in ("seeds", "sequences", "jobs")),
+    *(f"pipeline.training.{name}" for name in ("settings", "engine", "train")),
 )
-OUTCOMES = pa.schema(
-    [("condition", pa.string()), ("repetition", pa.int32()), ("status", pa.string()), ("failed_epoch", pa.int32())]
-)
+"""Modules whose code decides what a repetition is."""
+
+Validation = Literal["joined", "apart"]
+
+STACK = 13
+"""Networks in a stack, from which on more of them share no more of a step's cost."""
 
 
 @dataclass(frozen=True)
-class Job:
-    """Repetitions that one process trains as one stack."""
+class Work:
+    """Networks to train on one data set with one setting: all conditions in some repetitions.
 
-    task: Task
-    cell: Cell
-    params: Params
+    Attributes:
+        data: folder of sequences.
+        split: name of the split; ``None`` is the first.
+        validation: ``joined`` to the training sequences, or ``apart``: measured at epoch R.
+        settings: network, optimiser, noise, conditions.
+        seed: root of the seed tree.
+        stream: the task's name in the seed tree.
+        repetitions: numbers of the repetitions.
+        device: ``cpu`` or ``cuda``.
+        stride: train on every so-manieth training sequence.
+        networks: return the trained networks, of each condition at least the best one.
+        checkpoint_every: epochs from one half-trained state to the next; ``None`` keeps none.
+    """
+
+    data: Path
+    split: str | None
+    validation: Validation
+    settings: Settings
+    seed: int
+    stream: str
     repetitions: tuple[int, ...]
     device: str
-    checkpoints: Path
+    stride: int = 1
+    networks: bool = False
+    checkpoint_every: int | None = None
 
 
-def weights_of(cell: Cell, inputs: int, hidden: int) -> int:
-    """Return the number of weights of a network's recurrent layer."""
-    return BLOCKS[cell] * hidden * (inputs + 1 + hidden)
+@dataclass(frozen=True)
+class _Stack:
+    """Repetitions that train as one stack, and where they and their half-trained state are kept."""
 
+    work: Work
+    repetitions: tuple[int, ...]
+    kept: kept.Kept
 
-def deal(repetitions: int, device: str, weights: int = 0) -> list[tuple[int, ...]]:
-    """Return the repetitions of each job: one job on a GPU, else an even number of jobs of nearly equal size.
-
-    Args:
-        repetitions: how many there are.
-        device: ``cpu`` or ``cuda``.
-        weights: of one network; large ones are jobs of one repetition.
-    """
-    if device == "cuda":
-        return [tuple(range(repetitions))]
-    if weights >= LARGE:
-        return [(repetition,) for repetition in range(repetitions)]
-    jobs = min(repetitions, -(-repetitions // LARGEST_JOB))
-    jobs = min(repetitions, jobs + jobs % 2)
-    return [tuple(int(r) for r in part) for part in np.array_split(np.arange(repetitions), jobs)]
+    @property
+    def half_trained(self) -> str:
+        return "half-trained " + " ".join(map(str, self.repetitions))
 
 
 def resolve_device(wanted: str) -> str:
-    """Return ``cpu`` or ``cuda``.
-
-    Raises:
-        ValueError: ``cuda`` is wanted and absent.
-    """
+    """Return ``cpu`` or ``cuda``; a ValueError says that ``cuda`` is wanted and absent."""
     if wanted == "cuda" and not torch.cuda.is_available():
         raise ValueError("expected a CUDA device for training.device cuda, found none; use auto or cpu")
     return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def run_job(job: Job) -> list[Repetition]:
-    """Train one job's repetitions (in a worker process)."""
-    engine = Engine(
-        problems.load(job.task, job.params),
-        job.cell,
-        job.params.train.of(job.task, job.cell),
-        job.params.training,
-        seed=job.params.seed,
-        task=job.task,
-        repetitions=list(job.repetitions),
-        device=job.device,
-    )
-    results = engine.run(job.checkpoints, lambda epochs: executor.progress(epochs * len(job.repetitions)))
-    keep_best(results, engine.settings.epochs)
-    return results
+def dataset(work: Work) -> sequences.Dataset:
+    """Return the data of ``work``; read once per process, as long as the folder says the same.
+
+    Raises what :func:`pipeline.common.sequences.load` does.
+    """
+    about = work.data / sequences.ABOUT
+    digest = records.sha256_of(about) if about.is_file() else ""
+    return _load(work.data.absolute(), work.split, work.validation, work.stride, digest)
 
 
-def best_of(results: list[Repetition], condition: int, epochs: int) -> Repetition | None:
-    """Return the repetition whose network of one condition has the least test loss at epoch R; ``None``: all failed."""
-    final = METRICS.index("test_loss")
-    alive = [each for each in results if not int(each.failed_epoch[condition])]
-    return min(alive, key=lambda each: (float(each.curves[condition, epochs, final]), each.number), default=None)
+@lru_cache(maxsize=2)
+def _load(folder: Path, split: str | None, validation: Validation, stride: int, digest: str) -> sequences.Dataset:
+    data = sequences.load(folder, split, validation=validation)
+    return replace(data, train=data.train.subset(torch.arange(0, len(data.train), stride)))
 
 
-def keep_best(results: list[Repetition], epochs: int) -> None:
-    """Forget, in place, the parameters of all networks but the best of each condition: only those are written."""
-    for condition in range(len(results[0].conditions)):
-        best = best_of(results, condition, epochs)
-        for each in results:
-            if each is not best:
-                each.parameters[condition] = {}
+def deal(numbers: Sequence[int], conditions: int, device: str, busy: int) -> list[tuple[int, ...]]:
+    """Return the repetitions of each stack: all on a GPU, else no more than share a step's cost or keep a core idle.
+
+    A repetition has as many networks as there are ``conditions``; with ``busy`` of them every core has a stack.
+    """
+    size = len(numbers) if device == "cuda" else max(1, min(STACK // conditions, busy))
+    return [tuple(numbers[start : start + size]) for start in range(0, len(numbers), size)]
 
 
-def train(
-    task: Task,
-    cell: Cell,
-    params: Params,
-    live: Callable[[dict[str, object]], Callable[[Repetition], None]] | None = None,
-) -> None:
-    """Train all conditions and repetitions of ``cell`` on ``task`` and write ``data/runs/<task>/<cell>``.
+def run(work: Sequence[Work], *, label: str, keep: str) -> Iterator[tuple[Work, Repetition]]:
+    """Train; yield repetitions in order of completion, those that are kept first; equal work is trained once.
 
-    Args:
-        task: the task.
-        cell: the recurrent cell.
-        params: the project's parameters.
-        live: takes the run's record and returns what is called with each finished repetition; must not raise.
+    The progress bar shows ``label``; ``keep`` is the kind under which finished repetitions are kept, until
+    :func:`pipeline.common.kept.forget`.
 
     Raises:
-        ValueError: data or parameters do not fit.
-        ChildProcessError: a worker died.
+        FileNotFoundError, ValueError: data are missing or damaged, or do not fit the settings.
+        ChildProcessError: a worker died; what was finished is kept.
     """
-    settings, device = params.train.of(task, cell), resolve_device(params.training.device)
-    data = problems.load(task, params)
-    record = run_record(task, cell, params, data, device)
-    folder = checkpoint.folder(task, cell, record)
-    dealt = deal(params.training.repetitions, device, weights_of(cell, data.inputs, settings.hidden))
-    jobs = [Job(task, cell, params, part, device, folder) for part in dealt]
-    total = params.training.repetitions * settings.max_epochs
-    on_repetition = None if live is None else live(record)
-    results: list[Repetition] = []
-    for _, finished in executor.run(run_job, jobs, total=total, label=f"{task} {cell}"):
-        results += finished
-        keep_best(results, settings.epochs)
-        for repetition in finished:
-            if on_repetition is not None:
-                on_repetition(repetition)
-    results.sort(key=lambda each: each.number)
-    write(results, task, cell, params, data, record)
-    checkpoint.clear(task, cell)
+    code = kept.code_digest(CODE)
+    stores = {one: kept.Kept(keep, [code, _key(one)]) for one in work}
+    # By all that was asked for and not by what is missing, so that a run that goes on deals as before.
+    busy = math.ceil(sum(len(one.repetitions) for one in stores) / jobs.workers())
+    stacks = []
+    for one, store in stores.items():
+        for numbers in deal(one.repetitions, len(one.settings.conditions), one.device, busy):
+            missing = []
+            for number in numbers:
+                content = store.get(f"repetition {number}")
+                if content is None:
+                    missing.append(number)
+                else:
+                    yield one, _unpacked(content)
+            if missing:
+                stacks.append(_Stack(one, tuple(missing), store))
+    stacks.sort(key=_cost, reverse=True)
+    total = sum(stack.work.settings.max_epochs * len(stack.repetitions) for stack in stacks)
+    for place, contents in jobs.run(_train_stack, stacks, total=total, label=label) if stacks else ():
+        stack = stacks[place]
+        for number, content in zip(stack.repetitions, contents, strict=True):
+            stack.kept.put(f"repetition {number}", content)
+        stack.kept.remove(stack.half_trained)
+        for content in contents:
+            yield stack.work, _unpacked(content)
 
 
-def run_record(task: Task, cell: Cell, params: Params, data: problems.Problem, device: str) -> dict[str, object]:
+def _key(work: Work) -> list[object]:
+    """Return all that decides the repetitions of ``work`` but code."""
+    best = work.repetitions if work.networks else None  # only the networks that are best among these are there
+    about = [work.split, work.validation, work.seed, work.stream, work.device, work.stride, best]
+    return [work.settings.as_dict(), dataset(work).digest, about, torch.__version__, np.__version__, platform.machine()]
+
+
+def _cost(stack: _Stack) -> int:
+    settings, data = stack.work.settings, dataset(stack.work)
+    weights = settings.hidden * (data.inputs + settings.hidden)
+    return weights * len(stack.repetitions) * len(settings.conditions) * settings.max_epochs * len(data.train)
+
+
+def _train_stack(stack: _Stack) -> list[bytes]:
+    """Train one stack in a worker; return its repetitions, packed.
+
+    Half-trained states are the one thing that a worker writes itself: they are worth nothing to the caller, and
+    where the worker's folder is not the caller's, nothing but time is lost.
+    """
+    work, store = stack.work, stack.kept
+    engine = Engine(
+        dataset(work), work.settings,
+        seed=work.seed, stream=work.stream, repetitions=stack.repetitions, device=work.device,
+    )  # fmt: skip
+
+    def load_state() -> dict[str, Tensor] | None:
+        content = None if work.checkpoint_every is None else store.get(stack.half_trained)
+        return None if content is None else kept.unpack(content)[0]
+
+    def save_state(epoch: int, state: dict[str, Tensor]) -> None:
+        if work.checkpoint_every and (epoch % work.checkpoint_every == 0 or epoch == work.settings.max_epochs):
+            store.put(stack.half_trained, kept.pack(state, {}))
+
+    trained = engine.run(load_state, save_state, lambda epochs: jobs.progress(epochs * len(stack.repetitions)))
+    keep_best(trained, work.settings.epochs if work.networks else None)
+    return [_packed(repetition) for repetition in trained]
+
+
+def _packed(repetition: Repetition) -> bytes:
+    """Return a repetition as one kept entry: networks under ``<condition> <parameter>``, which no other name has."""
+    names = ("curves", "failed_epoch", "predictions", "validation")
+    tensors = {name: getattr(repetition, name) for name in names if getattr(repetition, name) is not None}
+    for condition, network in zip(repetition.conditions, repetition.parameters, strict=True):
+        tensors |= {f"{condition} {name}": value for name, value in network.items()}
+    return kept.pack(tensors, {"number": repetition.number, "conditions": list(repetition.conditions)})
+
+
+def _unpacked(content: bytes) -> Repetition:
+    """Return what :func:`_packed` packed."""
+    tensors, about = kept.unpack(content)
+    networks: dict[str, dict[str, Tensor]] = {condition: {} for condition in about["conditions"]}
+    for name, tensor in tensors.items():
+        condition, _, parameter = name.partition(" ")
+        if parameter:
+            networks[condition][parameter] = tensor
+    return Repetition(
+        about["number"], tuple(about["conditions"]), tensors["curves"], tensors["failed_epoch"],
+        tensors["predictions"], tensors.get("validation"), [*networks.values()],
+    )  # fmt: skip
+
+
+def best_of(repetitions: list[Repetition], condition: int, epochs: int) -> Repetition | None:
+    """Return the repetition whose network of one condition has the least test loss at epoch R; ``None``: all failed."""
+    loss = METRICS.index("test_loss")
+    alive = [repetition for repetition in repetitions if not int(repetition.failed_epoch[condition])]
+    return min(alive, key=lambda one: (float(one.curves[condition, epochs, loss]), one.number), default=None)
+
+
+def keep_best(repetitions: list[Repetition], epochs: int | None) -> None:
+    """Forget, in place, all networks but the best of each condition at ``epochs``; ``None`` forgets all."""
+    for c, _, repetition in _networks(repetitions):
+        if epochs is None or repetition is not best_of(repetitions, c, epochs):
+            repetition.parameters[c] = {}
+
+
+Live = Callable[[dict[str, Any]], Callable[[Repetition], None]]
+"""Takes a run's record and returns what is called with each of its repetitions; neither may raise."""
+
+
+def train(task: str, work: Sequence[Work], live: Live | None = None) -> None:
+    """Train one cell on the splits of a task and write ``data/runs/<task>/<cell>`` and its folders of further splits.
+
+    There is one ``work`` per split, with ``networks``; ``live`` is told of every repetition as it is finished.
+
+    Raises:
+        OSError: the disk is full or read-only; and what :func:`run` raises.
+    """
+    cell = work[0].settings.cell
+    keep = f"train/{task}/{cell}"
+    trained: dict[Work, list[Repetition]] = {one: [] for one in work}
+    about = {one: run_record(task, one) for one in work}
+    tell = {one: live(about[one]) for one in work} if live else {}
+    for one, repetition in run(work, label=f"{task} {cell}", keep=keep):
+        trained[one].append(repetition)
+        keep_best(trained[one], one.settings.epochs)
+        if one in tell:
+            tell[one](repetition)
+        if len(trained[one]) == len(one.repetitions):
+            write(about[one], sorted(trained[one], key=lambda r: r.number), dataset(one))
+    # Not before all is written: DVC deletes what a killed stage wrote.
+    kept.forget(keep)
+
+
+def run_record(task: str, work: Work) -> dict[str, Any]:
     """Return what identifies a run: settings, data and versions; no times, no hosts."""
-    settings = params.train.of(task, cell)
-    return {
-        "task": task,
-        "cell": cell,
-        "seed": params.seed,
-        "settings": settings.model_dump(),
-        "training": params.training.model_dump(),
-        "device": device,
-        "data": data.digest,
-        "inputs": data.inputs,
-        "outputs": data.outputs,
-        "slices": data.slices,
-        "train_sequences": len(data.train),
-        "test_sequences": len(data.test),
-        "classes": list(data.classes),
-        "target_scale": data.target_scale,
-        "target_offset": data.target_offset,
-        "versions": {
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "python": ".".join(platform.python_version_tuple()[:2]),
-        },
-    }
+    data, settings = dataset(work), work.settings
+    plain = ("inputs", "outputs", "slices", "head", "unit", "target_scale", "target_offset")
+    python = ".".join(platform.python_version_tuple()[:2])
+    return {name: getattr(data, name) for name in plain} | {
+        "task": task, "split": work.split, "cell": settings.cell, "seed": work.seed, "settings": settings.as_dict(),
+        "repetitions": len(work.repetitions), "device": work.device, "data": data.digest, "classes": [*data.classes],
+        "train_sequences": len(data.train), "test_sequences": len(data.test),
+        "versions": {"torch": torch.__version__, "numpy": np.__version__, "python": python},
+    }  # fmt: skip
 
 
-def curves_table(results: list[Repetition]) -> pa.Table:
-    """Return the learning curves of all finite epochs, ordered by condition, repetition and epoch."""
+def _rows(layout: pa.Schema, condition: str, number: int, columns: Sequence[Any]) -> pa.Table:
+    """Return rows of one network; NaN becomes null."""
+    count = len(columns[0])
+    filled = [pa.array(c, from_pandas=True) for c in ([condition] * count, [number] * count, *columns)]
+    return pa.Table.from_arrays([c.cast(f.type) for c, f in zip(filled, layout, strict=True)], schema=layout)
+
+
+def _networks(repetitions: list[Repetition]) -> Iterator[tuple[int, str, Repetition]]:
+    """Yield place and name of every condition with every repetition."""
+    for c, condition in enumerate(repetitions[0].conditions):
+        yield from ((c, condition, repetition) for repetition in repetitions)
+
+
+def curves_table(repetitions: list[Repetition]) -> pa.Table:
+    """Return learning curves, one row per condition, repetition and epoch; a failed network's end before it failed."""
     parts = []
-    for c, condition in enumerate(results[0].conditions):
-        for each in results:
-            curve = each.curves[c].numpy()
-            kept = np.isfinite(curve[:, METRICS.index("test_loss")])
-            curve, epochs = curve[kept], np.flatnonzero(kept)
-            columns = [
-                pa.array([condition] * len(curve)),
-                pa.array(np.full(len(curve), each.number, np.int32)),
-                pa.array(epochs.astype(np.int32)),
-                *(pa.array(curve[:, k], from_pandas=True) for k in range(len(METRICS))),
-            ]
-            parts.append(
-                pa.Table.from_arrays([x.cast(f.type) for x, f in zip(columns, CURVES, strict=True)], schema=CURVES)
-            )
+    for c, condition, repetition in _networks(repetitions):
+        curve = repetition.curves[c].numpy()
+        epochs = np.flatnonzero(np.isfinite(curve[:, METRICS.index("test_loss")]))
+        parts.append(_rows(results.CURVES, condition, repetition.number, [epochs, *curve[epochs].T]))
     return pa.concat_tables(parts).combine_chunks()
 
 
-def outcomes_table(results: list[Repetition]) -> pa.Table:
+def outcomes_table(repetitions: list[Repetition]) -> pa.Table:
     """Return which networks stayed finite."""
     rows = []
-    for c, condition in enumerate(results[0].conditions):
-        for each in results:
-            epoch = int(each.failed_epoch[c])
-            rows.append(
-                {
-                    "condition": condition,
-                    "repetition": each.number,
-                    "status": "failed" if epoch else "ok",
-                    "failed_epoch": epoch or None,
-                }
-            )
-    return pa.Table.from_pylist(rows, schema=OUTCOMES)
+    for c, condition, repetition in _networks(repetitions):
+        epoch = int(repetition.failed_epoch[c])
+        rows.append((condition, repetition.number, "failed" if epoch else "ok", epoch or None))
+    names = results.OUTCOMES.names
+    return pa.Table.from_pylist([dict(zip(names, row, strict=True)) for row in rows], schema=results.OUTCOMES)
 
 
-def predictions_table(results: list[Repetition], data: problems.Problem, settings_epochs: int) -> pa.Table:
+def predictions_table(repetitions: list[Repetition], record: dict[str, Any], data: sequences.Dataset) -> pa.Table:
     """Return predictions on the test set at epoch R, of networks that were finite then."""
-    rows = data.test.rows.numpy().astype(np.int32)
-    softmax = data.head == "softmax"
-    value = pa.list_(pa.float32(), data.outputs) if softmax else pa.float64()
-    layout = pa.schema(
-        [
-            ("condition", pa.string()),
-            ("repetition", pa.int32()),
-            ("row", pa.int32()),
-            ("probabilities" if softmax else "prediction", value),
-        ]
-    )
-    parts = []
-    for c, condition in enumerate(results[0].conditions):
-        for each in results:
-            if 0 < int(each.failed_epoch[c]) <= settings_epochs:
-                continue
-            found = each.predictions[c].numpy()
-            column = (
-                pa.FixedSizeListArray.from_arrays(pa.array(found.reshape(-1)), data.outputs)
-                if softmax
-                else pa.array(found[:, 0].astype(np.float64))
-            )
-            columns = [
-                pa.array([condition] * len(rows)),
-                pa.array(np.full(len(rows), each.number, np.int32)),
-                pa.array(rows),
-                column,
-            ]
-            parts.append(pa.Table.from_arrays(columns, schema=layout))
-    return pa.concat_tables(parts).combine_chunks() if parts else layout.empty_table()
+    layout = results.predictions_schema(record)
+    parts = [layout.empty_table()]
+    for c, condition, repetition in _networks(repetitions):
+        if not 0 < int(repetition.failed_epoch[c]) <= record["settings"]["epochs"]:
+            values = repetition.predictions[c].numpy()
+            columns = [data.test.rows.numpy(), records.lists(values) if data.head == "softmax" else values[:, 0]]
+            parts.append(_rows(layout, condition, repetition.number, columns))
+    return pa.concat_tables(parts).combine_chunks()
 
 
-def write(
-    results: list[Repetition], task: Task, cell: Cell, params: Params, data: problems.Problem, record: dict[str, object]
-) -> None:
-    """Write the run's files; ``run.json`` last, so that its presence means the run is whole."""
-    folder, settings = paths.run_folder(task, cell), params.train.of(task, cell)
+def write(record: dict[str, Any], repetitions: list[Repetition], data: sequences.Dataset) -> None:
+    """Write a run's files; ``run.json`` last, so that its presence means the run is whole."""
+    folder = paths.run_folder(record["task"], record["cell"], record["split"])
     # Of an earlier run that DVC did not delete: beside new files it would say that they are whole.
     (folder / "run.json").unlink(missing_ok=True)
-    records.write_table(folder / "curves.parquet", curves_table(results))
-    records.write_table(folder / "outcomes.parquet", outcomes_table(results))
-    records.write_table(folder / "predictions.parquet", predictions_table(results, data, settings.epochs))
-    for c, condition in enumerate(results[0].conditions):
-        best = best_of(results, c, settings.epochs)
-        if best is None:
-            continue
-        described = {
-            "task": task,
-            "cell": cell,
-            "condition": condition,
-            "repetition": best.number,
-            "hidden": settings.hidden,
-            "inputs": data.inputs,
-            "outputs": data.outputs,
-            "slices": data.slices,
-            "first_target": params.training.first_target or data.slices,
-            "classes": list(data.classes),
-            "target_scale": data.target_scale,
-            "target_offset": data.target_offset,
-        }
-        tensors = {name: value.contiguous() for name, value in best.parameters[c].items()}
-        content = save(tensors, {"model": json.dumps(described, sort_keys=True)})
-        records.write_bytes(folder / "models" / f"{condition}.safetensors", content)
+    records.write_table(folder / "curves.parquet", curves_table(repetitions))
+    records.write_table(folder / "outcomes.parquet", outcomes_table(repetitions))
+    records.write_table(folder / "predictions.parquet", predictions_table(repetitions, record, data))
+    epochs = record["settings"]["epochs"]
+    for c, condition in enumerate(repetitions[0].conditions):
+        best = best_of(repetitions, c, epochs)
+        if best is not None:
+            chosen = {"condition": condition, "repetition": best.number, "chosen_by": f"test loss at epoch {epochs}"}
+            about = models.description(record) | chosen | {"origin": data.origin}
+            models.save(folder / "models" / f"{condition}.safetensors", best.parameters[c], about)
     records.write_json(folder / "run.json", record)

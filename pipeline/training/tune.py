@@ -1,172 +1,133 @@
-"""Choosing hyperparameters on the validation tail of the training days; test days are never read.
+"""Choosing hyperparameters on validation sequences; test sequences choose nothing.
 
-Two steps, as a user would take them. First the noiseless network: optimiser, learning rate, momentum and scaling,
-by its squared error on the validation days after R epochs. Then, with those fixed, the strength and annealing of the
-noise per place and mode, by the validation error of the NEM condition: that gives NEM noise its best chance, and
-blind noise then gets the same strength, so that the two differ in selection alone.
+Two steps, as a user would take them. First the noiseless network: optimiser, learning rate, momentum and, where the
+task offers several forms of its data, the form, by the loss on validation sequences after R epochs. Then, with those
+fixed, strength and annealing of the noise per place and mode, by the validation loss of the NEM condition: that gives
+NEM noise its best chance, and blind noise then gets the same strength, so that the two differ in selection alone.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 
-from pipeline import paths, seeds
-from pipeline.fx import rates, windows
-from pipeline.params import Cell, CellTraining, FxWindows, Params
-from pipeline.training import executor
-from pipeline.training.engine import METRICS, Engine
-from pipeline.training.problem import from_windows
+from pipeline.common import seeds
+from pipeline.training.settings import NoiseTable, Settings, Strength
+from pipeline.training.train import Work, run
 
-OPTIMISERS: tuple[tuple[Literal["sgd", "adam", "rmsprop"], float, float], ...] = (
-    *(("sgd", rate, momentum) for rate in (0.01, 0.03, 0.1, 0.3) for momentum in (0.0, 0.9)),
-    *(("adam", rate, 0.0) for rate in (3e-4, 1e-3, 3e-3)),
-    *(("rmsprop", rate, 0.0) for rate in (3e-4, 1e-3)),
-)
-SCALINGS: tuple[Literal["min-max", "z-score"], ...] = ("min-max", "z-score")
-SIGMAS = (0.05, 0.1, 0.2, 0.5)
-DECAYS = (0.0, 0.5, 1.0)
 NOISY = ("nem-additive-output", "nem-additive-hidden", "nem-multiplicative-output", "nem-multiplicative-hidden")
-REPETITIONS = 3
+RATE, STRENGTH = ["optimiser", "learning_rate", "momentum"], ["sigma", "decay"]
+KEEP = "tune"
+"""Under which finished repetitions are kept (:mod:`pipeline.common.kept`)."""
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One setting to try.
+class Grid:
+    """What is tried: ``(optimiser, learning rate, momentum)``, σ and annealing, and in how many repetitions."""
+
+    optimisers: Sequence[tuple[Literal["sgd", "adam", "rmsprop"], float, float]] = (
+        *(("sgd", rate, momentum) for rate in (0.01, 0.03, 0.1, 0.3) for momentum in (0.0, 0.9)),
+        *(("adam", rate, 0.0) for rate in (3e-4, 1e-3, 3e-3)),
+        *(("rmsprop", rate, 0.0) for rate in (3e-4, 1e-3)),
+    )
+    sigmas: Sequence[float] = (0.05, 0.1, 0.2, 0.5)
+    decays: Sequence[float] = (0.0, 0.5, 1.0)
+    repetitions: int = 3
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen, and on what grounds.
 
     Attributes:
-        cell: the recurrent cell.
-        scaling: scaler of the windows.
-        settings: the rest.
-        conditions: noise conditions to train with it.
-        params: the project's parameters.
-        epochs: R of the trial.
+        data: name of the form of the data.
+        networks: per cell, the chosen values as ``train.<task>.<cell>`` of ``params.yaml`` takes them.
+        noiseless: step 1, a row per cell, form and optimiser: mean, lowest and highest validation loss.
+        noisy: step 2, a row per cell, condition, σ and annealing.
     """
 
-    cell: Cell
-    scaling: Literal["min-max", "z-score"]
-    settings: CellTraining
-    conditions: tuple[str, ...]
-    params: Params
+    data: str
+    networks: dict[str, dict[str, Any]]
+    noiseless: pd.DataFrame
+    noisy: pd.DataFrame
 
 
-def run_trial(trial: Trial) -> dict[str, dict[str, float | None]]:
-    """Train one setting; return, per condition, mean and spread of the validation error at R [rupees²]."""
-    layout = FxWindows.model_validate({**trial.params.fx.windows.model_dump(), "scaling": trial.scaling})
-    series = rates.read(paths.FX_RATES)
-    made = windows.make_windows(series, layout, fit_through=windows.first_validation_day(series, layout) - 1)
-    training = trial.params.training.model_copy(update={"conditions": list(trial.conditions), "probe": 256})
-    engine = Engine(
-        from_windows(made, ("train",), ("validation",), {}),
-        trial.cell,
-        trial.settings,
-        training,
-        # Seeds of their own: what is chosen here must not know the repetitions that are reported.
-        seed=seeds.seed_of(trial.params.seed, "tune"),
-        task="fx",
-        repetitions=list(range(REPETITIONS)),
-        device="cpu",
-    )
-    results = engine.run(None, lambda epochs: executor.progress(epochs))
-    found = {}
-    for c, condition in enumerate(trial.conditions):
-        last = [float(each.curves[c, trial.settings.epochs, METRICS.index("test_loss")]) for each in results]
-        finite = all(math.isfinite(value) for value in last)
-        found[condition] = {
-            "validation_mse": sum(last) / len(last) if finite else None,
-            "lowest": min(last) if finite else None,
-            "highest": max(last) if finite else None,
-        }
-    return found
+def _losses(trials: Mapping[Work, Mapping[str, Any]], label: str) -> pd.DataFrame:
+    """Train trials; return a row per trial and condition, NaN where any repetition failed."""
+    losses: dict[tuple[Work, str], list[float]] = {}
+    for work, repetition in run(list(trials), label=label, keep=KEEP):
+        if repetition.validation is None:
+            raise ValueError(f"expected validation sequences in {work.data}, found none; raise validation_fraction")
+        for condition, loss in zip(repetition.conditions, repetition.validation[:, 0].tolist(), strict=True):
+            losses.setdefault((work, condition), []).append(loss)
+    rows = []
+    for (work, axes), condition in ((pair, c) for pair in trials.items() for c in pair[0].settings.conditions):
+        several = losses[work, condition]
+        finite = all(math.isfinite(loss) for loss in several)
+        mean = math.fsum(several) / len(several)
+        numbers = {"validation_loss": mean, "lowest": min(several), "highest": max(several)}
+        rows.append({**axes, "condition": condition, **{n: x if finite else math.nan for n, x in numbers.items()}})
+    return pd.DataFrame(rows)
 
 
-def _search(trials: list[Trial], label: str) -> list[dict[str, dict[str, float | None]]]:
-    found: dict[int, dict[str, dict[str, float | None]]] = {}
-    total = sum(trial.settings.max_epochs for trial in trials)
-    found.update(executor.run(run_trial, trials, total=total, label=label))
-    return [found[number] for number in range(len(trials))]
+def _best(rows: pd.DataFrame, what: str) -> pd.Series:
+    if rows.validation_loss.isna().all():
+        raise ValueError(f"expected a finite validation loss of {what}, found none; try smaller rates and strengths")
+    return rows.loc[rows.validation_loss.idxmin()]
 
 
-def _settings(base: CellTraining, **changes: Any) -> CellTraining:  # noqa: ANN401 - any field
-    return CellTraining.model_validate({**base.model_dump(), "max_epochs": base.epochs, **changes})
-
-
-def tune_fx(params: Params) -> tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]:
-    """Search for both cells.
+def tune(data: Mapping[str, Path], networks: Sequence[Settings], work: Work, grid: Grid | None = None) -> Choice:
+    """Search for all cells of one task.
 
     Args:
-        params: the project's parameters; epochs, batch size and network size are kept.
+        data: folders of sequences by the name of their form; one will do.
+        networks: one per cell; size, epochs and batch size are kept.
+        work: whose seed, stream and device are used.
+        grid: what to try.
 
-    Returns:
-        The chosen settings as overrides of ``params.yaml``, and the tables of both steps.
+    Raises:
+        ValueError: data have no validation sequences, or every trial failed; and what :func:`run` raises.
     """
-    first = [
-        Trial(
-            cell,
-            scaling,
-            _settings(params.train.of("fx", cell), optimiser=o, learning_rate=rate, momentum=m),
-            ("none",),
-            params,
-        )
-        for cell in params.cells
-        for scaling, (o, rate, m) in itertools.product(SCALINGS, OPTIMISERS)
-    ]
-    noiseless = pd.DataFrame(
-        {
-            "cell": trial.cell,
-            "scaling": trial.scaling,
-            "optimiser": trial.settings.optimiser,
-            "learning_rate": trial.settings.learning_rate,
-            "momentum": trial.settings.momentum,
-            **result["none"],
-        }
-        for trial, result in zip(first, _search(first, "noiseless"), strict=True)
-    )
-    # One scaling for both cells, since they share the windows: the one with the lower sum of the cells' best errors.
-    best = noiseless.groupby(["scaling", "cell"]).validation_mse.min().unstack().sum(axis=1)
-    scaling = str(best.idxmin())
-    overrides: dict[str, Any] = {"fx": {"windows": {"scaling": scaling}}, "train": {"fx": {}}}
-    second: list[Trial] = []
-    chosen: dict[str, CellTraining] = {}
-    for cell in params.cells:
-        rows = noiseless[(noiseless.cell == cell) & (noiseless.scaling == scaling)]
-        row = rows.loc[rows.validation_mse.astype(float).idxmin()]
-        picked = {
-            "optimiser": row.optimiser,
-            "learning_rate": float(row.learning_rate),
-            "momentum": float(row.momentum),
-        }
-        chosen[cell] = _settings(params.train.of("fx", cell), **picked)
-        overrides["train"]["fx"][cell] = dict(picked)
-        for sigma, decay in itertools.product(SIGMAS, DECAYS):
-            each = {"additive": sigma, "multiplicative": sigma}, {"additive": decay, "multiplicative": decay}
-            noise = {
-                "sigma": {"output": each[0], "hidden": each[0]},
-                "decay": {"output": each[1], "hidden": each[1]},
-            }
-            second.append(Trial(cell, scaling, _settings(chosen[cell], **noise), NOISY, params))  # type: ignore[arg-type]
-    noisy = pd.DataFrame(
-        {
-            "cell": trial.cell,
-            "condition": condition,
-            "sigma": trial.settings.sigma.output.additive,
-            "decay": trial.settings.decay.output.additive,
-            **values,
-        }
-        for trial, result in zip(second, _search(second, "noise"), strict=True)
-        for condition, values in result.items()
-    )
-    for cell in params.cells:
-        strengths: dict[str, dict[str, float]] = {"output": {}, "hidden": {}}
-        decays: dict[str, dict[str, float]] = {"output": {}, "hidden": {}}
+    grid = grid or Grid()
+
+    def trial(form: str, settings: Settings, **changes: Any) -> Work:  # noqa: ANN401 - any setting
+        fixed: dict[str, Any] = {"max_epochs": settings.epochs, "probe": 256, "noise_benefit": False}
+        # Seeds of their own: what is chosen here must not know the repetitions that are reported.
+        return replace(
+            work, data=data[form], split=None, validation="apart", settings=replace(settings, **fixed, **changes),
+            seed=seeds.seed_of(work.seed, "tune"), repetitions=tuple(range(grid.repetitions)),
+        )  # fmt: skip
+
+    first = {
+        trial(form, network, conditions=("none",), **dict(zip(RATE, setting, strict=True))):
+        {"cell": network.cell, "data": form, **dict(zip(RATE, setting, strict=True))}
+        for network in networks for form, setting in itertools.product(data, grid.optimisers)
+    }  # fmt: skip
+    noiseless = _losses(first, "noiseless")
+    # One form for all cells, since they share it: that with the lowest sum of the cells' best losses.
+    sums = noiseless.groupby(["data", "cell"]).validation_loss.min().unstack().sum(axis=1, skipna=False)
+    form = str(_best(sums.rename("validation_loss").reset_index(), "all cells without noise")["data"])
+    chosen: dict[str, dict[str, Any]] = {}
+    second: dict[Work, dict[str, Any]] = {}
+    for network in networks:
+        own = noiseless[(noiseless.cell == network.cell) & (noiseless.data == form)]
+        best = _best(own, f"{network.cell} without noise")
+        chosen[network.cell] = {"optimiser": str(best.optimiser), **{name: float(best[name]) for name in RATE[1:]}}
+        for sigma, decay in itertools.product(grid.sigmas, grid.decays):
+            noise = NoiseTable(*(Strength(sigma, decay),) * 4)
+            stack = trial(form, network, conditions=NOISY, noise=noise, **chosen[network.cell])
+            second[stack] = {"cell": network.cell, "sigma": sigma, "decay": decay}
+    noisy = _losses(second, "noise")
+    for cell, values in chosen.items():
+        values["noise"] = {"output": {}, "hidden": {}}
         for condition in NOISY:
-            _, mode, place = condition.split("-")
-            rows = noisy[(noisy.cell == cell) & (noisy.condition == condition)]
-            row = rows.loc[rows.validation_mse.astype(float).idxmin()]
-            strengths[place][mode], decays[place][mode] = float(row.sigma), float(row.decay)
-        overrides["train"]["fx"][cell] |= {"sigma": strengths, "decay": decays}
-    return overrides, noiseless, noisy
+            _, mode, layer = condition.split("-")
+            best = _best(noisy[(noisy.cell == cell) & (noisy.condition == condition)], f"{cell} with {condition}")
+            values["noise"][layer][mode] = {name: float(best[name]) for name in STRENGTH}
+    return Choice(form, chosen, noiseless, noisy)

@@ -1,7 +1,7 @@
 """Class probabilities over time for one video, by a trained classifier.
 
-The path is that of training: frames at the sampling times, through the same JPEG quality and the same Inception-v3,
-into windows of T slices; a window's probabilities hold from its last frame on.
+The path is that of training, as the network itself records it: frames at the sampling times, through the same JPEG
+quality and the same Inception-v3, into windows of T slices; a window's probabilities hold from its last frame on.
 """
 
 from __future__ import annotations
@@ -9,30 +9,30 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.params import VideoFeatures, VideoFrames
-from pipeline.training.serving import TrainedNetwork
-from pipeline.video import codec, features, frames, inception
+from pipeline.common import records
+from pipeline.video.features import features, inception
+from pipeline.video.frames import codec
+from pipeline.video.frames.frames import SIZE
+from pipeline.video.frames.sampling import Sampling, choose, timeline
+
+if TYPE_CHECKING:
+    from pipeline.training.models import TrainedNetwork
 
 BATCH = 16
 
 
 @dataclass(frozen=True)
 class Classified:
-    """A classified video.
+    """A classified video."""
 
-    Attributes:
-        times: ``(N,)`` time of each window's last frame [s], increasing.
-        probabilities: ``(N, K)``.
-        classes: names of the K classes.
-    """
-
-    times: npt.NDArray[np.float64]
-    probabilities: npt.NDArray[np.float32]
-    classes: tuple[str, ...]
+    times: npt.NDArray[np.float64]  # (N,) of each window's last frame [s], increasing
+    probabilities: npt.NDArray[np.float32]  # (N, K)
+    classes: tuple[str, ...]  # names of the K classes
 
     def best(self, count: int = 3) -> list[tuple[str, float]]:
         """Return the most probable classes over the whole video, by mean probability."""
@@ -40,77 +40,56 @@ class Classified:
         return [(self.classes[k], float(mean[k])) for k in np.argsort(-mean, kind="stable")[:count]]
 
 
-def classify(
-    source: Path, network: TrainedNetwork, sampling: VideoFrames, extraction: VideoFeatures, seed: int
-) -> Classified:
-    """Classify a video.
-
-    Args:
-        source: the video file.
-        network: a classifier of video features.
-        sampling: how frames are sampled, as in training.
-        extraction: how features are computed, as in training.
-        seed: root of the seed tree, for seeded random weights.
+def classify(source: Path, network: TrainedNetwork, device: str = "auto") -> Classified:
+    """Classify a video by a network that records how its features came about; ``device``: auto, cpu or cuda.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: not a video, or a network that does not classify video features.
+        FileNotFoundError: no such file, or the weights are gone.
+        ValueError: not a video, other weights than in training, or no classifier of whole Inception-v3 features.
     """
-    if not network.about["classes"] or network.about["inputs"] != inception.WIDTH:
+    origin = network.about.get("origin") or {}
+    if origin.get("weights") not in ("random", "imagenet", "file") or network.about["inputs"] != inception.WIDTH:
         raise ValueError(
-            f"expected a classifier of {inception.WIDTH} features, found a network of task "
-            f"{network.about.get('task')!r} with {network.about['inputs']} inputs; name a run under data/runs/video"
+            f"expected a classifier of {inception.WIDTH} features of Inception-v3, found a network of task "
+            f"{network.about.get('task')!r} with {network.about['inputs']} inputs; "
+            "name a run under data/runs/video that was trained on videos and without video.clips.components"
         )
-    times = frames.timeline(codec.scan(source))
-    indices, samples = frames.choose(times, sampling.rate * sampling.phases)
-    extractor = inception.Extractor(
-        inception.obtain(extraction, seed), extraction.preprocessing, features.device_of(extraction)
-    )
-    pictures = [
-        codec.decode(codec.encode(codec.resize(frame, inception.SIZE), sampling.jpeg_quality))
-        for frame in codec.pick(source, indices.tolist())
-    ]
-    vectors = np.concatenate(
-        [extractor(np.stack(pictures[first : first + BATCH])) for first in range(0, len(pictures), BATCH)]
-    )
+    sampling = Sampling.of(origin)
+    times = timeline(codec.scan(source))
+    indices, samples = choose(times, sampling.samples_per_second)
+    own = (origin["weights"], origin["weights_path"], int(origin["seed"] or 0), origin["weights_sha256"])
+    weights = inception.Weights(*own).load()
+    extractor = inception.Extractor(weights, origin["preprocessing"], features.device_of(device))
+    frames = (codec.resize(frame, SIZE) for frame in codec.pick(source, indices.tolist()))
+    pictures = np.stack([codec.decode(codec.encode(frame, sampling.jpeg_quality)) for frame in frames])
+    vectors = np.concatenate([extractor(pictures[k : k + BATCH]) for k in range(0, len(pictures), BATCH)])
     rows = np.repeat(np.arange(len(indices)), samples)
-    span = frames.samples_per_clip(sampling)
-    rows = np.append(rows, np.full(max(0, span - len(rows)), rows[-1]))
-    starts = np.arange(len(rows) - span + 1)
-    windows = rows[starts[:, None] + np.arange(0, span, sampling.phases)]
-    found = network.predict(vectors[windows])
-    return Classified(times.times[indices[windows[:, -1]]], found, tuple(network.about["classes"]))
+    windows = np.stack([rows[sampling.slices(start, len(rows))] for start in sampling.starts(len(rows), 1).tolist()])
+    probabilities = network.predict(vectors[windows])
+    return Classified(times.times[indices[windows[:, -1]]], probabilities, tuple(network.about["classes"]))
 
 
 def draw(source: Path, destination: Path, classified: Classified, count: int = 3) -> int:
-    """Write the video with the most probable classes drawn on it; return its number of frames.
-
-    Args:
-        source: the video file.
-        destination: an ``.mp4`` file.
-        classified: from :func:`classify`.
-        count: classes to show.
+    """Write the video (``.mp4``) with its ``count`` most probable classes drawn on it; return its number of frames.
 
     Raises:
         VideoError: the encoder refuses the destination.
         OSError: the disk is full or read-only; an older file at the destination stays as it was.
     """
-    times = frames.timeline(codec.scan(source))
+    times = timeline(codec.scan(source))
 
-    def drawn() -> Iterator[npt.NDArray[np.uint8]]:
-        for shown, frame in zip(times.times, codec.read(source), strict=False):
-            at = max(0, int(np.searchsorted(classified.times, shown, side="right")) - 1)
-            known = shown >= classified.times[0]
-            picture = frame.copy()
-            height = max(14, frame.shape[0] // 14)
-            order = np.argsort(-classified.probabilities[at], kind="stable")[:count]
-            for line, k in enumerate(order):
-                words = f"{classified.classes[k]} {classified.probabilities[at, k]:.0%}" if known else "..."
-                corner = (6, (line + 1) * height)
-                codec.text(picture, words, (corner[0] + 1, corner[1] + 1), (0, 0, 0), height / 30)
-                codec.text(picture, words, corner, (255, 255, 255) if line else (255, 230, 90), height / 30)
-                if not known:
-                    break
+    def drawn() -> Iterator[codec.Image]:
+        for time, frame in zip(times.times, codec.pick(source, range(len(times.times))), strict=True):
+            window = int(np.searchsorted(classified.times, time, side="right")) - 1
+            picture, height = frame.copy(), max(14, frame.shape[0] // 14)
+            probabilities = classified.probabilities[max(0, window)]
+            order = np.argsort(-probabilities, kind="stable")[:count]
+            words = [f"{classified.classes[k]} {probabilities[k]:.0%}" for k in order] if window >= 0 else ["..."]
+            for line, text in enumerate(words, 1):
+                colour = (255, 230, 90) if line == 1 else (255, 255, 255)
+                codec.text(picture, text, (7, line * height + 1), (0, 0, 0), height / 30)
+                codec.text(picture, text, (6, line * height), colour, height / 30)
             yield picture
 
-    return codec.write(destination, drawn(), times.rate, codec="mp4v")
+    records.write_bytes(destination, codec.encode_video(drawn(), times.rate, destination.suffix.lower(), "mp4v"))
+    return len(times.times)

@@ -1,27 +1,34 @@
 """Clips: rows of seven features with a label, split at random as in the paper, and by group.
 
-A clip takes every ``phases``-th sample of a video, ``per_clip`` of them. It stores row numbers of the feature table, so
-that overlapping clips share features. Clips of one recording look alike; the random split puts them on both sides and
-so flatters every classifier. The split by groups keeps each recording on one side; report both.
+A clip stores row numbers of the feature table, so that overlapping clips share features. Clips of one recording look
+alike; the random split puts them on both sides and so flatters every classifier. The split by groups keeps each
+recording on one side; report both.
 """
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import torch
+from torch import Tensor
 
-from pipeline import records, seeds
-from pipeline.params import VideoClips, VideoFrames
-from pipeline.video import frames
-from pipeline.video.features import FeatureTable
+from pipeline.common import jobs, records, seeds, sequences
+from pipeline.video.features.features import FeatureTable
+from pipeline.video.frames.sampling import Sampling
+
+if TYPE_CHECKING:
+    from pipeline.params import VideoClips
 
 Strings = npt.NDArray[np.str_]
+_TEXT = [(name, pa.string()) for name in ("video_id", "class", "group")]
+SCHEMA = pa.schema([("clip", pa.int64()), *_TEXT, ("start_s", pa.float64())])
+"""Columns of ``clips.parquet``, which tells of each row of the sequences what evaluation needs besides."""
 
 
 class ClipsError(ValueError):
@@ -30,225 +37,177 @@ class ClipsError(ValueError):
 
 @dataclass(frozen=True)
 class Clips:
-    """Labelled clips, in order of video and time.
+    """N labelled clips, in order of video and time."""
 
-    Attributes:
-        clip_id: ``(N,)`` int32, 0 … N - 1.
-        video_id: ``(N,)`` the clip's video.
-        label: ``(N,)`` int32 index into ``classes``.
-        group: ``(N,)`` the video's group; groups of different classes are different, whatever their names.
-        rows: ``(N, T)`` int32 rows of the feature table.
-        start_s: ``(N,)`` float64 time of the first slice in the video [s].
-        split_random: ``(N,)`` ``train`` or ``test``: the paper's split of clips.
-        split_groups: ``(N,)`` the same by whole groups.
-        classes: names of the labels.
-    """
-
-    clip_id: npt.NDArray[np.int32]
     video_id: Strings
-    label: npt.NDArray[np.int32]
-    group: Strings
-    rows: npt.NDArray[np.int32]
-    start_s: npt.NDArray[np.float64]
-    split_random: Strings
-    split_groups: Strings
-    classes: tuple[str, ...]
+    label: npt.NDArray[np.int64]  # index into classes
+    group: Strings  # the video's; groups of different classes are different, whatever their names
+    rows: npt.NDArray[np.int64]  # (N, T) rows of the feature table
+    start_s: npt.NDArray[np.float64]  # time of the first slice in the video [s]
+    classes: tuple[str, ...]  # names of the labels
 
     def __len__(self) -> int:
         """Number of clips."""
-        return len(self.clip_id)
+        return len(self.label)
 
 
-def starts(samples: int, settings: VideoFrames, stride: int) -> npt.NDArray[np.int64]:
-    """Return the samples at which a video's clips start; a short video has one clip, from its beginning.
-
-    Args:
-        samples: of the video.
-        settings: slices per clip and phases.
-        stride: samples from one start to the next.
-    """
-    return np.arange(0, max(1, samples - frames.samples_per_clip(settings) + 1), stride)
-
-
-def slices(start: int, samples: int, settings: VideoFrames) -> npt.NDArray[np.int64]:
-    """Return the ``(T,)`` samples of the clip that starts at ``start``; past the end its last one is repeated."""
-    own = (samples - 1 - start) // settings.phases
-    return start + np.minimum(np.arange(settings.per_clip), own) * settings.phases
-
-
-def make(manifest: pa.Table, table: FeatureTable, sampling: VideoFrames, settings: VideoClips, seed: int) -> Clips:
-    """Return the clips of all usable videos with both splits.
-
-    Args:
-        manifest: of the stage frames.
-        table: of the stage features, made from the same frames.
-        sampling: the settings that the frames were sampled with.
-        settings: stride and splits.
-        seed: root of the seed tree.
+def make(manifest: pa.Table, table: FeatureTable, sampling: Sampling, stride: int) -> Clips:
+    """Return the clips of all usable videos, ``stride`` samples apart.
 
     Raises:
-        ClipsError: frames and features do not fit together, or a split would be empty.
+        ClipsError: frames and features do not fit together, or there are none.
     """
-    first_row: dict[str, int] = {}
-    for row, video_id in enumerate(table.video_id):
-        first_row.setdefault(video_id, row)
+    first_row = {video_id: row for row, video_id in reversed([*enumerate(table.video_id)])}
     usable = [row for row in manifest.to_pylist() if row["frames_stored"]]
+    if not usable:
+        raise ClipsError("expected videos with frames in the manifest, found none; see the reasons there")
     classes = tuple(sorted({row["class"] for row in usable}))
-    found: dict[str, list[Any]] = {name: [] for name in ("video_id", "label", "group", "rows", "start_s")}
+    clips = list[tuple[Any, ...]]()
     for video in usable:
-        first, count = first_row.get(video["video_id"]), video["frames_stored"]
-        if first is None or table.video_id[first : first + count] != [video["video_id"]] * count:
-            raise ClipsError(
-                f"expected features of {count} frames of {video['video_id']}, found others; run stage features again"
-            )
+        name, count = video["video_id"], video["frames_stored"]
+        first = first_row.get(name, len(table))
+        if table.video_id[first : first + count] != [name] * count:
+            raise ClipsError(f"expected features of {count} frames of {name}, found others; run stage features again")
         shown = np.repeat(np.arange(first, first + count), table.samples[first : first + count])
-        for start in starts(len(shown), sampling, settings.stride).tolist():
-            found["video_id"].append(video["video_id"])
-            found["label"].append(classes.index(video["class"]))
-            found["group"].append(video["group"])
-            found["rows"].append(shown[slices(start, len(shown), sampling)])
-            found["start_s"].append(float(table.timestamp_s[shown[start]]))
-    label, group = np.array(found["label"], np.int32), np.array(found["group"], str)
-    return Clips(
-        np.arange(len(label), dtype=np.int32),
-        np.array(found["video_id"], str),
-        label,
-        group,
-        np.stack(found["rows"]).astype(np.int32),
-        np.array(found["start_s"]),
-        split_random(len(label), settings.test_fraction, seed),
-        split_groups(label, group, classes, settings, seed),
-        classes,
-    )
+        label, group = classes.index(video["class"]), video["group"]
+        for start in sampling.starts(len(shown), stride).tolist():
+            own = shown[sampling.slices(start, len(shown))]
+            clips.append((name, label, group, own, float(table.timestamp_s[own[0]])))
+    video_id, labels, groups, rows, start_s = map(np.array, zip(*clips, strict=True))
+    return Clips(video_id, labels, groups, rows, start_s, classes)
 
 
-def _named(test: npt.NDArray[np.bool_]) -> Strings:
-    return np.where(test, "test", "train")
-
-
-def split_random(count: int, fraction: float, seed: int) -> Strings:
-    """Return the side of each of ``count`` clips: a random ``fraction`` of them is for testing.
-
-    Raises:
-        ClipsError: one side would be empty.
-    """
-    held_out = round(count * fraction)
-    if not 0 < held_out < count:
-        raise ClipsError(
-            f"expected clips on both sides of the random split, found {count} clips of which {fraction:g} are for "
-            "testing; add videos or change video.clips.test_fraction"
-        )
-    test = np.zeros(count, bool)
-    test[seeds.numpy_generator(seed, "video", "split", "random").permutation(count)[:held_out]] = True
-    return _named(test)
-
-
-def split_groups(
-    label: npt.NDArray[np.int32], group: Strings, classes: tuple[str, ...], settings: VideoClips, seed: int
-) -> Strings:
-    """Return the side of each clip when whole groups stay together, in each class by itself.
+def write(clips: Clips, table: FeatureTable, settings: VideoClips, origin: dict[str, Any], seed: int, folder: Path
+          ) -> dict[str, Strings]:  # fmt: skip
+    """Write clips as sequences, with ``clips.parquet`` beside them; return the sides of each split.
 
     Args:
-        label: ``(N,)`` classes.
-        group: ``(N,)`` groups.
-        classes: names of the classes.
-        settings: ``test_fraction`` of a class's groups (at least one, not all) is for testing, or the one group that
-            ``leave_group_out`` names.
+        clips: the clips.
+        table: the features that they index, as they were loaded.
+        settings: splits, shares, groups for testing, and principal components.
+        origin: how frames were sampled, and what made the features of them.
         seed: root of the seed tree.
+        folder: where to.
 
     Raises:
-        ClipsError: a class has but one group, or not the group to leave out.
+        ClipsError: a split cannot be made as asked, or there are fewer principal components than asked for.
+        OSError: the disk is full or read-only.
     """
-    test = np.zeros(len(label), bool)
-    faults = []
-    for number, name in enumerate(classes):
-        groups = sorted(set(group[label == number].tolist()))
-        if len(groups) < 2:
-            faults.append(f"{name} has only group {groups[0]!r}")
-            continue
-        if settings.leave_group_out is None:
-            count = min(len(groups) - 1, max(1, round(len(groups) * settings.test_fraction)))
-            order = seeds.numpy_generator(seed, "video", "split", "groups", name).permutation(len(groups))
-            held_out = [groups[k] for k in order[:count].tolist()]
+    splits: dict[str, Strings] = {name: split(clips, name, settings, seed) for name in settings.splits}
+    pools: dict[str, Tensor | Path] = {"": table.source}
+    if settings.components is not None:
+        pools = {
+            name: principal_components(table.vectors, np.unique(clips.rows[sides == "train"]), settings.components)
+            for name, sides in splits.items()
+        }
+    names = np.arange(len(clips))
+    columns = [names, clips.video_id, np.array(clips.classes)[clips.label], clips.group, clips.start_s]
+    records.write_table(folder / "clips.parquet", pa.table([*map(pa.array, columns)], schema=SCHEMA))
+    targets = np.eye(len(clips.classes), dtype=np.float32)[clips.label]
+    whole = sequences.Table(
+        names, clips.rows, targets, clips.group.tolist(), splits, pools, "softmax", classes=clips.classes,
+        origin={**origin, "components": settings.components},
+    )  # fmt: skip
+    sequences.write(folder, whole)
+    return splits
+
+
+def load(source: Path) -> Clips:
+    """Read clips again from ``clips.parquet`` and the sequences beside it.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file is damaged, or they do not belong together.
+    """
+    table, rows = records.read_table(source, SCHEMA), sequences.read_table(source.parent)
+    if table["clip"].to_pylist() != rows["row"].to_pylist():
+        raise ValueError(f"expected {source} to name the clips of the sequences beside it; run stage clips again")
+    video_id, kind, group = (np.array(table[name].to_pylist(), str) for name in ("video_id", "class", "group"))
+    classes, label = np.unique(kind, return_inverse=True)
+    index = rows["index"].combine_chunks().flatten().to_numpy().reshape(len(rows), -1)
+    return Clips(video_id, label, group, index, table["start_s"].to_numpy(), tuple(classes.tolist()))
+
+
+def split(clips: Clips, name: str, settings: VideoClips, seed: int) -> Strings:
+    """Return the side of each clip: ``train``, ``validation`` or ``test``.
+
+    Split ``random`` is one of clips, as in the paper, and ``groups`` one of whole groups, in each class by itself: of a
+    share of them, or of those that the settings name. Validation clips are a share of those that are not for testing;
+    together with ``train`` they are the training clips, whatever their share is.
+
+    Raises:
+        ClipsError: a side would be empty, or a class has not the groups for it.
+    """
+    side = np.full(len(clips), "train", "<U10")
+    if name == "random":
+        count, held_out = len(clips), round(len(clips) * settings.test_fraction)
+        if not 0 < held_out < count:
+            raise ClipsError(
+                f"expected clips on both sides of the random split, found {count} clips of which "
+                f"{settings.test_fraction:g} are for testing; add videos or change video.clips.test_fraction"
+            )
+        order = seeds.numpy_generator(seed, "video", "split", "random").permutation(count)
+        side[order[:held_out]] = "test"
+        chosen = min(count - held_out - 1, round((count - held_out) * settings.validation_fraction))
+        side[order[held_out : held_out + chosen]] = "validation"
+        return side
+    asked = settings.test_groups if settings.leave_group_out is None else [settings.leave_group_out]
+    faults = list[str]()
+    for number, kind in enumerate(clips.classes):
+        own = clips.label == number
+        groups = sorted(set(clips.group[own].tolist()))
+        if asked is None:
+            test = _some(groups, settings.test_fraction, seed, "split", kind)
         else:
-            held_out = [each for each in groups if _same_group(each, settings.leave_group_out)]
-            if not held_out:
-                faults.append(f"{name} has no group {settings.leave_group_out!r}, only {groups}")
-        test |= (label == number) & np.isin(group, held_out)
+            test = [group for group in groups if any(_same_group(group, name) for name in asked)]
+        if len(groups) < 2:
+            faults.append(f"{kind} has only group {groups[0]!r}")
+        elif not 0 < len(test) < len(groups):
+            wanted = ", ".join(map(repr, asked or ()))
+            faults.append(f"{kind} has {'nothing but' if test else 'no'} group {wanted} of {groups}")
+        rest = [group for group in groups if group not in test]
+        validation = _some(rest, settings.validation_fraction, seed, "validation", kind)
+        side[own & np.isin(clips.group, validation)] = "validation"
+        side[own & np.isin(clips.group, test)] = "test"
     if faults:
         raise ClipsError(
-            "expected at least two groups in each class, and the one to leave out among them, found: "
-            + "; ".join(faults)
-            + ". Add videos, or change video.clips.leave_group_out or video.acquire.group_pattern"
-        )
-    return _named(test)
+            "expected at least two groups in each class, some of them for testing, found: " + "; ".join(faults)
+            + ". Add videos, or change video.clips.leave_group_out, test_groups or video.acquire.group_pattern"
+        )  # fmt: skip
+    return side
+
+
+def _some(groups: Sequence[str], fraction: float, seed: int, purpose: str, kind: str) -> list[str]:
+    """A share of the groups at random: at least one, never all, none of a single one or for a share of 0."""
+    count = min(len(groups) - 1, max(1, round(len(groups) * fraction))) if fraction else 0
+    order = seeds.numpy_generator(seed, "video", purpose, "groups", kind).permutation(len(groups))
+    return [groups[k] for k in order[: max(0, count)].tolist()]
 
 
 def _same_group(name: str, asked: int | str) -> bool:
     """Whether a group is the one asked for; numbers compare as numbers, so that 3 finds ``03``."""
-    if name == str(asked):
-        return True
-    return name.isascii() and name.isdigit() and str(asked).isdigit() and int(name) == int(asked)
+    numbers = name.isascii() and name.isdigit() and str(asked).isdigit()
+    return name == str(asked) or (numbers and int(name) == int(asked))
 
 
-def schema(slices_per_clip: int) -> pa.Schema:
-    """Return the columns of ``clips.parquet`` for clips of that many slices."""
-    return pa.schema(
-        [
-            ("clip_id", pa.int32()),
-            ("video_id", pa.string()),
-            ("class", pa.string()),
-            ("label", pa.int32()),
-            ("group", pa.string()),
-            ("rows", pa.list_(pa.int32(), slices_per_clip)),
-            ("start_s", pa.float64()),
-            ("split_random", pa.string()),
-            ("split_groups", pa.string()),
-        ]
-    )
+def principal_components(vectors: Tensor, fitted_on: npt.NDArray[np.int64], components: int) -> Tensor:
+    """Return vectors ``(P, I)`` in the principal axes of some rows, as ``(P, components)`` float32.
 
-
-def save(clips: Clips, destination: Path) -> None:
-    """Write clips as parquet, the class names in the schema's metadata."""
-    T = clips.rows.shape[1]
-    layout = schema(T)
-    columns = [
-        pa.array(clips.clip_id),
-        pa.array(clips.video_id.tolist(), pa.string()),
-        pa.array([clips.classes[label] for label in clips.label], pa.string()),
-        pa.array(clips.label),
-        pa.array(clips.group.tolist(), pa.string()),
-        pa.FixedSizeListArray.from_arrays(pa.array(clips.rows.reshape(-1)), T),
-        pa.array(clips.start_s),
-        pa.array(clips.split_random.tolist(), pa.string()),
-        pa.array(clips.split_groups.tolist(), pa.string()),
-    ]
-    table = pa.Table.from_arrays([c.cast(f.type) for c, f in zip(columns, layout, strict=True)], schema=layout)
-    records.write_table(destination, table, {"classes": json.dumps(list(clips.classes)), "slices": str(T)})
-
-
-def load(source: Path) -> Clips:
-    """Read clips that :func:`save` wrote.
+    They are centred and rotated, not scaled; axes of the largest variance come first, and point where their largest
+    entry is positive.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: the file is damaged or not of clips.
+        ClipsError: more components than rows or features.
     """
-    table = records.read_table(source)
-    metadata = table.schema.metadata or {}
-    try:
-        classes, T = tuple(json.loads(metadata[b"classes"])), int(metadata[b"slices"])
-    except (KeyError, ValueError, TypeError) as error:
-        raise ValueError(f"expected clips with classes in {source}, found none; run stage features again") from error
-    records.check_schema(table, schema(T), source)
-    return Clips(
-        table["clip_id"].to_numpy(),
-        np.array(table["video_id"].to_pylist(), str),
-        table["label"].to_numpy(),
-        np.array(table["group"].to_pylist(), str),
-        table["rows"].combine_chunks().flatten().to_numpy().reshape(-1, T),
-        table["start_s"].to_numpy(),
-        np.array(table["split_random"].to_pylist(), str),
-        np.array(table["split_groups"].to_pylist(), str),
-        classes,
-    )
+    from sklearn.decomposition import PCA
+
+    most = min(len(fitted_on), vectors.shape[1])
+    if not 0 < components <= most:
+        raise ClipsError(
+            f"expected 1 to {most} principal components, found {components}; change video.clips.components"
+        )
+    values = vectors.numpy().astype(np.float64)
+    with jobs.one_thread():  # sums differ with the number of threads, and results must not
+        solver = "full" if 4 * len(fitted_on) < vectors.shape[1] else "covariance_eigh"  # the faster one
+        fitted = PCA(components, svd_solver=solver).fit(values[fitted_on])
+        return torch.from_numpy(fitted.transform(values).astype(np.float32))

@@ -1,156 +1,204 @@
-"""From fabricated runs to every file of the evaluation, with numbers that agree."""
+"""From fabricated runs of a task that nobody knows to every file of the evaluation, with numbers that agree."""
 
 import csv
 import json
+import math
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline import paths, records
-from pipeline.conditions import CONDITIONS
-from pipeline.evaluation import evaluate, metrics, paper, report
+from nem.conditions import CONDITIONS
+from pipeline import tasks
+from pipeline.common import paths, records
+from pipeline.evaluation import evaluate, metrics, report
+from pipeline.evaluation.task import Task
 from pipeline.training import results
 from tests.evaluation import fabricate
+
+OWN = Task("gestures", "Own gestures", "softmax")
+"""A third task: nothing but a name and a head."""
+FX = tasks.of("fx")
+CELLS = ("lstm", "gru")
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """One evaluation that the tests of this file read."""
+    """One evaluation of all tasks that the tests of this file read."""
     folder = tmp_path_factory.mktemp("evaluated")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        settings = fabricate.fx_params()
-        for cell in ("lstm", "gru"):
-            fabricate.run(settings, cell)
-        evaluate.evaluate(settings)
-    return folder, settings
+        fabricate.class_data("gestures", groups=False)
+        fabricate.fx_data()
+        for cell in CELLS:
+            fabricate.run("gestures", cell)
+            fabricate.run("fx", cell)
+        fabricate.judge(FX, OWN)
+    return folder
 
 
 @pytest.fixture
 def evaluated(whole, monkeypatch):
-    monkeypatch.chdir(whole[0])
-    return whole[1]
+    monkeypatch.chdir(whole)
 
 
-def test_every_file_is_there_and_two_evaluations_are_equal_bytes(evaluated):
+def table(name):
+    with (paths.TABLES / f"{name}.csv").open() as file:
+        return {row["training_algorithm"]: row for row in csv.DictReader(file)}
+
+
+@pytest.mark.usefixtures("evaluated")
+def test_every_file_is_there_and_two_evaluations_are_equal_bytes():
     wanted = {"metrics.json", "report.html"} | {f"tables/table_{n}.csv" for n in (5, 6, 7, 8)}
     wanted |= {f"figures/figure_{n}.png" for n in ("10", "11", "12", "13", "14", "14_multiplicative")}
-    wanted |= {
-        "tables/paired_differences.csv",
-        "tables/forecast_comparisons.csv",
-        "plots/fx_lstm.csv",
-        "plots/fx_gru.csv",
-    }
-    found = {str(f.relative_to(paths.RESULTS)): records.sha256_of(f) for f in paths.RESULTS.rglob("*") if f.is_file()}
-    assert wanted <= set(found)
-    evaluate.evaluate(evaluated)
-    again = {str(f.relative_to(paths.RESULTS)): records.sha256_of(f) for f in paths.RESULTS.rglob("*") if f.is_file()}
-    assert found == again
+    wanted |= {"tables/paired_differences.csv", "tables/forecast_comparisons.csv"}
+    for cell in CELLS:
+        wanted |= {f"plots/{task}_{cell}.csv" for task in ("fx", "gestures")}
+        wanted |= {f"figures/overview_{task}_{cell}.png" for task in ("fx", "gestures")}
+        wanted |= {f"figures/curves_gestures_{cell}_{mode}.png" for mode in ("additive", "multiplicative")}
+        wanted |= {f"tables/gestures_{cell}_{quantity}.csv" for quantity in ("accuracy", "speed_up")}
+    before = fabricate.hashes()
+    assert wanted == set(before)
+    fabricate.judge(FX, OWN)
+    assert before == fabricate.hashes()
 
 
-def test_metrics_tables_curves_and_report_agree(evaluated):
-    content = json.loads(paths.METRICS.read_text())
-    curves = pd.read_parquet(paths.run_folder("fx", "lstm") / "curves.parquet")
-    page = paths.REPORT.read_text()
-    with (paths.TABLES / "table_5.csv").open() as file:
-        rows = {row["training_algorithm"]: row for row in csv.DictReader(file)}
+@pytest.mark.usefixtures("evaluated")
+def test_a_new_task_has_metrics_tables_and_its_part_of_the_report():
+    content, page = json.loads(paths.METRICS.read_text()), paths.REPORT.read_text()
+    assert set(content) == {"fx", "gestures", "baselines"}
+    assert content["baselines"]["gestures"] == {"majority": pytest.approx(4 / 14)}  # most training clips are divers
+    entry = content["gestures"]["gru"]
+    rows, speeds = table("gestures_gru_accuracy"), table("gestures_gru_speed_up")
+    assert float(rows["RBP with NEM noise"]["additive_both"]) == 100
+    assert float(speeds["RBP with NEM noise"]["additive_both"]) == 50
+    assert not rows["RBP with NEM noise"]["additive_both_paper"]
+    section = page[page.index("<h2>Own gestures: GRU</h2>") :]
+    assert 'class="paper"' not in section
     for condition in CONDITIONS:
-        at_R = curves[(curves.condition == condition) & (curves.epoch == 10)].test_loss
+        dead = {1} if condition == "blind-additive-output" else set()
+        right = [1 - fabricate.mistakes(None, condition, r, 14) / 14 for r in range(4) if r not in dead]
+        assert entry[condition]["test_accuracy"]["mean"] == pytest.approx(np.mean(right))
+        # All answers are given with probability 0.8.
+        assert entry[condition]["calibration_error"]["mean"] == pytest.approx(
+            np.mean([abs(0.8 - share) for share in right]), abs=1e-6
+        )
+        assert f"<td>{100 * np.mean(right):.4g}</td>" in section
+
+
+@pytest.mark.usefixtures("evaluated")
+def test_metrics_tables_curves_and_report_agree():
+    content, page, rows = json.loads(paths.METRICS.read_text()), paths.REPORT.read_text(), table("table_5")
+    assert "generated data" in page
+    assert not re.findall("https?://|<script", page)
+    curves = pd.read_parquet(paths.run_folder("fx", "lstm") / "curves.parquet")
+    for condition in CONDITIONS:
+        at_R = curves[(curves.condition == condition) & (curves.epoch == fabricate.EPOCHS)].test_loss
         entry = content["fx"]["lstm"][condition]["test_mse"]
-        assert entry["mean"] == pytest.approx(at_R.mean(), rel=1e-12)
-        assert entry["n"] == len(at_R)
+        assert (entry["mean"], entry["n"]) == (pytest.approx(at_R.mean(), rel=1e-12), len(at_R))
         kind, _, column = condition.partition("-")
         label = {"none": "RBP without noise", "blind": "RBP with blind noise", "nem": "RBP with NEM noise"}[kind]
-        column = column.replace("-", "_") or "additive_output"
-        assert float(rows[label][column]) == pytest.approx(entry["mean"], rel=1e-5)
+        assert float(rows[label][column.replace("-", "_") or "additive_output"]) == pytest.approx(entry["mean"], 1e-5)
         assert f"{entry['mean']:.4g}" in page
+        accepted = content["fx"]["lstm"][condition].get("acceptance_output", {"mean": None})
+        assert accepted["mean"] == (0.5 if kind == "nem" else None)
     assert float(rows["RBP with NEM noise"]["additive_both_paper"]) == 1.059
     assert float(rows["RBP without noise"]["additive_output_paper"]) == 2.087
 
 
-def test_failures_and_censoring_are_told(evaluated):
-    content = json.loads(paths.METRICS.read_text())["fx"]["lstm"]
-    assert content["blind-additive-output"]["failed"]["mean"] == 1.0
-    assert content["blind-additive-output"]["test_mse"]["n"] == 3
-    speed = content["blind-additive-hidden"]["speed_up_percent"]
-    assert speed["censored"] == 4
-    assert speed["mean"] is None
+@pytest.mark.usefixtures("evaluated")
+def test_failures_and_censoring_are_told():
+    content, rows, page = (
+        json.loads(paths.METRICS.read_text())["fx"]["lstm"],
+        table("table_6"),
+        paths.REPORT.read_text(),
+    )
+    entry, speed = content["blind-additive-output"], content["blind-additive-hidden"]["speed_up_percent"]
+    assert (entry["failed"]["mean"], entry["test_mse"]["n"], speed["censored"], speed["mean"]) == (1, 3, 4, None)
     # NEM is twice as fast: it reaches the noiseless loss of epoch 10 at epoch 5.
-    assert content["nem-additive-both"]["speed_up_percent"]["mean"] == pytest.approx(50.0)
-    assert content["none"]["speed_up_percent"]["mean"] == 0.0
-    with (paths.TABLES / "table_6.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [rows[1]["additive_hidden" + part] for part in ("", "_ci_low", "_ci_high")] == ["< -50"] * 3
-    assert [float(rows[2]["additive_both" + part]) for part in ("", "_ci_low", "_ci_high")] == [50.0] * 3
-    assert content["nem-additive-both"]["speed_up_percent"]["median_ci_low"] == 50.0
-    page = paths.REPORT.read_text()
+    fast = content["nem-additive-both"]["speed_up_percent"]
+    assert (fast["mean"], fast["median_ci_low"], content["none"]["speed_up_percent"]["mean"]) == (50, 50, 0)
+    parts = ("", "_ci_low", "_ci_high")
+    assert [rows["RBP with blind noise"]["additive_hidden" + part] for part in parts] == ["< -50"] * 3
+    assert [float(rows["RBP with NEM noise"]["additive_both" + part]) for part in parts] == [50.0] * 3
     assert "&lt; -50" in page
     assert "1/4" in page
 
 
-def test_baselines_stand_beside_every_result(evaluated):
-    content = json.loads(paths.METRICS.read_text())
-    persistence = content["baselines"]["fx"]["persistence"]
-    assert set(content["baselines"]["fx"]) == {"persistence", "drift", "ar4"}
-    entry = content["fx"]["gru"]["none"]
-    assert entry["skill_persistence"]["mean"] == pytest.approx(1 - entry["test_mse"]["mean"] / persistence)
-    compared = pd.read_csv(paths.TABLES / "forecast_comparisons.csv")
-    assert len(compared) == 2 * 13 * 3
-    assert compared.mse.to_numpy() == pytest.approx(0.01)
-
-
-def test_differences_are_paired(evaluated):
+@pytest.mark.usefixtures("evaluated")
+def test_differences_are_paired():
     rows = pd.read_csv(paths.TABLES / "paired_differences.csv")
-    nem = rows[(rows.condition == "nem-additive-both") & (rows.cell == "lstm")].iloc[0]
+    nem = rows[(rows.condition == "nem-additive-both") & (rows.cell == "lstm") & (rows.task == "fx")].iloc[0]
     gaps = [fabricate.loss("nem", r, 10) - fabricate.loss("none", r, 10) for r in range(4)]
     assert nem.difference == pytest.approx(np.mean(gaps))
     assert nem.p_value == pytest.approx(2 / 16)
     assert nem.p_holm >= nem.p_value
     assert (rows.n[rows.condition == "blind-additive-output"] == 3).all()
+    assert set(rows.metric[rows.task == "gestures"]) == {"test_accuracy", "test_cross_entropy"}
 
 
-def test_demo_results_say_that_they_mean_nothing(evaluated):
-    assert "generated data" in paths.REPORT.read_text()
+@pytest.mark.usefixtures("evaluated")
+@pytest.mark.parametrize("name", ["sequences.parquet", "pool.safetensors"])
+def test_a_run_of_other_data_is_refused(name):
+    """Whatever file of them is another one; a file that is damaged is named, too."""
+    file, about = (paths.sequences("gestures") / part for part in (name, "about.json"))
+    before = file.read_bytes(), about.read_bytes()
+    try:
+        file.write_bytes(before[0][:-1] + bytes([before[0][-1] ^ 1]))
+        with pytest.raises(ValueError, match=rf"{re.escape(name)}.*damage"):
+            fabricate.judge(OWN)
+        content = json.loads(before[1])
+        content["files"][name] = records.sha256_of(file)
+        records.write_json(about, content)
+        if name == "pool.safetensors":
+            with pytest.raises(
+                ValueError, match=r"found a run of other data \(about.json, pool.safetensors\); run `dvc"
+            ):
+                fabricate.judge(OWN)
+    finally:
+        file.write_bytes(before[0])
+        about.write_bytes(before[1])
 
 
-def test_the_page_needs_no_network(evaluated):
-    page = paths.REPORT.read_text()
-    assert "http://" not in page
-    assert "https://" not in page
-    assert "<script" not in page
-
-
-def test_missing_and_damaged_runs_are_named(project):
-    settings = fabricate.fx_params()
-    fabricate.run(settings, "lstm")
+def test_missing_and_damaged_runs_and_unknown_tasks_are_named(project):
+    fabricate.fx_data()
+    fabricate.run("fx", "lstm")
     with pytest.raises(FileNotFoundError, match="train@fx-gru"):
-        evaluate.evaluate(settings)
+        fabricate.judge(FX)
     file = paths.run_folder("fx", "lstm") / "curves.parquet"
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(ValueError, match=r"curves\.parquet"):
-        results.load("fx", "lstm")
+        fabricate.judge(FX, cells=["lstm"])
+    with pytest.raises(ValueError, match=r"expected one of the tasks .*found 'fax'"):
+        tasks.of("fax")
 
 
-def test_a_verdict_counts_both_directions(project):
-    settings = fabricate.fx_params(repetitions=10)
-    fabricate.run(settings, "lstm", failing=None)
-    run = results.load("fx", "lstm")
-    outcome = metrics.summarise(run, settings.evaluate, 1, {"persistence": 0.5})
+def test_a_verdict_counts_both_directions_and_names_the_best_on_test_data(project):
+    fabricate.class_data("gestures")
+    fabricate.run("gestures", "lstm", repetitions=10, failing=("blind-additive-output", 1, 12))
+    (evidence, _), run = evaluate.gather(OWN), results.load("gestures", "lstm")
+    outcome = metrics.summarise(OWN, evidence, run, {"majority": 0.4}, fabricate.BOOTSTRAP)
     text = report.verdict(outcome)
     assert "Of 6 NEM conditions 6 are significantly better and 0 significantly worse" in text
-    assert "of 6 blind conditions 0 and 6" in text
+    assert "of 6 blind conditions 0 and 0" in text
+    assert outcome.title == "Own gestures: LSTM"
+    losses = {c: np.mean([fabricate.loss(c, r, fabricate.EPOCHS) for r in range(10)]) for c in CONDITIONS}
+    assert losses[metrics.best_condition(run)] == min(losses.values())
 
 
-def test_the_papers_tables_are_complete():
-    assert [t.number for t in paper.TABLES] == list(range(1, 9))
-    for table in paper.TABLES:
-        assert len(table.blind) == len(table.nem) == len(paper.COLUMNS) == 6
-        assert all(table.value(c) is not None for c in CONDITIONS)
-        assert table.value("matched-additive-both") is None
-    assert paper.TABLES[0].value("nem-additive-both") == 96.70
-    assert paper.TABLES[4].value("none") == 2.087
-    assert paper.TABLES[7].value("nem-multiplicative-both") == 37
+def test_predictions_come_back_in_order_and_where_all_networks_failed_none_is_best(project):
+    fabricate.class_data("gestures", groups=False)
+    fabricate.run("gestures", "lstm")
+    (evidence,) = evaluate.gather(OWN)
+    predictions = metrics.predicted(results.load("gestures", "lstm"), "blind-additive-output")
+    assert sorted(predictions) == [0, 2, 3]
+    assert predictions[0].shape == (14, 3)
+    assert (predictions[0].argmax(1) != evidence.test_classes).tolist() == [True] + [False] * 13
+    fabricate.run("gestures", "lstm", conditions=("none",), repetitions=1, failing=("none", 0, 1))
+    run = results.load("gestures", "lstm")
+    assert metrics.best_condition(run) is None
+    assert metrics.predicted(run, "none") == {}
 
 
 def test_calibration_error_of_known_forecasts():
@@ -158,3 +206,9 @@ def test_calibration_error_of_known_forecasts():
     right = np.array([0] * 8 + [1] * 2)
     assert metrics.calibration_error(p, right) == pytest.approx(0.0)
     assert metrics.calibration_error(p, np.zeros(10, int)) == pytest.approx(0.2)
+
+
+def test_a_template_misses_no_value():
+    with pytest.raises(Exception, match="'profile' is undefined"):
+        report.render("report.html.j2", words="a < b")
+    assert report.short(math.nan) == "–"

@@ -1,119 +1,156 @@
-"""Files made to hurt: each ends in a named fault within seconds and without much memory."""
+"""Files made to hurt, and any bytes: a result, or a short error that says why, in seconds and without much memory.
 
+Archives and feature tables made to hurt: tests/video/acquire.
+"""
+
+import contextlib
 import os
 import resource
 import subprocess
 import sys
 
-import pyarrow as pa
+import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
 
-from pipeline import params, records
+from pipeline import params, sections
 from pipeline.fx import rates, windows
 from tests.conftest import ROOT
 from tests.faults import harness
 
+EXAMPLES = int(os.environ.get("NEM_FUZZ", "500"))
+"""Examples per target; NEM_FUZZ=100000 makes a night of it."""
+SLOW = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+LONG = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=SLOW)
 HEAD = "Date,Open,High,Low,Price\n"
-KILL_AFTER = 60
-MEMORY = 4 << 30
-
-READ = """
-import sys
-from pathlib import Path
-from pipeline import params
-from pipeline.fx import rates
-read = {"params.yaml": params.load, "rates.csv": rates.read}
-file = Path(sys.argv[1])
-try:
-    read[file.name](file)
-except (params.ParamsError, rates.RatesError) as error:
-    print(len(str(error)))
-    sys.exit(3)
-"""
-
-
-def bounded():
-    """Limit the address space, so that a file that swells is a MemoryError and not the machine's end."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-
-
 CSV = {
     "faults to the end": HEAD + "x,1,1,1,1\n" * 1_500_000,
     "one cell": "x" * rates.MAX_BYTES,
     "one quoted cell": HEAD + '"' + "x\n" * 8_000_000,
     "commas": "," * (rates.MAX_BYTES - 1),
-    "blank lines": "\n" * (rates.MAX_BYTES - 1),
     "one day for ever": HEAD + "2011-02-09,1,1,1,1\n" * 850_000,
-    "digits": HEAD + "2011-02-09," + "9" * 130_000 + ",1,1,1\n",
     "groups of digits": HEAD + '2011-02-09,"' + "1,00" * 30_000 + ',",1,1,1\n',
     "too large": "x" * (rates.MAX_BYTES + 1),
 }
-YAML = {
+TEXTS = {
     "keys": "".join(f"a{k}: 1\n" for k in range(6_000)),
-    "one long key": "a" * 60_000 + ": 1",
     "one long value": "seed: '" + "1" * 60_000 + "'",
     "brackets": "[" * 60_000,
-    "braces": "{a: " * 16_000,
-    "items": "- " * 30_000,
-    "questions": "? " * 30_000,
     "anchors": "".join(f"&a{k} " for k in range(8_000)),
     "tags": "seed: " + "!a " * 20_000,
-    "comments": "#\n" * 30_000 + "sed: 1",
     "tasks": "tasks: [" + "fx, " * 16_000 + "]",
     "aliases": "a: &a [x]\n" + "seed: [" + "*a, " * 16_000 + "]",
-    "too large": "#" * (params.MAX_BYTES + 1),
+    "too large": "#" * (sections.MAX_BYTES + 1),
 }
+READ = """
+import sys, time
+from pathlib import Path
+from pipeline import params
+from pipeline.fx import rates
+for name in sys.argv[2:]:
+    began = time.monotonic()
+    try:
+        {"yaml": params.load, "csv": rates.read}[name[-4:].strip(".")](Path(sys.argv[1], name))
+    except (params.ParamsError, rates.RatesError) as error:
+        print(name, len(str(error)), time.monotonic() - began, sep="|")
+"""
 
 
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [pytest.param("rates.csv", text, id=f"csv {what}") for what, text in CSV.items()]
-    + [pytest.param("params.yaml", text, id=f"yaml {what}") for what, text in YAML.items()],
+@pytest.mark.parametrize("ending", ["csv", "yaml"])
+def test_ends_in_time_and_memory_with_a_short_message(tmp_path, ending):
+    contents = {f"{name}.{ending}": content for name, content in (CSV if ending == "csv" else TEXTS).items()}
+    for name, content in contents.items():
+        (tmp_path / name).write_text(content)
+    done = subprocess.run(
+        [sys.executable, "-c", READ, str(tmp_path), *contents], cwd=ROOT, env=harness.environment(),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30)),
+        capture_output=True, text=True, timeout=60 * len(contents), check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    told = [line.split("|") for line in done.stdout.splitlines()]
+    assert [name for name, _, _ in told] == list(contents), "every file is refused"
+    assert all(int(length) < 5_000 and float(seconds) < 60 for _, length, seconds in told), told
+
+
+CELLS = st.one_of(
+    st.sampled_from(["", "0", "-1", "1e308", "1e309", "nan", "inf", "=1+1", "١٢", "1,000", "1.000,5", "−5", "+.5e1"]),
+    st.sampled_from(["2011-02-09", "Feb 09, 2011", "02/09/2011", "09.02.2011", "20110209", "2011-02-30", "0000-00-00"]),
+    *(st.floats().map(repr), st.integers().map(str), st.text(max_size=8), st.dates().map(str)),
 )
-def test_ends_in_time_and_memory_with_a_short_message(tmp_path, name, content):
-    file = tmp_path / name
-    file.write_text(content)
-    found = subprocess.run(
-        [sys.executable, "-c", READ, str(file)],
-        cwd=ROOT,
-        env=harness.environment(),
-        preexec_fn=bounded,
-        capture_output=True,
-        text=True,
-        timeout=KILL_AFTER,
-        check=False,
-    )
-    assert found.returncode == 3, found.stderr[-2000:]
-    assert int(found.stdout) < 5_000
 
 
-@pytest.mark.parametrize(
-    "table",
-    [
-        pa.table({}),
-        pa.table({"day_index": ["=cmd|' /C calc'!A0"]}),
-        pa.table({"day_index": pa.array([1], pa.int64())}),
-        pa.table({"inputs": pa.array([[1.0]], pa.list_(pa.float64()))}),
-    ],
-)
-def test_tables_of_another_schema(tmp_path, table):
-    file = tmp_path / "windows.parquet"
-    scaler = '{"kind": "z-score", "offset": [0, 0, 0, 0], "scale": [1, 1, 1, 1]}'
-    for metadata in ({}, {"window": "4", "scaler": scaler}):
-        records.write_table(file, table, metadata)
-        with pytest.raises(ValueError, match=r"windows\.parquet"):
-            windows.load(file)
+@st.composite
+def tables(draw):
+    """CSV text that is nearly right."""
+    names = draw(st.permutations(["Date", "Open", "High", "Low", "Price"]))
+    head = draw(st.sampled_from([names, [*names, "Change %"], names[:4], ["\ufeff" + names[0], *names[1:]]]))
+    rows = draw(st.lists(st.lists(CELLS, min_size=len(head) - 1, max_size=len(head) + 1), max_size=8))
+    quote, end = draw(st.sampled_from(["", '"'])), draw(st.sampled_from(["\n", "\r\n", "\r"]))
+    return end.join(",".join(f"{quote}{cell}{quote}" for cell in row) for row in [head, *rows])
 
 
-@pytest.mark.parametrize("kind", ["folder", "fifo", "device", "broken link", "loop"])
+@LONG
+@given((tables() | st.text(max_size=400)).map(lambda text: text.encode("utf-8", "replace")) | st.binary(max_size=400))
+def test_any_content_as_rates(tmp_path, content):
+    file = tmp_path / "rates.csv"
+    file.write_bytes(content)
+    try:
+        series = rates.read(file)
+    except rates.RatesError as error:
+        assert str(error)
+        return
+    assert len(series) > 0
+    assert (np.isfinite(series.values) & (series.values > 0)).all()
+    assert (np.diff(series.dates) > np.timedelta64(0, "D")).all()
+
+
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12) | st.dates()
+VALUES = LEAVES | st.lists(LEAVES, max_size=3) | st.dictionaries(st.text(max_size=5), LEAVES, max_size=3)
+
+
+@st.composite
+def nearly_right_params(draw):
+    """A profile with one to three values, keys or whole sections exchanged for something else."""
+    content = params.Params().model_dump()
+    for _ in range(draw(st.integers(1, 3))):
+        node, key = content, draw(st.sampled_from(sorted(content)))
+        while isinstance(node[key], dict) and node[key] and draw(st.integers(0, 5)):
+            node, key = node[key], draw(st.sampled_from(sorted(node[key])))
+        value, other = node.pop(key), draw(st.sampled_from([key, key + "x", None]))
+        if other is not None:
+            node[other] = draw(VALUES) if other == key else value
+    return content
+
+
+@LONG
+@given(nearly_right_params())
+def test_nearly_right_params(content):
+    try:
+        chosen = params.validate(content)
+    except params.ParamsError as error:
+        assert "fault" in str(error)
+    else:
+        assert params.validate(YAML(typ="safe", pure=True).load(params.render(chosen))) == chosen
+
+
+YAML_TEXT = st.text(max_size=300) | st.text("{}[]:-,&*!|>'\"#%@`\n \t0aé", max_size=120)
+
+
+@LONG
+@given(YAML_TEXT.map(lambda text: text.encode("utf-8", "surrogatepass")) | st.binary(max_size=200))
+def test_any_content_as_params(tmp_path, content):
+    (tmp_path / "params.yaml").write_bytes(content)
+    with contextlib.suppress(params.ParamsError):
+        params.load(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize("kind", ["folder", "fifo", "/dev/zero", "nowhere", "itself"])
 def test_what_is_no_file(tmp_path, kind):
     for name, read in (("rates.csv", rates.read), ("params.yaml", params.load), ("w.parquet", windows.load)):
         place = tmp_path / name
-        if kind == "folder":
-            place.mkdir()
-        elif kind == "fifo":
-            os.mkfifo(place)
-        else:
-            place.symlink_to({"device": "/dev/zero", "broken link": "nowhere", "loop": name}[kind])
+        make = {"folder": place.mkdir, "fifo": lambda file=place: os.mkfifo(file)}
+        make.get(kind, lambda file=place: file.symlink_to(file.name if kind == "itself" else kind))()
         with pytest.raises((ValueError, OSError), match=name):
             read(place)

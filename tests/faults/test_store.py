@@ -1,118 +1,75 @@
-"""MLflow's store locked, deleted or unreachable while training: the run files are whole, a later sync loses nothing."""
+"""MLflow's store locked, deleted or hidden while training, and kills while it is written: a later sync loses nothing.
+
+Kills between the writes of one run, and stores that are garbage, out of date or held: tests/tracking.
+"""
 
 import contextlib
-import shutil
 import sqlite3
-import tempfile
 import time
-from pathlib import Path
 
 import pytest
 
-from pipeline import tracking
 from tests.faults import harness
 
-SIGNS = {
-    "locked": "database is locked",
-    "deleted": None,
-    "unreachable": "(training goes on)",
-    "garbage": "(training goes on)",
-}
-"""What training says of each fault. It may not notice a deleted store, whose file lives on while it is open."""
 
-
-def wait_for_first_repetition(file):
-    """Wait until training has logged a run."""
-    for _ in range(1200):
-        try:
-            connection = sqlite3.connect(f"file:{file}?mode=ro", uri=True)
-            try:
-                if connection.execute("select count(*) from runs where lifecycle_stage = 'active'").fetchone()[0]:
-                    return
-            finally:
-                connection.close()
-        except sqlite3.OperationalError:
-            pass
+def wait_for_a_run(file):
+    """Wait until training has begun to log."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        with (
+            contextlib.suppress(sqlite3.OperationalError),
+            contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as connection,
+        ):
+            if connection.execute("select count(*) from runs where lifecycle_stage = 'active'").fetchone()[0]:
+                return
         time.sleep(0.02)
     raise AssertionError("training logged nothing")
 
 
-def whole_runs(folder):
-    """Return how many repetitions' runs the store holds, whole ones."""
-    if not (folder / "mlflow.db").is_file():
-        return 0
-    with tempfile.TemporaryDirectory() as seen:  # a copy, as in harness.check_store
-        shutil.copyfile(folder / "mlflow.db", Path(seen) / "mlflow.db")
-        with contextlib.suppress(AttributeError):  # a store in which training got no further than the tables
-            tags = [run.data.tags for run in harness.runs(seen)[0]]
-            return sum(each.get(tracking.COMPLETE) == "true" and tracking.PARENT in each for each in tags)
-    return 0
-
-
-@pytest.mark.parametrize("fault", SIGNS)
-def test_training_goes_on_and_a_later_sync_completes_the_store(launcher, copy, fault):
-    folder = copy
-    output, store = harness.output(folder, "train"), folder / "mlflow.db"
-    expected = harness.hashes(output)
-    harness.remove_outputs(folder, "train")
-    found, client = harness.runs(folder)
-    for run in found:
+def forget_runs(folder):
+    runs, client = harness.runs(folder)
+    for run in runs:
         client.delete_run(run.info.run_id)
-    variables = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"} if fault == "unreachable" else {}
-    launcher.start("train", folder, **variables)
-    locking = None
-    if fault != "unreachable":
-        wait_for_first_repetition(store)
-    if fault == "locked":
-        locking = sqlite3.connect(store, isolation_level=None, timeout=30)
-        locking.execute("BEGIN EXCLUSIVE")
-    elif fault == "deleted":
-        store.unlink()
-    elif fault == "garbage":
-        store.write_bytes(b"no database" * 4096)
-    status = launcher.wait()
-    text = harness.log(folder)
+
+
+@pytest.mark.parametrize("fault", ["locked", "deleted", "hidden"])
+def test_training_goes_on_and_a_later_sync_completes_the_store(launcher, copy, fault):
+    output, store = harness.output(copy, "train"), copy / "mlflow.db"
+    expected = harness.hashes(output)
+    harness.remove_outputs(copy, "train")
+    forget_runs(copy)
+    with contextlib.ExitStack() as stack:
+        launcher.start("train", copy, **({"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"} if fault == "hidden" else {}))
+        if fault != "hidden":
+            wait_for_a_run(store)
+        if fault == "locked":
+            locking = sqlite3.connect(store, isolation_level=None, timeout=30)
+            stack.enter_context(contextlib.closing(locking))
+            locking.execute("BEGIN EXCLUSIVE")
+        elif fault == "deleted":
+            store.unlink()
+        status, text = launcher.wait(), harness.log(copy)
     assert status == 0, text
     assert "Traceback" not in text
     assert harness.hashes(output) == expected
-    if SIGNS[fault] is not None:
-        assert SIGNS[fault] in text
-        assert text.count("(training goes on)") == 1, "one warning for all repetitions"
-    if locking is not None:
-        locking.execute("ROLLBACK")
-        locking.close()
-    if fault == "garbage":
-        status, _ = launcher.run(harness.TRACK, folder)
-        assert status == 1
-        assert "make track" in harness.log(folder)
-        store.unlink()
-    # The fault bit: there is something to make up for.
-    assert whole_runs(folder) < 4
-    status, _ = launcher.run(harness.TRACK, folder)
-    assert status == 0, harness.log(folder)
-    assert "track: 0 run(s) added" not in harness.log(folder)
-    harness.check_store(folder)
-    status, _ = launcher.run(harness.TRACK, folder)
-    assert status == 0
-    assert "track: 0 run(s) added" in harness.log(folder)
+    # Nobody may notice a deleted store, whose file lives on while it is open.
+    assert text.count("(training goes on)") == 1 or fault == "deleted", "one warning for all repetitions"
+    for added in (True, False):
+        assert launcher.run(harness.TRACK, copy)[0] == 0, harness.log(copy)
+        assert ("track: 0 run(s) added" not in harness.log(copy)) == added
+        harness.check_store(copy)
     assert harness.hashes(output) == expected
 
 
-def test_kills_during_training_and_during_a_sync_leave_one_run_per_slot(launcher, copy):
-    folder = copy
-    harness.remove_outputs(folder, "train")
-    _, seconds = launcher.run("train", folder)
-    for share in (0.5, 0.7, 0.8, 0.9, 0.95):
-        harness.remove_outputs(folder, "train")
-        launcher.kill_after(share * seconds, "train", folder)
-    assert launcher.run("train", folder)[0] == 0
-    for share in (None, 0.2, 0.5, 0.8, 0.95):
-        found, client = harness.runs(folder)
-        for run in found:
-            client.delete_run(run.info.run_id)
-        if share is None:
-            _, seconds = launcher.run(harness.TRACK, folder)
+@pytest.mark.parametrize("work", ["train", harness.TRACK], ids=["training", "sync"])
+def test_kills_leave_one_run_per_slot(launcher, copy, work):
+    seconds = None
+    for share in (None, 0.3, 0.5, 0.7, 0.85, 0.95):
+        harness.remove_outputs(copy, work) if work == "train" else forget_runs(copy)
+        if seconds is None:
+            seconds = launcher.run(work, copy)[1]
         else:
-            launcher.kill_after(share * seconds, harness.TRACK, folder)
-    assert launcher.run(harness.TRACK, folder)[0] == 0, harness.log(folder)
-    harness.check_store(folder)
+            launcher.kill_after(share * seconds, work, copy)
+    for name in ("train", harness.TRACK):
+        assert launcher.run(name, copy)[0] == 0, harness.log(copy)
+    harness.check_store(copy)

@@ -1,54 +1,36 @@
 """Verdicts: laws of the rules, and claims whose truth is fabricated."""
 
-import itertools
-
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.conditions import CONDITIONS
-from pipeline.study import claims, plan, runs, summary
-from pipeline.study.claims import CLAIMS, Comparison, status, together, verdict
-from pipeline.study.summary import Effect
-from tests.conftest import ROOT
+from nem.conditions import CONDITIONS
+from pipeline.evaluation.statistics import Bootstrap
+from pipeline.study import claims, effects
+from pipeline.study.claims import expand, status, together, verdict
+from pipeline.study.effects import Effect
+from tests.study.conftest import regime_rows, row_of
 
-STATUS = st.sampled_from(["for", "against", "open"])
-MANY = st.lists(STATUS, min_size=1, max_size=12)
+MANY = st.lists(st.sampled_from(["for", "against", "open"]), min_size=1, max_size=12)
 NUMBERS = st.floats(-100, 100, allow_nan=False)
-
-
-@pytest.fixture(scope="module")
-def study():
-    return plan.load("quick", ROOT / "study" / "params.yaml")
-
-
-@given(MANY)
-def test_a_verdict_does_not_depend_on_order_and_is_one_of_four(found):
-    assert verdict(found) == verdict(sorted(found)) == verdict(found[::-1])
-    assert verdict(found) in {claims.REPRODUCED, claims.ONLY_IF, claims.NOT, claims.CONTRADICTED}
-
-
-@given(MANY)
-def test_a_verdict_is_reproduced_or_contradicted_only_without_exception(found):
-    assert (verdict(found) == claims.REPRODUCED) == (set(found) == {"for"})
-    assert (verdict(found) == claims.CONTRADICTED) == (set(found) == {"against"})
-    assert (verdict(found) == claims.ONLY_IF) == ("for" in found and set(found) != {"for"})
+BOOTSTRAP = Bootstrap(0.95, 200, 1)
 
 
 @given(MANY, st.integers(0, 11))
-def test_more_support_never_worsens_a_verdict(found, place):
+def test_verdicts_are_of_four_kinds_whatever_the_order_and_support_never_worsens_them(statuses, place):
     order = [claims.CONTRADICTED, claims.NOT, claims.ONLY_IF, claims.REPRODUCED]
-    k = place % len(found)
-    better = [*found[:k], {"against": "open", "open": "for", "for": "for"}[found[k]], *found[k + 1 :]]
-    assert order.index(verdict(better)) >= order.index(verdict(found))
-
-
-@given(MANY)
-def test_one_counterexample_outweighs_all_support(found):
-    assert together([*found, "against"]) == "against"
-    assert (together(found) == "for") == (set(found) == {"for"})
+    assert verdict(statuses) == verdict(sorted(statuses)) == verdict(statuses[::-1])
+    assert (verdict(statuses) == claims.REPRODUCED) == (set(statuses) == {"for"})
+    assert (verdict(statuses) == claims.CONTRADICTED) == (set(statuses) == {"against"})
+    assert (verdict(statuses) == claims.ONLY_IF) == ("for" in statuses and set(statuses) != {"for"})
+    k = place % len(statuses)
+    better = [*statuses[:k], {"against": "open", "open": "for", "for": "for"}[statuses[k]], *statuses[k + 1 :]]
+    assert order.index(verdict(better)) >= order.index(verdict(statuses))
+    assert verdict([]) == claims.NOT
+    assert together([*statuses, "against"]) == "against", "one counterexample outweighs all support"
+    assert (together(statuses) == "for") == (set(statuses) == {"for"})
 
 
 @given(NUMBERS, st.floats(0, 10), st.floats(0, 1), st.none() | st.floats(0, 100))
@@ -67,129 +49,119 @@ def test_a_status_turns_round_with_the_effect(value, half, p, amount):
 @given(NUMBERS, st.floats(0, 10), st.floats(0.1, 10))
 def test_smallness_is_shown_by_the_whole_interval(value, half, margin):
     gain = Effect(value, value - half, value + half, 0.001, 10)
-    found = status(gain, 0.001, margin=margin)
-    assert (found == "for") == (abs(value) + half <= margin or (gain.low >= -margin and gain.high <= margin))
-    if found == "against":
+    said = status(gain, 0.001, margin=margin)
+    assert (said == "for") == (gain.low >= -margin and gain.high <= margin)
+    if said == "against":
         assert abs(value) > margin
 
 
-def test_an_effect_leaves_failed_networks_out(study):
-    def side(*losses):
-        unknown = np.full(len(losses), np.nan)
-        return summary.Side(np.array(losses), unknown, unknown, unknown, 30)
+@given(st.floats(0.1, 100), st.floats(0, 0.04), st.integers(1, 9))
+def test_a_side_that_failed_where_the_other_did_not_never_speaks_for_a_claim(value, p, failed):
+    alive, lost = Effect(value, value, value, p, 10), Effect(value, value, value, p, 10 - failed, failed)
+    assert (status(alive, p), status(lost, p)) == ("for", "open")
+    assert status(lost, p, margin=200) == "open"
+    assert status(Effect(-value, -value, -value, p, 10 - failed, failed), p) == "against"
 
-    whole = summary.effect(side(1.0, 2.0, 3.0), side(2.0, 2.0, 4.0), "error", study)
-    failed = summary.effect(side(1.0, 2.0, np.nan, 3.0, 9.0), side(2.0, 2.0, 1.0, 4.0, np.nan), "error", study)
-    assert failed == whole
-    assert (whole.n, whole.p) == (3, 0.5)
-    assert whole.value == pytest.approx(100 * (1 - (1 / 2 * 3 / 4) ** (1 / 3)))
-    assert summary.effect(side(np.nan), side(1.0), "error", study) == Effect(None, None, None, None, 0)
-    assert summary.interval(np.array([np.nan, 2.0]), study).low is None
+
+def test_patterns_stand_for_pairs_in_order():
+    assert expand("nem-* > blind-*") == tuple((name, name.replace("nem", "blind")) for name in CONDITIONS[7:])
+    assert expand("none > blind-additive-*") == tuple(("none", name) for name in CONDITIONS[1:4])
+    assert len(expand("nem-additive-both > *")) == 12
+    assert expand("none > lstm:none") == (("none", "lstm:none"),)
+    for wrong in ("nem-* > blind-additive-*", "noise > none", "none > typo"):
+        with pytest.raises(ValueError, match="expected patterns"):
+            expand(wrong)
 
 
 def test_claims_speak_of_conditions_that_exist():
-    for claim in CLAIMS:
-        assert claim.comparisons
-        assert claim.text
+    listed = claims.load()
+    assert len({claim.claim for claim in listed}) == len(listed) == 50
+    for claim in listed:
         assert claim.source
-        for each in claim.comparisons:
-            for name in (each.better, each.worse):
-                cell, _, condition = name.rpartition(":")
-                assert condition in CONDITIONS
-                assert bool(cell) == (claim.cells == ()), "a claim names its cells in one place"
-    texts = [claim.text for claim in CLAIMS]
-    assert len(set(texts)) == len(texts)
+        assert set(claim.cells.split()) <= {"lstm", "gru"}
+        assert (claim.about in claims.HEADS, claim.measure in ("score", "speed")) == (True, True)
+        assert expand(claim.comparisons)
 
 
-def rows_of(study, loss):
-    """Fabricate finals: ``loss(task, split, regime, cell, condition)`` is the test loss at R of every repetition."""
-    found = []
-    for task, regime, cell in itertools.product(plan.TASKS, plan.REGIMES, plan.CELLS):
-        grid = study.grid(task)
-        for split, condition, r in itertools.product(plan.SPLITS[task], plan.EVERY, range(10)):
-            value = loss(task, split, regime, cell, condition) * (1 + 0.001 * r)
-            curve = np.linspace(10 * value, value, grid.epochs + 1)
-            curve = np.append(curve, np.full(grid.max_epochs - grid.epochs, value))
-            row = dict.fromkeys(runs.MEASURES, np.nan)
-            row |= {"test_loss": value, "train_loss": value, "validation_loss": value}
-            if task == "clips":
-                # Repetitions differ, or no test could tell a difference from chance.
-                row |= {"test_accuracy": 1 - value - 0.0001 * r, "calibration_error": value / 2}
-            axes = plan.Setting(task, cell, split, "sgd", 0.1, 0.3, 0.0, ("none",)).axes()
-            about = {"purpose": regime, "condition": condition, "repetition": r, "failed": False, "curve": curve}
-            found.append({**axes, **row, **about})
-    return pd.DataFrame(found)
+def test_an_effect_leaves_failed_networks_out_and_counts_them():
+    def side(*losses):
+        return {"error": -np.log(losses)}
+
+    whole = effects.effect(side(1.0, 2.0, 3.0), side(2.0, 2.0, 4.0), "error", BOOTSTRAP)
+    lost = effects.effect(side(1.0, 2.0, np.nan, 3.0, 9.0), side(2.0, 2.0, 1.0, 4.0, np.nan), "error", BOOTSTRAP)
+    assert (lost.value, lost.low, lost.high, lost.p, lost.n) == (whole.value, whole.low, whole.high, whole.p, 3)
+    assert (whole.failed, lost.failed, whole.p) == (0, 1, 0.5)
+    assert whole.value == pytest.approx(100 * (1 - (1 / 2 * 3 / 4) ** (1 / 3)))
+    assert effects.effect(side(np.nan), side(1.0), "error", BOOTSTRAP) == Effect(None, None, None, None, 0, 1)
 
 
-EVIDENCE = {"fx": "fabricated rates", "clips": "fabricated clips"}
+def test_failed_repetitions_are_no_speed_up_of_zero():
+    def rows(condition, *curves):
+        table = []
+        for r, curve in enumerate(curves):
+            failed = bool(np.isnan(curve[20]))
+            changes = {"curve": np.array(curve), "failed": failed, "test_loss": curve[20]}
+            table.append(row_of("slow", "fx", "days", "lstm", condition, r, **changes))
+        return pd.DataFrame(table)
 
-
-def judged(study, loss):
-    table = claims.judge(rows_of(study, loss), study, EVIDENCE, (8, 4, 3, 3))
-    assert tuple(table.columns) == claims.COLUMNS
-    assert [int(text.split(".")[0]) for text in table.claim] == list(range(1, len(CLAIMS) + 2))
-    return table.set_index(table.claim.str.replace(r"^\d+\. ", "", regex=True))
+    slow, fast = np.linspace(2, 0.5, 31), np.linspace(2, 0.1, 31)
+    lost = np.where(np.arange(31) < 5, slow, np.nan)
+    noiseless, noisy = rows("none", slow, slow, lost), rows("nem-additive-both", fast, lost, fast)
+    first, second = effects.side(noisy, noiseless), effects.side(noiseless, noiseless)
+    assert np.isfinite(first["speed"]).tolist() == [True, False, False]
+    gain = effects.effect(first, second, "speed", BOOTSTRAP)
+    assert (gain.n, gain.failed) == (1, 1)
+    assert gain.value == first["speed"][0] > 0
+    never = effects.side(rows("nem-additive-both", slow + 9, slow, slow), noiseless)
+    assert never["speed"][0] == -100 * 11 / 20, "one epoch after the last"
+    with pytest.raises(ValueError, match="equal repetitions"):
+        effects.side(noisy[:2], noiseless)
 
 
 IMPROVES = "The noise boost improves accuracy (additive NEM in outputs and gates)"
 BEATS = "NEM noise outperforms blind noise, in every mode and layer"
+AMOUNT = "Best regressor: NEM noise reduces the squared error by 49.3 %"
 
 
-def test_where_nem_always_helps_it_is_reproduced(study):
-    table = judged(study, lambda *place: 0.1 if place[-1].startswith("nem") else 0.2)
-    for claim in (IMPROVES, BEATS):
-        assert table.verdict[claim] == claims.REPRODUCED
-        assert "for in 12 of 12" in table.condition_of_verdict[claim]
-    assert table.ours["Best regressor: NEM noise reduces the squared error by 49.3 %"].startswith("+50")
+def judged(loss):
+    table = claims.judge(regime_rows(loss), BOOTSTRAP, {"fx": "fabricated rates", "video": "fabricated clips"})
+    assert tuple(table.columns) == claims.COLUMNS
+    assert [int(text.split(".")[0]) for text in table.claim] == list(range(1, 52))
+    return table.set_index(table.claim.str.replace(r"^\d+\. ", "", regex=True))
 
 
-def test_where_nem_always_harms_it_is_contradicted(study):
-    table = judged(study, lambda *place: 0.2 if place[-1].startswith("nem") else 0.1)
-    assert table.verdict[IMPROVES] == table.verdict[BEATS] == claims.CONTRADICTED
+CELLS = "GRU regressors converge faster and more accurately than LSTM regressors (noiseless)"
+SMALL = [claim.claim for claim in claims.load() if "within 4 points" in claim.claim]
+WEAK = "nem-multiplicative-hidden"
+ONLY_SLOW = f"{claims.ONLY_IF} fx, lstm, days, slow; fx, gru, days, slow"
 
 
-def test_where_it_helps_in_one_regime_the_regime_is_named(study):
-    table = judged(study, lambda *p: 0.1 if p[-1].startswith("nem") and p[2] == "slow" and p[0] == "fx" else 0.2)
-    assert table.verdict[IMPROVES] == f"{claims.ONLY_IF} fx, lstm, slow; fx, gru, slow"
+def better(condition, yes=True, loss=0.1):
+    """The loss of a condition where NEM noise helps."""
+    return loss if yes and condition.startswith("nem") else 0.2
 
 
-def test_where_nothing_differs_nothing_is_reproduced(study):
-    table = judged(study, lambda *_: 0.2)
-    assert table.verdict[IMPROVES] == table.verdict[BEATS] == claims.NOT
-    little = [name for name in table.index if "within 4 points" in name]
-    assert (table.verdict[little] == claims.REPRODUCED).all()
+@pytest.mark.parametrize(
+    ("loss", "verdicts"),
+    [
+        (lambda *p: better(p[-1]), dict.fromkeys((IMPROVES, BEATS, AMOUNT), claims.REPRODUCED)),
+        (lambda *p: better(p[-1], loss=0.4), dict.fromkeys((IMPROVES, BEATS), claims.CONTRADICTED)),
+        (lambda *p: better(p[-1], p[-1] == "nem-additive-both", 0.15), {AMOUNT: claims.NOT}),
+        (lambda *p: better(p[-1], (p[0], p[2]) == ("fx", "slow")), {IMPROVES: ONLY_SLOW}),
+        (lambda *p: 0.3 if p[-1] == WEAK else better(p[-1]), {BEATS: claims.CONTRADICTED, IMPROVES: claims.REPRODUCED}),
+        (lambda *p: 0.1 if p[3] == "gru" else 0.2, {CELLS: claims.REPRODUCED}),
+        (lambda *_: 0.2, dict.fromkeys((IMPROVES, BEATS), claims.NOT) | dict.fromkeys(SMALL, claims.REPRODUCED)),
+    ],
+    ids=["helps", "harms", "too little", "in one regime", "one weak place", "one cell", "nothing"],
+)
+def test_the_verdict_is_what_was_fabricated(loss, verdicts):
+    table = judged(loss)
+    assert table.verdict[list(verdicts)].to_dict() == verdicts
 
 
-def test_one_weak_place_spoils_a_claim_about_all(study):
-    weak = "nem-multiplicative-hidden"
-    table = judged(study, lambda *p: 0.3 if p[-1] == weak else 0.1 if p[-1].startswith("nem") else 0.2)
-    assert table.verdict[BEATS] == claims.CONTRADICTED
-    assert weak in table.condition_of_verdict[BEATS]
-    assert table.verdict[IMPROVES] == claims.REPRODUCED
-
-
-def test_an_amount_must_be_reached(study):
-    claim = "Best regressor: NEM noise reduces the squared error by 49.3 %"
-    assert judged(study, lambda *p: 0.15 if p[-1] == "nem-additive-both" else 0.2).verdict[claim] == claims.NOT
-    assert judged(study, lambda *p: 0.09 if p[-1] == "nem-additive-both" else 0.2).verdict[claim] == claims.REPRODUCED
-
-
-def test_cells_are_compared_where_a_claim_says_so(study):
-    claim = "GRU regressors converge faster and more accurately than LSTM regressors (noiseless)"
-    assert judged(study, lambda *p: 0.1 if p[3] == "gru" else 0.2).verdict[claim] == claims.REPRODUCED
-
-
-def test_score_is_accuracy_for_classes_and_error_for_values():
-    each = Comparison("none", "blind-additive-output", "score")
-    assert (each.of("clips"), each.of("fx")) == ("accuracy", "error")
-
-
-@given(st.integers(1, 3000), st.integers(1, 300), st.integers(1, 20), st.integers(1, 20))
-def test_noise_costs_less_than_the_products(inputs, hidden, outputs, slices):
-    plain, extra = claims.operations(inputs, hidden, outputs, slices)
-    assert plain > 0
-    assert extra > 0
-    wider, more = claims.operations(inputs, hidden + 1, outputs, slices)
-    assert wider > plain
-    assert more > extra
-    assert more / wider < extra / plain or outputs > hidden, "products grow faster than noise"
+def test_a_verdict_says_where_its_number_is_from_and_names_the_weakest_comparison():
+    table = judged(lambda *p: 0.3 if p[-1] == WEAK else better(p[-1]))
+    assert WEAK in table.condition_of_verdict[BEATS]
+    assert "for in 12 of 12" in table.condition_of_verdict[IMPROVES]
+    assert "fabricated clips; " not in table.condition_of_verdict[AMOUNT]
+    assert table.ours[AMOUNT].startswith("+50")

@@ -4,63 +4,58 @@ import math
 
 import pytest
 import torch
+from threadpoolctl import threadpool_info
 from torch import nn
 from torch.nn import functional
 
-from pipeline import seeds
-from pipeline.conditions import BEYOND, CONDITIONS
-from pipeline.training import checkpoint
+from nem.conditions import BEYOND, CONDITIONS
+from nem.fast import FEW
+from pipeline.common import seeds
+from pipeline.common.sequences import Dataset, Sequences
 from pipeline.training.engine import METRICS, Engine
-from tests import problems
+from pipeline.training.models import state_dict
+from pipeline.training.settings import NoiseTable, Strength
+from tests.training import small
 
 LOSS = METRICS.index("test_loss")
 
 
-def engine(cell="lstm", head="identity", conditions=None, repetitions=(0,), dtype=torch.float32, seed=1, **changes):
-    names = list(CONDITIONS if conditions is None else conditions)
-    shared = {
-        k: changes.pop(k)
-        for k in ("first_target", "hidden_injection", "granularity", "latent", "noise_benefit")
-        if k in changes
-    }
-    return Engine(
-        problems.problem(head, outputs=1 if head == "identity" else 3),
-        cell,
-        problems.settings(**changes),
-        problems.training(conditions=names, **shared),
-        seed=seed,
-        task="fx",
-        repetitions=list(repetitions),
-        dtype=dtype,
-    )
+def dataset(head="identity", sequences=20, slices=3, inputs=2, outputs=1, validation=0):
+    """Sequences whose target depends on their slices; test sequences differ from training sequences."""
+    generator = torch.Generator().manual_seed(0)
+
+    def part(count, first):
+        pool = torch.randn(count * slices, inputs, generator=generator)
+        index = torch.arange(count * slices).view(count, slices)
+        signal = pool.view(count, slices, inputs).mean(1)
+        if head == "softmax":
+            labels = (signal[:, 0] > 0).long() + (signal[:, -1] > 0.5).long()
+            targets = functional.one_hot(labels % outputs, outputs).float()
+        else:
+            targets = signal[:, :1].repeat(1, outputs) + 0.1 * torch.arange(outputs)
+        return Sequences(pool, index, targets, torch.arange(first, first + count))
+
+    sides = part(sequences, 0), part(9, 1000), part(validation, 2000) if validation else None
+    return Dataset(*sides, head, 2.0 if head == "identity" else 1.0, 0.5, "", (), {})
+
+
+def engine(cell="lstm", head="identity", conditions=CONDITIONS, repetitions=(0,), *, data=None, sigma=0.3,
+           dtype=torch.float32, **changes):  # fmt: skip
+    base = {"optimiser": "sgd", "learning_rate": 0.1, "noise": NoiseTable(*(Strength(sigma, 0.0),) * 4)}
+    settings = small.settings(**base | {"cell": cell, "conditions": tuple(conditions)} | changes)
+    data = dataset(head, outputs=1 if head == "identity" else 3) if data is None else data
+    return Engine(data, settings, seed=1, stream="fx", repetitions=repetitions, dtype=dtype)
 
 
 def torch_twin(made, network=0):
-    """The same initial network as torch modules in float64: (recurrent layer, output layer)."""
-    J, nets = made.settings.hidden, made.networks
-    W, V = nets.W[0, :, network].T, nets.V[0, network]
-    layer_class = nn.LSTM if made.cell == "lstm" else nn.GRU
-    layer, head = (
-        layer_class(made.problem.inputs, J, batch_first=True).double(),
-        nn.Linear(J, made.problem.outputs).double(),
-    )
-    blocks, bias, recurrent = [w[:, :-1] for w in W.split(J)], [w[:, -1] for w in W.split(J)], V.split(J)
-    if made.cell == "lstm":  # kernel order i, f, o, c; torch's i, f, c, o
-        order = (0, 1, 3, 2)
-        W_t, b_t, V_t = ([part[k] for k in order] for part in (blocks, bias, recurrent))
-    else:  # kernel order W: c, z, r and V: z, r, c; torch's r, z, c with z = 1 - z
-        W_t, b_t, V_t = (
-            [blocks[2], -blocks[1], blocks[0]],
-            [bias[2], -bias[1], bias[0]],
-            [recurrent[1], -recurrent[0], recurrent[2]],
-        )
-    with torch.no_grad():
-        layer.weight_ih_l0.copy_(torch.cat(W_t))
-        layer.bias_ih_l0.copy_(torch.cat(b_t))
-        layer.weight_hh_l0.copy_(torch.cat(V_t))
-        layer.bias_hh_l0.zero_()
-        head.weight.copy_(nets.U[0, network])
-        head.bias.copy_(nets.b[0, network, :, 0])
+    """The same initial network as torch modules: (recurrent layer, output layer)."""
+    nets = made.networks
+    own = {name: view[0, network] for name, view in nets.by_network(nets.flat).items()}
+    tensors, J = state_dict(made.settings.cell, own), made.settings.hidden
+    layer = (nn.LSTM if made.settings.cell == "lstm" else nn.GRU)(made.dataset.inputs, J, batch_first=True).double()
+    head = nn.Linear(J, made.dataset.outputs).double()
+    head.load_state_dict({name: tensors.pop(f"head.{name}") for name in ("weight", "bias")})
+    layer.load_state_dict(tensors)
     return layer, head
 
 
@@ -104,7 +99,7 @@ def test_noiseless_training_is_torchs_training(cell, head, first_target):
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 @pytest.mark.parametrize("head", ["identity", "softmax"])
 def test_all_conditions_start_alike_and_zero_noise_stays_alike(cell, head):
-    made = engine(cell, head, sigma=problems.everywhere(0.0))
+    made = engine(cell, head, sigma=0.0)
     result = made.run()[0]
     assert result.conditions == CONDITIONS
     none = result.curves[0]
@@ -147,62 +142,69 @@ def test_repetitions_differ_and_do_not_depend_on_the_deal():
 
 
 @pytest.mark.parametrize("optimiser", ["sgd", "adam", "rmsprop"])
-def test_resuming_gives_the_same_bytes(optimiser, tmp_path):
-    changes = {
-        "optimiser": optimiser,
-        "momentum": 0.0 if optimiser == "adam" else 0.9,
-        "learning_rate": 0.01,
-        "max_epochs": 5,
-    }
-    whole = engine(**changes).run()[0]
+def test_resuming_gives_the_same_bytes(optimiser):
+    """From every epoch's state, the last and those after R included."""
+    changes = {"optimiser": optimiser, "momentum": 0.0 if optimiser == "adam" else 0.9, "learning_rate": 0.01,
+               "max_epochs": 5, "data": dataset(validation=7)}  # fmt: skip
+    states = {}
 
-    class Killed(BaseException):
-        pass
+    def save(epoch, state):
+        states[epoch] = {name: tensor.clone() for name, tensor in state.items()}
 
-    def kill(after):
-        count = 0
-
-        def progress(_):
-            nonlocal count
-            count += 1
-            if count == after:
-                raise Killed
-
-        return progress
-
-    for after in (1, 3, 4):
-        folder = tmp_path / str(after)
-        with pytest.raises(Killed):
-            engine(**changes).run(folder, kill(after))
-        resumed = engine(**changes)
-        result = resumed.run(folder)[0]
+    whole = engine(**changes).run(save_state=save)[0]
+    assert sorted(states) == [1, 2, 3, 4, 5]
+    for epoch, state in states.items():
+        told = []
+        result = engine(**changes).run(lambda state=state: state, progress=told.append)[0]
+        assert told == [epoch] + [1] * (5 - epoch)
         assert torch.equal(result.curves.nan_to_num(-1), whole.curves.nan_to_num(-1))
         assert torch.equal(result.predictions, whole.predictions)
-        assert all(
-            torch.equal(a, b)
-            for mine, theirs in zip(result.parameters, whole.parameters, strict=True)
-            for a, b in zip(mine.values(), theirs.values(), strict=True)
+        assert torch.equal(result.validation.nan_to_num(-1), whole.validation.nan_to_num(-1))
+        for mine, theirs in zip(result.parameters, whole.parameters, strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(mine.values(), theirs.values(), strict=True))
+
+
+@pytest.mark.parametrize("head", ["identity", "softmax"])
+def test_a_validation_part_is_measured_at_epoch_R_and_changes_nothing_else(head):
+    outputs = 1 if head == "identity" else 3
+    with_part, without = (engine(head=head, data=dataset(head, outputs=outputs, validation=n)).run()[0] for n in (7, 0))
+    assert without.validation is None
+    assert torch.equal(with_part.predictions, without.predictions)
+    assert with_part.validation.shape == (len(CONDITIONS), 2)
+    assert with_part.validation.dtype == torch.float64
+    made = engine(head=head, data=dataset(head, outputs=outputs, validation=7), max_epochs=3)
+    made.run()
+    measured = made.measure(made.validation)
+    order = [next(k for k, c in enumerate(made.noise.conditions) if c.name == name) for name in CONDITIONS]
+    scale = made.dataset.target_scale**2
+    torch.testing.assert_close(with_part.validation[:, 0], measured["loss"][0, order] * scale)
+    if head == "softmax":
+        torch.testing.assert_close(with_part.validation[:, 1], measured["accuracy"][0, order])
+    else:
+        assert with_part.validation[:, 1].isnan().all()
+
+
+def test_it_runs_in_one_thread_and_gives_the_threads_back():
+    """Two threads of BLAS make small networks many times slower, and some sums depend on their number."""
+    before, seen = torch.get_num_threads(), []
+    torch.set_num_threads(2)
+    try:
+        blas = [pool["num_threads"] for pool in threadpool_info()]
+        inside = engine(max_epochs=3)
+        inside.run(
+            progress=lambda _: seen.append((torch.get_num_threads(), *{p["num_threads"] for p in threadpool_info()}))
         )
-
-
-def test_a_damaged_checkpoint_only_costs_time(tmp_path):
-    whole = engine().run()[0]
-    (tmp_path / "0.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0not a header at all")
-    assert torch.equal(engine().run(tmp_path)[0].predictions, whole.predictions)
-
-
-def test_checkpoints_belong_to_settings_and_code(monkeypatch):
-    first = checkpoint.folder("fx", "lstm", {"a": 1})
-    assert first == checkpoint.folder("fx", "lstm", {"a": 1})
-    assert first != checkpoint.folder("fx", "lstm", {"a": 2})
-    monkeypatch.setattr(checkpoint, "code_digest", lambda: "other code")
-    assert first != checkpoint.folder("fx", "lstm", {"a": 1})
+        assert set(seen) == {(1, 1)}
+        assert torch.get_num_threads() == 2
+        assert [pool["num_threads"] for pool in threadpool_info()] == blas
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_one_diverging_network_is_marked_and_disturbs_nobody(cell):
     made = engine(cell)
-    victim = made.stack.conditions.index(next(c for c in made.stack.conditions if c.name == "blind-additive-output"))
+    victim = made.noise.conditions.index(next(c for c in made.noise.conditions if c.name == "blind-additive-output"))
     reference = engine(cell).run()[0]
     step = made._train_epoch
 
@@ -265,8 +267,8 @@ def test_first_target_beyond_the_window_is_an_error():
 def test_raw_units_and_predictions():
     result = engine().run()[0]
     made = engine()
-    assert made.problem.target_scale == 2.0
-    scaled = made.measure(made.test)["loss"][0, made.stack.conditions.index(made.stack.conditions[-1])]
+    assert made.dataset.target_scale == 2.0
+    scaled = made.measure(made.test)["loss"][0, made.noise.conditions.index(made.noise.conditions[-1])]
     torch.testing.assert_close(result.curves[0, 0, LOSS], scaled.double() * 4)
     truth = made.test.targets[:, 0] * 2.0 + 0.5
     error = (result.predictions[:, :, 0] - truth).square().mean(-1)
@@ -281,13 +283,26 @@ def test_probabilities_sum_to_one_and_give_the_reported_accuracy():
     torch.testing.assert_close(right, result.curves[:, 3, METRICS.index("test_accuracy")])
 
 
+@pytest.mark.parametrize("inputs", [2, FEW + 6])
+def test_many_inputs_and_no_numba_train_the_same_networks(inputs, monkeypatch):
+    data = dataset(inputs=inputs)
+    compiled = engine(data=data, learning_rate=0.01).run()[0]
+    monkeypatch.setattr("nem.fast.numba", None)
+    plain = engine(data=data, learning_rate=0.01).run()[0]
+    torch.testing.assert_close(compiled.curves[..., LOSS], plain.curves[..., LOSS], rtol=1e-3, atol=1e-4)
+
+
+def test_no_test_sequences_are_an_error():
+    data = dataset()
+    with pytest.raises(ValueError, match="expected at least one sequence to measure on"):
+        engine(data=Dataset(data.train, data.test.subset(torch.arange(0)), None, *list(vars(data).values())[3:])).run()
+
+
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_a_gpu_trains_the_same_noiseless_network(cell):
     cpu = engine(cell, conditions=["none"], dtype=torch.float64).run()[0]
-    gpu = Engine(
-        problems.problem(), cell, problems.settings(), problems.training(conditions=["none"]), seed=1, task="fx",
-        repetitions=[0], device="cuda", dtype=torch.float64,
-    ).run()[0]  # fmt: skip
+    settings = engine(cell, conditions=["none"]).settings
+    gpu = Engine(dataset(), settings, seed=1, stream="fx", repetitions=[0], device="cuda", dtype=torch.float64).run()[0]
     torch.testing.assert_close(cpu.curves, gpu.curves, rtol=1e-8, atol=1e-10, equal_nan=True)

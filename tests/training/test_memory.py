@@ -1,16 +1,13 @@
 """A pool larger than memory trains: it stays mapped, and a batch reads its own rows only."""
 
-import copy
-import random
 from pathlib import Path
 
 import pytest
 import torch
 
-from pipeline.training import train
-from pipeline.training.engine import METRICS, Engine, Repetition
-from pipeline.training.problem import Problem, Sequences
-from tests import problems
+from pipeline.common.sequences import Dataset, Sequences
+from pipeline.training.engine import METRICS, Engine
+from tests.training import small
 
 ROWS, INPUTS, CLIPS, T = 1 << 21, 2048, 40, 3
 """A pool of 16 GiB."""
@@ -38,39 +35,12 @@ def test_training_reads_a_mapped_pool_row_by_row(tmp_path):
         chosen = torch.arange(first, first + CLIPS)
         return Sequences(pool, index[chosen], targets[chosen], chosen)
 
-    made = Problem(part(0), part(CLIPS), "softmax", 1.0, 0.0, ("a", "b"), {})
+    data = Dataset(part(0), part(CLIPS), None, "softmax", 1.0, 0.0, "", ("a", "b"), {})
     before = {kind: resident_mib(kind) for kind in ("Anon", "File")}
-    settings = problems.settings(optimiser="adam", learning_rate=0.01, epochs=15, max_epochs=15)
-    training = problems.training(conditions=["none", "nem-additive-both"])
-    engine = Engine(made, "gru", settings, training, seed=1, task="video", repetitions=[0])
-    found = engine.run()[0]
-    assert {each.pool.data_ptr() for each in (engine.train, engine.test, engine.probe)} == {pool.data_ptr()}
-    assert found.curves[0, 15, METRICS.index("test_accuracy")] > 0.8
+    settings = small.settings(cell="gru", epochs=15, max_epochs=15, conditions=("none", "nem-additive-both"))
+    engine = Engine(data, settings, seed=1, stream="video", repetitions=[0])
+    trained = engine.run()[0]
+    assert {part.pool.data_ptr() for part in (engine.train, engine.test, engine.probe)} == {pool.data_ptr()}
+    assert trained.curves[0, 15, METRICS.index("test_accuracy")] > 0.8
     assert resident_mib("Anon") - before["Anon"] < 500
     assert resident_mib("File") - before["File"] < 500
-
-
-def repetition(number, losses, failed=()):
-    """A repetition with one network per loss."""
-    curves = torch.full((len(losses), 2, len(METRICS)), torch.nan, dtype=torch.float64)
-    curves[:, 1, METRICS.index("test_loss")] = torch.tensor(losses, dtype=torch.float64)
-    failed_epoch = torch.tensor([int(c in failed) for c in range(len(losses))])
-    parameters = [{"W": torch.full((2,), 10.0 * number + c)} for c in range(len(losses))]
-    return Repetition(number, tuple("abc"), curves, failed_epoch, torch.zeros(3, 1, 1), parameters)
-
-
-def test_only_the_best_networks_are_kept_in_whatever_order_they_come():
-    made = [
-        repetition(0, [3.0, 1.0, 9.0], {2}),
-        repetition(1, [2.0, 1.0, 9.0], {2}),
-        repetition(2, [2.5, 4.0, 9.0], {2}),
-    ]
-    for seed in range(6):
-        order, kept = copy.deepcopy(made), []
-        random.Random(seed).shuffle(order)
-        for each in order:
-            kept.append(each)
-            train.keep_best(kept, 1)
-        held = {(each.number, c) for each in kept for c in range(3) if each.parameters[c]}
-        assert held == {(1, 0), (0, 1)}
-        assert [train.best_of(kept, c, 1) is None for c in range(3)] == [False, False, True]

@@ -2,20 +2,21 @@
 
 import copy
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline import paths, records
-from pipeline.training import results
-from tests.evaluation import fabricate
+from pipeline.common import paths, records
+from pipeline.training import results, train
+from tests.training import small
 
 
 @pytest.fixture
-def run(project):
+def run(project, monkeypatch):
     """The folder of a run, and its record."""
-    settings = fabricate.fx_params(conditions=["none", "nem-additive-output"])
-    fabricate.run(settings, "gru")
-    folder = paths.run_folder("fx", "gru")
+    monkeypatch.setenv("NEM_EXECUTOR", "serial")
+    train.train("sample", [small.work(cell="gru", conditions=("none", "nem-additive-output"))])
+    folder = paths.run_folder("sample", "gru")
     return folder, records.read_json(folder / "run.json")
 
 
@@ -33,37 +34,53 @@ def changed(record, path, value=None):
     return new
 
 
-def refuse(folder, file, *words):
+def refuse(file, *words):
     with pytest.raises(ValueError, match=file.replace(".", r"\.")) as error:
-        results.load("fx", "gru")
+        results.load("sample", "gru")
     text = str(error.value)
     assert all(word in text for word in ("expected", "found", "run", *words)), text
-    return text
+    assert "delete" not in text
 
 
-@pytest.mark.parametrize("path", results.RECORD)
-def test_a_record_without_a_key_or_with_a_value_of_another_type(run, path):
+def test_what_training_wrote_is_read(run):
     folder, record = run
-    records.write_json(folder / "run.json", changed(record, path))
-    refuse(folder, "run.json", path, "found none", "dvc repro train@fx-gru")
-    for value in (True, [1] if results.RECORD[path] != (list,) else {"a": 1}):
-        records.write_json(folder / "run.json", changed(record, path, value))
-        refuse(folder, "run.json", path, "dvc repro train@fx-gru")
+    trained = results.load("sample", "gru")
+    assert trained.record == record
+    assert record.keys() >= {"task", "split", "cell", "seed", "settings", "repetitions", "data", "unit", "head"}
+    assert (trained.epochs, trained.max_epochs, trained.repetitions) == (3, 4, 2)
+    assert trained.failed("none") == 0
+    assert np.array_equal(trained.final("none", "test_loss"), [c[3] for c in trained.curve("none", "test_loss")])
+    assert {file.name for file in (folder / "models").iterdir()} == {
+        f"{condition}.safetensors" for condition in trained.conditions
+    }
+
+
+def test_a_record_without_a_key_or_with_a_value_of_another_type(run):
+    folder, record = run
+    for path, types in results.RECORD.items():
+        records.write_json(folder / "run.json", changed(record, path))
+        refuse("run.json", path, "found none", "dvc repro train@sample-gru")
+        for value in (True, [1] if types != (list,) else {"a": 1}):
+            records.write_json(folder / "run.json", changed(record, path, value))
+            refuse("run.json", path, "dvc repro")
     records.write_json(folder / "run.json", record)
-    assert results.load("fx", "gru").record == record
+    assert results.load("sample", "gru").record == record
 
 
 @pytest.mark.parametrize("content", [{}, [], None, 1, "run"])
 def test_a_record_that_is_none(run, content):
     folder, _ = run
     records.write_json(folder / "run.json", content)
-    refuse(folder, "run.json", "dvc repro train@fx-gru")
+    refuse("run.json", "dvc repro")
 
 
 def test_a_record_of_another_run(run):
     folder, record = run
-    records.write_json(folder / "run.json", changed(record, "cell", "lstm"))
-    refuse(folder, "run.json", "a run of fx gru", "one of fx lstm")
+    for key, value, name in (("cell", "lstm", "sample lstm"), ("split", "groups", "sample_groups gru")):
+        records.write_json(folder / "run.json", changed(record, key, value))
+        refuse("run.json", "a run of sample gru", f"one of {name}", "dvc repro")
+    with pytest.raises(FileNotFoundError, match="train@sample-gru"):
+        results.load("sample", "gru", "groups")
 
 
 @pytest.mark.parametrize("name", ["curves", "outcomes", "predictions"])
@@ -73,15 +90,15 @@ def test_tables_without_a_column_or_with_one_of_another_type(run, name):
     table = records.read_table(file)
     for column in table.column_names:
         records.write_table(file, table.drop_columns([column]))
-        refuse(folder, file.name, repr(column), "no such column")
+        refuse(file.name, repr(column), "no such column")
         place = table.column_names.index(column)
         records.write_table(file, table.set_column(place, column, pa.array([["x"]] * len(table))))
-        refuse(folder, file.name, repr(column))
+        refuse(file.name, repr(column))
     records.write_table(file, table)
-    results.load("fx", "gru")
+    results.load("sample", "gru")
     file.unlink()
     with pytest.raises(FileNotFoundError, match=file.name):
-        results.load("fx", "gru")
+        results.load("sample", "gru")
 
 
 def test_outcomes_of_other_repetitions(run):
@@ -89,4 +106,4 @@ def test_outcomes_of_other_repetitions(run):
     table = records.read_table(folder / "outcomes.parquet")
     for other, count in ((table.slice(1), 0), (pa.concat_tables([table, table.slice(0, 1)]), 2)):
         records.write_table(folder / "outcomes.parquet", other)
-        refuse(folder, "outcomes.parquet", "repetition 0 of none", f"found {count}")
+        refuse("outcomes.parquet", "repetition 0 of none", f"found {count}", "dvc repro")

@@ -1,18 +1,17 @@
 """Videos whose frame k shows k, files that are no videos, and archives written byte by byte."""
 
-from __future__ import annotations
-
+import stat
 import struct
-import wave
+import zipfile
 import zlib
 
 import numpy as np
 from PIL import Image
+from scipy.io import wavfile
 
-from pipeline.video import codec
+from pipeline.video.frames import codec
 
-BITS = 10
-_CELL = 32
+BITS, _CELL = 10, 32
 
 
 def numbered(number, height=240, width=320):
@@ -34,7 +33,7 @@ def number_of(image):
 def video(path, frames, rate=25.0, codec_name="PIM1"):
     """Write ``frames`` numbered pictures."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    codec.write(path, (numbered(k) for k in range(frames)), rate, codec=codec_name)
+    path.write_bytes(codec.encode_video(map(numbered, range(frames)), rate, path.suffix, codec_name))
     return path
 
 
@@ -43,29 +42,25 @@ def variable(path, seconds):
     pictures = [Image.fromarray(numbered(k)) for k in range(len(seconds))]
     pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=[round(1000 * s) for s in seconds],
                      format="GIF", optimize=False)  # fmt: skip
-    return path
 
 
 def sound(path):
     """Write a tone: a media file without pictures."""
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(8000)
-        file.writeframes(np.round(8000 * np.sin(np.arange(8000) / 5)).astype("<i2").tobytes())
+    wavfile.write(path, 8000, np.round(8000 * np.sin(np.arange(8000) / 5)).astype("<i2"))
+
+
+def zipped(path, members):
+    """Write a ZIP archive of contents by name, a string being a symbolic link."""
+    with zipfile.ZipFile(path, "w") as file:
+        for name, content in members.items():
+            info = zipfile.ZipInfo(name)
+            info.external_attr = (stat.S_IFLNK | 0o777) << 16 if isinstance(content, str) else 0
+            file.writestr(info, content, zipfile.ZIP_DEFLATED)
     return path
 
 
-def rar(path, members, *, method=0x30, solid=False, packed=None):
-    """Write a RAR 4 archive: marker, archive header, one header and the bytes for each member, end.
-
-    Args:
-        path: the file.
-        members: content by name; ``None`` makes a folder, a string a symbolic link to it.
-        method: 0x30 stores; others claim compression.
-        solid: set the flag of a solid archive.
-        packed: bytes to put instead of each content (for claimed compression).
-    """
+def rar(path, members, *, packed=None, solid=False):
+    """Write the same as a RAR 4 archive, stored, or with ``packed`` as what each member claims to be compressed to."""
 
     def block(kind, flags, fields, extra=b""):
         body = struct.pack("<BHH", kind, flags, 7 + len(fields)) + fields
@@ -73,13 +68,10 @@ def rar(path, members, *, method=0x30, solid=False, packed=None):
 
     out = b"Rar!\x1a\x07\x00" + block(0x73, 0x08 if solid else 0, b"\0" * 6)
     for name, content in members.items():
-        folder, link = content is None, isinstance(content, str)
-        data = content.encode() if link else content or b""
-        stored = data if packed is None or folder else packed
-        label = name.encode()
-        mode = 0o120777 if link else 0o40755 if folder else 0o100644
-        fields = struct.pack("<IIBIIBBHI", len(stored), len(data), 3, zlib.crc32(data), 0x4A21_0000, 29,
-                             0x30 if folder or link else method, len(label), mode) + label  # fmt: skip
-        out += block(0x74, 0x8000 | (0xE0 if folder else 0), fields, stored)
+        data, mode = (content.encode(), 0o120777) if isinstance(content, str) else (content, 0o100644)
+        stored, method = (data, 0x30) if packed is None else (packed, 0x33)
+        fields = struct.pack("<IIBIIBBHI", len(stored), len(data), 3, zlib.crc32(data), 0x4A21_0000, 29, method,
+                             len(name), mode) + name.encode()  # fmt: skip
+        out += block(0x74, 0x8000, fields, stored)
     path.write_bytes(out + block(0x7B, 0x4000, b""))
     return path

@@ -7,10 +7,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.params import VideoClips, VideoFrames
-from pipeline.training import problem
-from pipeline.video import clips, frames
-from pipeline.video.features import FeatureTable
+from pipeline.common import records, sequences
+from pipeline.params import VideoClips
+from pipeline.video import clips
+from pipeline.video.features import features
+from pipeline.video.features.features import FeatureTable
+from pipeline.video.frames import frames
+from pipeline.video.frames.sampling import Sampling
 
 
 def world(groups=4, clips_per_group=2, classes=("ball", "dance", "run"), samples=12, rate=1.4):
@@ -28,13 +31,16 @@ def world(groups=4, clips_per_group=2, classes=("ball", "dance", "run"), samples
                 times += [k / rate for k in range(samples)]
     count = len(ids)
     table = FeatureTable(ids, np.array(index, np.int32), np.array(times), np.ones(count, np.int32),
-                         torch.arange(count).float()[:, None].repeat(1, 3), {}, False)  # fmt: skip
+                         torch.arange(count).float()[:, None].repeat(1, 3), {})  # fmt: skip
     return pa.Table.from_pylist(rows, schema=frames.MANIFEST_SCHEMA), table
 
 
-def make(sampling=None, seed=1, world_=None, **settings):
-    manifest, table = world_ or world()
-    return clips.make(manifest, table, sampling or VideoFrames(), VideoClips(**settings), seed)
+def make(sampling=None, world_=None):
+    return clips.make(*(world_ or world()), sampling or Sampling(), 1)
+
+
+def split(name, seed=1, world_=None, **settings):
+    return clips.split(make(world_=world_), name, VideoClips(**settings), seed)
 
 
 def test_a_clip_is_seven_consecutive_samples():
@@ -45,129 +51,128 @@ def test_a_clip_is_seven_consecutive_samples():
     assert found.rows[6].tolist() == list(range(12, 19))
     assert found.start_s[:6] == pytest.approx(np.arange(6) / 1.4)
     assert found.classes == ("ball", "dance", "run")
-
-
-def test_with_phases_a_clip_takes_every_third_sample():
-    found = make(VideoFrames(phases=3), world_=world(samples=22))
+    found = make(Sampling(phases=3), world_=world(samples=22))
     assert found.rows[:4].tolist() == [[k + 3 * j for j in range(7)] for k in range(4)]
     assert len(found) == 24 * 4
-
-
-def test_a_ten_second_video_gives_about_22_clips_at_three_phases():
-    assert len(clips.starts(42, VideoFrames(phases=3), 1)) == 24
-    assert len(clips.starts(42, VideoFrames(phases=3), 2)) == 12
-
-
-def test_a_short_video_repeats_its_last_frame():
-    found = make(world_=world(samples=4))
-    assert found.rows[0].tolist() == [0, 1, 2, 3, 3, 3, 3]
-
-
-def test_a_frame_that_several_samples_show_counts_as_often():
     manifest, table = world(samples=4)
-    table.samples[:] = np.tile([1, 3, 2, 2], 24)
-    found = make(world_=(manifest, table))
-    assert found.rows[:2].tolist() == [[0, 1, 1, 1, 2, 2, 3], [1, 1, 1, 2, 2, 3, 3]]
+    assert make(world_=(manifest, table)).rows[0].tolist() == [0, 1, 2, 3, 3, 3, 3], "the last frame is repeated"
+    table.samples[:] = np.tile([1, 3, 2, 2], 24)  # a frame that several samples show counts as often
+    assert make(world_=(manifest, table)).rows[:2].tolist() == [[0, 1, 1, 1, 2, 2, 3], [1, 1, 1, 2, 2, 3, 3]]
+    with pytest.raises(clips.ClipsError, match="run stage features again"):
+        make(world_=(world()[0], world(samples=11)[1]))
 
 
-@given(count=st.integers(1, 80), phases=st.integers(1, 5), T=st.integers(1, 9), stride=st.integers(1, 7))
-def test_every_clip_stays_inside_its_video_and_whole_clips_are_all_there(count, phases, T, stride):
-    sampling = VideoFrames(phases=phases, per_clip=T)
-    starts = clips.starts(count, sampling, stride)
-    rows = np.stack([clips.slices(int(start), count, sampling) for start in starts])
-    assert rows.shape == (len(starts), T)
-    assert rows.min() >= 0
-    assert rows.max() < count
-    span = (T - 1) * phases
-    if count > span:
-        assert starts.tolist() == list(range(0, count - span, stride))
-        assert (np.diff(rows, axis=1) == phases).all()
-    else:
-        assert starts.tolist() == [0]
-        repeats = T - len(set(rows[0].tolist()))
-        assert repeats == frames.padding(count, sampling)
-
-
-@given(groups=st.integers(2, 9), fraction=st.floats(0.01, 0.99), seed=st.integers(0, 2**40))
-def test_no_group_is_on_both_sides_and_every_class_is(groups, fraction, seed):
-    label = np.repeat(np.arange(3, dtype=np.int32), groups * 4)
+@given(
+    groups=st.integers(2, 9),
+    fraction=st.floats(0.01, 0.99),
+    validation=st.sampled_from([0.0, 0.1, 0.5, 0.8]),
+    seed=st.integers(0, 2**40),
+)
+def test_no_group_is_on_two_sides_and_every_class_is_on_both(groups, fraction, validation, seed):
+    label = np.repeat(np.arange(3), groups * 4)
     group = np.tile(np.repeat([f"{g:02d}" for g in range(groups)], 4), 3)
-    split = clips.split_groups(label, group, ("a", "b", "c"), VideoClips(test_fraction=fraction), seed)
+    some = clips.Clips(group, label, group, label[:, None], label / 1.0, ("a", "b", "c"))
+    settings = VideoClips(test_fraction=fraction, validation_fraction=validation)
+    side = clips.split(some, "groups", settings, seed)
+    plain = clips.split(some, "groups", VideoClips(test_fraction=fraction), seed)
+    assert ((side == "test") == (plain == "test")).all(), "the validation part is within training"
     for number in range(3):
-        sides = {g: set(split[(label == number) & (group == g)].tolist()) for g in set(group.tolist())}
-        assert all(len(side) == 1 for side in sides.values())
-        test = sum(side == {"test"} for side in sides.values())
+        sides = [set(side[(label == number) & (group == g)].tolist()) for g in sorted(set(group.tolist()))]
+        assert all(len(only) == 1 for only in sides)
+        test, train = sides.count({"test"}), sides.count({"train"})
         assert test == min(groups - 1, max(1, round(groups * fraction)))
+        rest = groups - test
+        held = sides.count({"validation"})
+        assert held == (min(rest - 1, max(1, round(rest * validation))) if validation else 0)
+        assert train == rest - held > 0
 
 
-def test_leaving_one_group_out():
-    found = make(leave_group_out=3)
-    assert set(found.group[found.split_groups == "test"].tolist()) == {"03"}
-    assert set(found.label[found.split_groups == "test"].tolist()) == {0, 1, 2}
-    assert (make(leave_group_out="03").split_groups == found.split_groups).all()
-    with pytest.raises(clips.ClipsError, match="no group 9"):
-        make(leave_group_out=9)
+@pytest.mark.parametrize(
+    ("asked", "groups"), [({"leave_group_out": 3}, {"03"}), ({"test_groups": [1, "03"]}, {"01", "03"})]
+)
+def test_named_groups_are_for_testing(asked, groups):
+    made, side = make(), split("groups", **asked)
+    assert set(made.group[side == "test"].tolist()) == groups
+    assert set(made.label[side == "test"].tolist()) == {0, 1, 2}
+    with pytest.raises(clips.ClipsError, match=r"ball has no group 9 of \['01', '02', '03', '04'\]"):
+        split("groups", leave_group_out=9)
+    with pytest.raises(clips.ClipsError, match="ball has only group '01'"):
+        split("groups", world_=world(groups=1))
+    with pytest.raises(clips.ClipsError, match="ball has nothing but group 1, 2"):
+        split("groups", test_groups=[1, 2], world_=world(groups=2))
 
 
 def test_the_random_split_is_five_to_one_and_mixes_groups():
-    found = make()
-    assert (found.split_random == "test").sum() == round(len(found) / 6)
-    train = {(found.label[k], found.group[k]) for k in np.flatnonzero(found.split_random == "train")}
-    test = {(found.label[k], found.group[k]) for k in np.flatnonzero(found.split_random == "test")}
+    made, side = make(), split("random")
+    assert (side == "test").sum() == round(len(made) / 6)
+    assert (side == "validation").sum() == round(0.1 * (side != "test").sum())
+    train, test = ({(made.label[k], made.group[k]) for k in np.flatnonzero(side == name)} for name in ("train", "test"))
     assert train & test
-
-
-def test_splits_follow_the_seed():
-    assert (make(seed=7).split_random == make(seed=7).split_random).all()
-    assert (make(seed=7).split_groups == make(seed=7).split_groups).all()
-    assert any((make(seed=7).split_groups != make(seed=s).split_groups).any() for s in (8, 9, 10))
-    assert (make(seed=7).split_random != make(seed=8).split_random).any()
-
-
-def test_splits_that_cannot_be_made_say_why():
-    with pytest.raises(clips.ClipsError, match="ball has only group '01'"):
-        make(world_=world(groups=1))
+    none = split("random", validation_fraction=0)
+    assert ((none == "test") == (side == "test")).all()
+    assert "validation" not in none
+    for name in ("random", "groups"):
+        assert (split(name, seed=7) == split(name, seed=7)).all()
+        assert any((split(name, seed=7) != split(name, seed=s)).any() for s in (8, 9, 10))
     with pytest.raises(clips.ClipsError, match="both sides of the random split"):
-        clips.split_random(2, 0.1, 1)
+        split("random", test_fraction=0.001)
 
 
-def test_features_of_other_frames_are_refused():
-    manifest, _ = world()
-    _, table = world(samples=11)
-    with pytest.raises(clips.ClipsError, match="run stage features again"):
-        make(world_=(manifest, table))
+@pytest.fixture
+def written(tmp_path):
+    """Writes the world's clips, with its features in a file; returns clips, features, folder and sides."""
+
+    def write(**settings):
+        manifest, table = world()
+        noise = np.random.default_rng(3).normal(size=(len(table), 3)).astype(np.float32) * [3, 1, 0.1]
+        columns = {name: getattr(table, name) for name in features.schema(1).names[:-1]}
+        features.save(tmp_path / "features", columns, noise.astype(np.float32), {"weights": "unknown"})
+        table = features.load(tmp_path / "features" / "features.parquet")
+        made = clips.make(manifest, table, Sampling(), 1)
+        sides = clips.write(made, table, VideoClips(**settings), {"rate": 1.4}, 1, tmp_path / "video")
+        return made, table, tmp_path / "video", sides
+
+    return write
 
 
-def test_clips_survive_their_file(tmp_path):
-    found = make()
-    clips.save(found, tmp_path / "clips.parquet")
-    read = clips.load(tmp_path / "clips.parquet")
-    for name in ("clip_id", "video_id", "label", "group", "rows", "start_s", "split_random", "split_groups"):
-        assert np.array_equal(getattr(read, name), getattr(found, name)), name
-        assert getattr(read, name).dtype == getattr(found, name).dtype, name
-    assert read.classes == found.classes
-    clips.save(read, tmp_path / "again.parquet")
-    assert (tmp_path / "again.parquet").read_bytes() == (tmp_path / "clips.parquet").read_bytes()
+@pytest.mark.parametrize("name", ["random", "groups"])
+def test_training_reads_clips_as_sequences(written, name):
+    made, table, folder, sides = written()
+    data = sequences.load(folder, name)
+    assert data.train.rows.tolist() == np.flatnonzero(sides[name] != "test").tolist(), "in order, validation joined"
+    assert data.test.rows.tolist() == np.flatnonzero(sides[name] == "test").tolist()
+    assert torch.equal(data.test.pool[data.test.index], table.vectors[made.rows[data.test.rows]])
+    assert data.test.targets.argmax(1).tolist() == made.label[data.test.rows].tolist()
+    assert (data.classes, data.head, data.slices) == (made.classes, "softmax", 7)
+    assert data.origin == {"rate": 1.4, "components": None}
+    apart = sequences.load(folder, name, validation="apart")
+    assert apart.validation.rows.tolist() == np.flatnonzero(sides[name] == "validation").tolist()
+    assert sequences.splits(folder) == ("random", "groups")
 
 
-def test_another_table_is_no_table_of_clips(tmp_path):
-    from pipeline import records
+def test_clips_survive_their_files(written):
+    made, _, folder, _ = written()
+    again = clips.load(folder / "clips.parquet")
+    for name in ("video_id", "label", "group", "rows", "start_s"):
+        assert np.array_equal(getattr(again, name), getattr(made, name)), name
+    assert again.classes == made.classes
+    table = records.read_table(folder / "clips.parquet")
+    records.write_table(folder / "clips.parquet", table[1:])
+    with pytest.raises(ValueError, match="run stage clips again"):
+        clips.load(folder / "clips.parquet")
 
-    records.write_table(tmp_path / "x.parquet", pa.table({"a": [1]}))
-    with pytest.raises(ValueError, match="run stage features again"):
-        clips.load(tmp_path / "x.parquet")
 
-
-@pytest.mark.parametrize("split", ["random", "groups"])
-def test_training_reads_clips_as_sequences(split):
-    manifest, table = world()
-    found = make(world_=(manifest, table))
-    made = problem.from_clips(found, table.vectors, split, {})
-    side = found.split_random if split == "random" else found.split_groups
-    assert len(made.train) == (side == "train").sum()
-    assert len(made.test) == (side == "test").sum()
-    assert made.slices == 7
-    assert made.classes == found.classes
-    first = int(made.test.rows[0])
-    assert made.test.pool[made.test.index[0]][:, 0].tolist() == found.rows[first].tolist()
-    assert made.test.targets[0].argmax() == found.label[first]
+def test_components_are_fitted_on_training_frames_of_the_split(written):
+    made, table, folder, sides = written(components=2)
+    for name, side in sides.items():
+        data = sequences.load(folder, name)
+        own = np.unique(made.rows[side == "train"])
+        assert data.inputs == 2
+        axes = data.train.pool[own].double().numpy()
+        assert axes.mean(0) == pytest.approx(0, abs=1e-6), "centred on training frames"
+        spread = np.cov(axes.T)
+        assert spread[0, 1] == pytest.approx(0, abs=1e-5)
+        values = np.linalg.eigvalsh(np.cov(table.vectors[own].double().numpy().T))[::-1]
+        assert np.diag(spread) == pytest.approx(values[:2], rel=1e-4)
+    with pytest.raises(clips.ClipsError, match=r"expected 1 to 3 principal components, found 4"):
+        written(components=4)

@@ -1,8 +1,5 @@
 """The frames that are picked are the ones that stand at the sampling times, and every video has its row."""
 
-import json
-import random
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,26 +7,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import records
-from pipeline.params import VideoFrames
-from pipeline.video import codec, frames
+from pipeline.common import paths, records
+from pipeline.common.kept import Kept
+from pipeline.video.frames import codec, frames
+from pipeline.video.frames.sampling import Sampling, Timeline, choose, timeline
 from pipeline.video.layout import Video
 from tests.video import samples
 
 
 @pytest.fixture(autouse=True)
-def _serial(monkeypatch):
+def _serial(tmp_path, monkeypatch):
     monkeypatch.setenv("NEM_EXECUTOR", "serial")
+    monkeypatch.chdir(tmp_path)
 
 
 def videos_in(root):
     return sorted(Video(str(file.relative_to(root)), "sport", file.stem) for file in root.rglob("*") if file.is_file())
 
 
-def run(tmp_path, root=None, listed=None, **changes):
-    root = root or tmp_path / "videos"
-    settings = VideoFrames(**{"max_bad_fraction": 1.0, **changes})
-    manifest = frames.extract(listed or videos_in(root), root, settings, tmp_path / "out", tmp_path / "store")
+def run(tmp_path, root=None, listed=None, max_bad_fraction=1.0, **changes):
+    root, sampling = root or tmp_path / "videos", Sampling(**changes)
+    manifest = frames.extract(
+        listed or videos_in(root), root, sampling, tmp_path / "out", max_bad_fraction=max_bad_fraction
+    )
     return {row["video_id"]: row for row in manifest.to_pylist()}
 
 
@@ -37,13 +37,18 @@ def shown(tmp_path, video_id):
     return [samples.number_of(image) for image in frames.decode_images(tmp_path / "out" / f"{video_id}.parquet")]
 
 
+def kept():
+    """The files of kept results."""
+    return sorted(file for file in (paths.CHECKPOINTS / "frames").rglob("*") if file.is_file())
+
+
 def content(folder):
     return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
 
 
-@pytest.mark.parametrize("rate", [25.0, 30_000 / 1001])
-@pytest.mark.parametrize("phases", [1, 3])
-@pytest.mark.parametrize(("suffix", "name"), [("mpg", "PIM1"), ("avi", "MJPG")])
+@pytest.mark.parametrize(
+    ("rate", "phases", "suffix", "name"), [(25.0, 3, "avi", "MJPG"), (30_000 / 1001, 1, "mpg", "PIM1")]
+)
 def test_frame_k_of_a_clip_stands_at_k_over_1_4_seconds(tmp_path, rate, phases, suffix, name):
     count = 160
     samples.video(tmp_path / "videos" / f"a.{suffix}", count, rate, name)
@@ -104,13 +109,16 @@ def test_every_kind_of_bad_file_has_its_row_and_its_reason(tmp_path):
     assert rows["brief"]["frames_padded"] == 4
     assert "cut off" in rows["cut"]["error"]
     assert "140" in rows["cut_avi"]["error"]
-
-
-def test_short_videos_can_be_left_out(tmp_path):
-    samples.video(tmp_path / "videos" / "brief.mpg", 50)
-    row = run(tmp_path, short="skip")["brief"]
+    row = run(tmp_path, listed=[Video("brief.mpg", "sport", "1")], short="skip", phases=2)["brief"]
     assert (row["status"], row["frames_stored"], row["frames_padded"]) == ("short", 0, 0)
-    assert not (tmp_path / "out" / "brief.parquet").exists()
+    assert set(content(tmp_path / "out")) == {"manifest.parquet"}, "what an earlier run left is cleared"
+    manifest, sampling = frames.read_manifest(tmp_path / "out")
+    assert sampling == Sampling(phases=2, short="skip")
+    records.write_table(tmp_path / "out" / "manifest.parquet", manifest.replace_schema_metadata({}))
+    with pytest.raises(ValueError, match=r"expected a sampling with rate, .*run stage frames again"):
+        frames.read_manifest(tmp_path / "out")
+    with pytest.raises(FileNotFoundError, match=r"gone\.mpg"):
+        run(tmp_path, listed=[Video("gone.mpg", "sport", "1")])
 
 
 def test_too_many_bad_videos_stop_the_run_with_the_list_and_keep_the_work(tmp_path):
@@ -122,131 +130,72 @@ def test_too_many_bad_videos_stop_the_run_with_the_list_and_keep_the_work(tmp_pa
         frames.FramesError, match=r"at most 50% bad videos, found 2 of 3(.|\n)*b\.mpg: unre(.|\n)*c\.mpg"
     ):
         run(tmp_path, max_bad_fraction=0.5)
-    assert len(list((tmp_path / "store").glob("*.parquet"))) == 3
+    assert len(kept()) == 3
     assert len(run(tmp_path, max_bad_fraction=0.7)) == 3
+    assert not kept()
 
 
 def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(tmp_path, monkeypatch):
+    """What is kept of it may be damaged; equal videos are decoded once."""
     root = tmp_path / "videos"
     for number in range(5):
         samples.video(root / f"v{number}.mpg", 40 + 3 * number)
+    (root / "w.mpg").write_bytes((root / "v0.mpg").read_bytes())
     run(tmp_path, root)
+    assert shown(tmp_path, "w") == shown(tmp_path, "v0")
     expected = content(tmp_path / "out")
     original, calls = frames._extract, []
 
-    def failing(job, sha256):
+    def failing(job):
         if len(calls) == 3:
             raise KeyboardInterrupt
         calls.append(job.source.name)
-        return original(job, sha256)
+        return original(job)
 
     monkeypatch.setattr(frames, "_extract", failing)
-    again = tmp_path / "again"
-    again.mkdir()
     with pytest.raises(KeyboardInterrupt):
-        run(again, root)
-    monkeypatch.setattr(frames, "_extract", lambda job, sha: calls.append(job.source.name) or original(job, sha))
-    run(again, root)
-    assert calls == [f"v{number}.mpg" for number in range(5)]
-    assert content(again / "out") == expected
-
-
-def test_stale_results_are_never_reused(tmp_path):
-    root = tmp_path / "videos"
-    samples.video(root / "a.mpg", 60)
-    (root / "b.mpg").write_bytes(b"")
-    with pytest.raises(frames.FramesError):
-        run(tmp_path, max_bad_fraction=0.0)
-    samples.video(root / "a.mpg", 140, 30_000 / 1001)  # another video under the same name
-    samples.video(root / "b.mpg", 140)
-    rows = run(tmp_path, phases=2)
-    assert rows["a"]["frames_decoded"] == 140
-    assert shown(tmp_path, "a")[1] == round(30_000 / 1001 / 2.8)
-
-
-def stopped(tmp_path, count):
-    """Stop at a bad video, with two results kept; return the outputs of a run that did not stop."""
-    root = tmp_path / "videos"
-    samples.video(root / "a.mpg", count)
-    (root / "b.mpg").write_bytes(b"")
-    run(tmp_path)
-    expected = content(tmp_path / "out")
-    with pytest.raises(frames.FramesError):
-        run(tmp_path, max_bad_fraction=0.0)
-    return expected
-
-
-def test_a_damaged_kept_result_is_made_again(tmp_path):
-    expected = stopped(tmp_path, 140)
-    for file in (tmp_path / "store").glob("*.parquet"):
-        file.write_bytes(file.read_bytes()[:-20])
-    run(tmp_path)
+        run(tmp_path, root)
+    monkeypatch.setattr(frames, "_extract", lambda job: calls.append(job.source.name) or original(job))
+    run(tmp_path, root)
+    assert calls == ["w.mpg", *(f"v{number}.mpg" for number in range(1, 5))]
     assert content(tmp_path / "out") == expected
+    monkeypatch.setattr(Kept, "has", lambda *_: True)
+    run(tmp_path, root)
+    assert content(tmp_path / "out") == expected, "what was not there when it was read is made again"
 
 
-def test_a_bit_that_flips_anywhere_in_what_is_kept_makes_it_again(tmp_path):
-    expected = stopped(tmp_path, 60)
-    files = sorted((tmp_path / "store").iterdir())
-    assert len(files) == 4
-    rng = random.Random(1)
-    for file in files:
-        whole = file.read_bytes()
-        for at in [0, 8 * len(whole) - 1, *(rng.randrange(8 * len(whole)) for _ in range(60))]:
-            changed = bytearray(whole)
-            changed[at // 8] ^= 1 << at % 8
-            file.write_bytes(changed)
-            assert frames._kept(file.with_suffix(".parquet")) is None, f"{file.name}: bit {at}"
-    run(tmp_path)
-    assert content(tmp_path / "out") == expected
-
-
-def test_what_an_earlier_run_left_is_cleared(tmp_path):
-    root = tmp_path / "videos"
-    samples.video(root / "a.mpg", 140)
-    samples.video(root / "b.mpg", 140)
-    run(tmp_path)
-    (root / "b.mpg").unlink()
-    run(tmp_path)
-    assert set(content(tmp_path / "out")) == {"a.parquet", "manifest.parquet"}
-
-
-def test_manifest_carries_its_settings(tmp_path):
-    samples.video(tmp_path / "videos" / "a.mpg", 140)
-    run(tmp_path, phases=2)
-    metadata = frames.read_manifest(tmp_path / "out").schema.metadata
-    assert json.loads(metadata[b"settings"])["phases"] == 2
-    assert metadata[b"size"] == b"299"
-
-
-def test_a_listed_video_that_is_missing_is_named(tmp_path):
-    (tmp_path / "videos").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"gone\.mpg"):
-        run(tmp_path, listed=[Video("gone.mpg", "sport", "1")])
+def test_sequences_of_features_have_a_row_each_and_nothing_is_decoded(tmp_path):
+    lengths = {"ball/01/a": 13, "ball/02/b.1": 7, "run/01/a": 4}
+    names = [name.split("/") for name, count in lengths.items() for _ in range(count)]
+    columns = {key: [name[k] for name in names] for k, key in enumerate(("class", "group", "video"))}
+    records.write_table(tmp_path / "s.parquet", pa.table(columns))
+    videos = [Video(name, *name.split("/")[:2]) for name in lengths]
+    rows = frames.list_sequences(videos, tmp_path / "s.parquet", Sampling(), tmp_path / "out").to_pylist()
+    assert {row["video_id"]: row["frames_stored"] for row in rows} == lengths
+    assert [(row["class"], row["group"], row["status"], row["frames_padded"]) for row in rows] == [
+        ("ball", "01", "ok", 0), ("ball", "02", "ok", 0), ("run", "01", "short", 3)
+    ]  # fmt: skip
+    assert frames.read_manifest(tmp_path / "out")[0].to_pylist() == rows
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["manifest.parquet"]
+    with pytest.raises(frames.FramesError, match="acquire again"):
+        frames.list_sequences(videos[:2], tmp_path / "s.parquet", Sampling(), tmp_path / "out")
 
 
 def clock(stamps, rate=25.0):
-    return frames.timeline(codec.Scan("x", 4, 4, rate, 0, np.asarray(stamps, float)))
+    return timeline(codec.Scan("x", 4, 4, rate, 0, np.asarray(stamps, float)))
 
 
 def test_time_follows_the_frame_number_where_the_clock_runs_evenly():
     stamps = np.arange(100) / 25
     stamps[-1] = 0  # what the decoder reports for the last frame of some MPEG files
     times = clock(stamps)
-    assert times.clock == "constant"
+    assert (times.clock, times.duration) == ("constant", pytest.approx(4.0))
     assert times.times == pytest.approx(np.arange(100) / 25)
-    assert times.duration == pytest.approx(4.0)
-
-
-def test_a_wrong_rate_in_the_header_gives_way_to_the_clock():
-    times = clock(np.arange(100) / 29.97, rate=25.0)
-    assert times.clock == "container"
-    assert times.rate == pytest.approx(29.97)
-    assert times.duration == pytest.approx(100 / 29.97)
-
-
-def test_a_clock_that_jumps_back_is_not_followed():
     stamps = np.arange(100) / 29.97
-    stamps[40] = 0.1
+    times = clock(stamps, rate=25.0)  # a wrong rate in the header gives way to the clock
+    assert (times.clock, times.rate) == ("container", pytest.approx(29.97))
+    assert times.duration == pytest.approx(100 / 29.97)
+    stamps[40] = 0.1  # a clock that jumps back is not followed
     assert clock(stamps).clock == "constant"
     with pytest.raises(codec.VideoError, match="frame rate or increasing time stamps"):
         clock(stamps, rate=0.0)
@@ -258,8 +207,8 @@ def test_a_clock_that_jumps_back_is_not_followed():
 )
 def test_chosen_frames_are_nearest_distinct_and_account_for_every_sample(gaps, rate):
     starts = np.concatenate([[0.0], np.cumsum(gaps)])
-    times = frames.Timeline(starts, float(starts[-1] + gaps[-1]), 1.0, "container")
-    indices, counts = frames.choose(times, rate)
+    times = Timeline(starts, float(starts[-1] + gaps[-1]), 1.0, "container")
+    indices, counts = choose(times, rate)
     wanted = np.arange(counts.sum()) / rate
     assert wanted[-1] < times.duration
     assert counts.sum() / rate >= times.duration - 2e-6
@@ -269,26 +218,18 @@ def test_chosen_frames_are_nearest_distinct_and_account_for_every_sample(gaps, r
     assert error == pytest.approx(np.abs(starts[None] - wanted[:, None]).min(1), abs=1e-8)
 
 
-@given(count=st.integers(1, 200), phases=st.integers(1, 8), per_clip=st.integers(1, 12))
-def test_padding_counts_what_a_short_video_lacks(count, phases, per_clip):
-    settings = VideoFrames(phases=phases, per_clip=per_clip)
-    padded = frames.padding(count, settings)
-    assert (padded > 0) == (count < frames.samples_per_clip(settings))
+@given(count=st.integers(1, 200), phases=st.integers(1, 8), per_clip=st.integers(1, 12), stride=st.integers(1, 7))
+def test_clips_stay_inside_their_video_and_whole_clips_are_all_there(count, phases, per_clip, stride):
+    sampling = Sampling(phases=phases, per_clip=per_clip)
+    padded = sampling.padding(count)
+    assert (padded > 0) == (count < sampling.span)
     assert padded == sum(k * phases > count - 1 for k in range(per_clip))
-
-
-def test_a_passing_fault_of_the_disk_condemns_no_video(tmp_path, monkeypatch):
-    samples.video(tmp_path / "videos" / "a.mpg", 30)
-    whole = frames.codec.ends_inside_packet
-
-    def failing(source):
-        raise OSError(5, "Input/output error", str(source))
-
-    monkeypatch.setattr(codec, "ends_inside_packet", failing)
-    with pytest.raises(OSError, match="Input/output error"):
-        run(tmp_path)
-    monkeypatch.setattr(codec, "ends_inside_packet", whole)
-    assert [row["status"] for row in run(tmp_path, per_clip=1).values()] == ["ok"]
+    starts = sampling.starts(count, stride).tolist()
+    assert len(starts) == (1 if padded else (count - sampling.span) // stride + 1)
+    for start in starts:
+        slices = sampling.slices(start, count)
+        assert slices.tolist() == [start + phases * min(k, (count - 1 - start) // phases) for k in range(per_clip)]
+        assert slices.max() < count
 
 
 def test_a_disk_that_cannot_be_read_while_the_decoder_works_condemns_no_video(tmp_path, monkeypatch):
@@ -309,21 +250,9 @@ def test_a_disk_that_cannot_be_read_while_the_decoder_works_condemns_no_video(tm
     monkeypatch.setattr(records, "sha256_of", unreadable)
     with pytest.raises(OSError, match=r"Input/output error.*a\.mpg"):
         run(tmp_path)
-    assert not list((tmp_path / "store").iterdir())
+    assert not kept()
     monkeypatch.setattr(codec, "scan", whole)
     assert run(tmp_path)["a"]["status"] == "ok"
-
-
-def test_a_video_that_changes_meanwhile_gets_no_verdict(tmp_path, monkeypatch):
-    file = samples.video(tmp_path / "videos" / "a.mpg", 140)
-
-    def growing(source):
-        file.write_bytes(file.read_bytes() + b"more")
-        raise codec.VideoError("cut off")
-
-    monkeypatch.setattr(codec, "scan", growing)
-    with pytest.raises(OSError, match=r"a\.mpg to hold what it held before"):
-        run(tmp_path)
 
 
 def test_a_picture_that_is_none_is_named(tmp_path):

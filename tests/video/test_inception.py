@@ -9,36 +9,65 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 
-from pipeline import download, paths
-from pipeline.params import VideoFeatures
-from pipeline.video import inception
+from pipeline.common import download, paths
+from pipeline.video.features import inception
+from pipeline.video.features.inception import Weights
+from pipeline.video.frames import codec, frames
 
 
-def test_torchvision_and_its_operators_import():
-    boxes = torch.tensor([[0.0, 0, 1, 1], [0, 0, 1, 1]])
-    assert torchvision.ops.nms(boxes, torch.tensor([0.9, 0.8]), 0.5).tolist() == [0]
-
-
-@pytest.mark.parametrize("preprocessing", ["torchvision", "inception-2015"])
-def test_features_are_those_of_torchvisions_network(random_state, some_frames, preprocessing):
-    """The reference: torchvision's own constructor, transform and hook on its pool."""
-    reference = torchvision.models.inception_v3(weights=None, aux_logits=False, init_weights=False,
-                                                transform_input=preprocessing == "torchvision").eval()  # fmt: skip
-    reference.load_state_dict({**reference.state_dict(), **random_state})
+def reference(state, pixels, **options):
+    """Features by torchvision's own constructor and a hook on its pool."""
+    network = torchvision.models.inception_v3(weights=None, aux_logits=False, init_weights=False, **options).eval()
+    network.load_state_dict({**network.state_dict(), **state})
     pooled = []
-    reference.avgpool.register_forward_hook(lambda _, __, out: pooled.append(out.flatten(1)))
-    pixels = torch.from_numpy(some_frames).permute(0, 3, 1, 2)
-    if preprocessing == "torchvision":
-        transform = torchvision.models.Inception_V3_Weights.IMAGENET1K_V1.transforms(crop_size=299, resize_size=299)
-        pixels = transform(pixels)
-    else:
-        pixels = (pixels.float() - 128) / 128
+    network.avgpool.register_forward_hook(lambda _, __, out: pooled.append(out.flatten(1)))
     with torch.inference_mode():
-        reference(pixels)
-    found = inception.Extractor(random_state, preprocessing)(some_frames)
-    assert found.shape == (3, 2048)
-    assert found.dtype == np.float32
-    assert found == pytest.approx(pooled[0].numpy(), rel=1e-3, abs=1e-3)
+        network(pixels)
+    return pooled[0].numpy()
+
+
+def test_features_are_those_of_torchvisions_network(random_state, some_frames):
+    transform = torchvision.models.Inception_V3_Weights.IMAGENET1K_V1.transforms(crop_size=299, resize_size=299)
+    pixels = transform(torch.from_numpy(some_frames).permute(0, 3, 1, 2))
+    vectors = inception.Extractor(random_state, "torchvision")(some_frames)
+    assert vectors.shape == (3, 2048)
+    assert vectors.dtype == np.float32
+    expected = reference(random_state, pixels, transform_input=True)
+    assert vectors == pytest.approx(expected, rel=1e-3, abs=1e-3)
+
+
+def test_the_network_of_2015_takes_maxima_at_last_and_means_inside_the_picture(random_state, some_frames, monkeypatch):
+    """The reference: torchvision's network whose pooling function is another one, and another one at the end."""
+    pixels = (torch.from_numpy(some_frames).permute(0, 3, 1, 2).float() - 128) / 128
+    own, calls = torch.nn.functional.avg_pool2d, []
+
+    def pooled(x, kernel_size, stride, padding):
+        calls.append(x.shape)
+        if len(calls) == 9:  # the ninth block with a pooling branch is the last
+            return torch.nn.functional.max_pool2d(x, kernel_size, stride, padding)
+        return own(x, kernel_size, stride, padding, count_include_pad=False)
+
+    vectors = inception.Extractor(random_state, "inception-2015")(some_frames)
+    monkeypatch.setattr(torch.nn.functional, "avg_pool2d", pooled)
+    assert vectors == pytest.approx(reference(random_state, pixels), rel=1e-3, abs=1e-3)
+    assert len(calls) == 9
+
+
+@pytest.mark.realdata
+def test_features_of_real_pictures_agree_with_true_ones(mirror):
+    """Vectors of the original network; two layers of these weights are fitted, which leaves some difference."""
+    state = inception.read(mirror / "weights" / "inception_v3_2015_approx.pth")
+    files = sorted((mirror / "pairs").glob("*.jpg"))
+    pictures = np.stack([codec.resize(codec.decode(file.read_bytes()), frames.SIZE) for file in files])
+    true = np.stack([np.load(file.with_suffix(".npy")).reshape(-1) for file in files])
+    vectors = inception.Extractor(state, "inception-2015")(pictures)
+
+    def explained(part):
+        left, total = (vectors - true)[:, part], (true - true.mean())[:, part]
+        return 1 - (left**2).sum() / ((total - total.mean()) ** 2).sum()
+
+    assert explained(slice(None)) > 0.85
+    assert explained(slice(-192, None)) > 0.8, "the pooling branch of the last block"
 
 
 def test_random_features_tell_frames_apart_and_do_not_depend_on_company(random_state, some_frames):
@@ -50,17 +79,11 @@ def test_random_features_tell_frames_apart_and_do_not_depend_on_company(random_s
     assert (together.std(0) > 0).mean() > 0.95
     unit = together / np.linalg.norm(together, axis=1, keepdims=True)
     assert np.triu(unit @ unit.T, 1).max() < 0.995
-
-
-def test_random_weights_follow_the_seed(random_state):
+    for shape in ((1, 299, 299, 4), (299, 299, 3), (1, 240, 320, 3)):
+        with pytest.raises(ValueError, match="expected frames"):
+            network(np.zeros(shape, np.uint8))
     again, other = inception.random_weights(5), inception.random_weights(6)
     assert inception.digest(again) == inception.digest(random_state) != inception.digest(other)
-
-
-@pytest.mark.parametrize("shape", [(1, 299, 299, 4), (299, 299, 3), (1, 240, 320, 3)])
-def test_other_shapes_are_refused(random_state, shape):
-    with pytest.raises(ValueError, match="expected frames"):
-        inception.Extractor(random_state, "inception-2015")(np.zeros(shape, np.uint8))
 
 
 def test_weights_survive_both_formats_and_half_precision(random_state, tmp_path):
@@ -90,28 +113,36 @@ def test_no_code_runs_from_a_weights_file(tmp_path, capsys):
     assert "this code ran" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("fault", ["missing", "unknown", "shape", "NaN"])
+@pytest.mark.parametrize("fault", ["missing", "unexpected", "shape", "NaN"])
 def test_other_networks_are_refused_with_the_difference(random_state, tmp_path, fault):
     name = "Mixed_5b.branch1x1.conv.weight"
     state = dict(random_state)
     if fault == "missing":
         del state[name]
-    elif fault == "unknown":
+    elif fault == "unexpected":
         state["layer9.weight"] = torch.zeros(2)
     elif fault == "shape":
         state[name] = torch.zeros(2, 2)
     else:
         state[name] = torch.full_like(state[name], torch.nan)
     save_file(state, tmp_path / "w.safetensors")
-    with pytest.raises(inception.WeightsError, match=f"1 fault(.|\n)*{fault}"):
+    with pytest.raises(inception.WeightsError, match=f"1 fault(.|\n)*(?i:{fault})"):
         inception.read(tmp_path / "w.safetensors")
 
 
-def test_weights_that_are_not_there_say_what_to_set(tmp_path):
-    with pytest.raises(FileNotFoundError, match="expected weights at"):
-        inception.obtain(VideoFeatures(weights="file", weights_path=str(tmp_path / "no.pth")), 1)
+def test_other_weights_than_once_are_refused(random_state, weights_file, tmp_path):
     with pytest.raises(inception.WeightsError, match="weights_path"):
-        inception.obtain(VideoFeatures(weights="file"), 1)
+        Weights("file", None, 1).load()
+    known = Weights("file", str(tmp_path / "w.safetensors"), 1)
+    with pytest.raises(FileNotFoundError, match="expected weights at"):
+        known.load()
+    (tmp_path / "w.safetensors").write_bytes(weights_file.read_bytes())
+    known = known.named()
+    assert known.weights_sha256 == inception.digest(known.load()) == inception.digest(random_state)
+    name = "Mixed_7c.branch_pool.bn.bias"
+    save_file({**random_state, name: random_state[name] + 1}, tmp_path / "w.safetensors")
+    with pytest.raises(inception.WeightsError, match=r"expected the weights of SHA-256 .*put the weights back"):
+        known.load()
 
 
 def test_imagenet_weights_come_from_the_mirror_and_must_have_the_hash_of_their_name(project, tmp_path, monkeypatch):
@@ -126,14 +157,10 @@ def test_imagenet_weights_come_from_the_mirror_and_must_have_the_hash_of_their_n
     monkeypatch.setattr(inception, "IMAGENET_PREFIX", hashlib.sha256(b"these").hexdigest()[:8])
     file.write_bytes(b"these")
     assert inception.imagenet_file().read_bytes() == b"these"
-
-
-def test_imagenet_weights_come_from_torchs_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    file = tmp_path / "checkpoints" / "inception_v3_google-0cc3c7bd.pth"
-    file.parent.mkdir()
-    file.write_bytes(b"not the weights")
-    with pytest.raises(inception.WeightsError, match=r"checkpoints.*delete it"):
+    cached = tmp_path / "no-cache" / "checkpoints" / "inception_v3_google-0cc3c7bd.pth"
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(b"these")
+    assert inception.imagenet_file() == cached, "torch's own cache comes first"
+    cached.write_bytes(b"these are not")
+    with pytest.raises(inception.WeightsError, match=r"checkpoints.*move the file away"):
         inception.imagenet_file()
-    monkeypatch.setattr(inception, "IMAGENET_PREFIX", hashlib.sha256(b"not the weights").hexdigest()[:8])
-    assert inception.imagenet_file() == file

@@ -1,0 +1,229 @@
+"""The recurrent cells, one equation a line: LSTM (B.1)-(B.11) and GRU (C.1)-(C.7), differentiable by autograd.
+
+This is the definition: it serves every device, precision and variant of noise, and tests hold the compiled form
+(:mod:`nem.fast`) to it. Letters are the paper's: γ, φ, ω are the LSTM's input, forget and output gate, z and r the
+GRU's update and reset gate. With the GRU's h = z∘c + (1 - z)∘h_prev, its update gate is 1 minus torch's.
+
+Any leading axes stack networks, which share nothing but code. The batch comes last, so that a step is ``V @ h`` and
+blocks are row blocks:
+
+- LSTM: rows of W and V are γ, φ, ω, candidate.
+- GRU: rows of W are candidate, z, r; rows of V are z, r, candidate, since the reset gate meets V h alone (C.5).
+
+Shapes: T slices, ``…`` stack axes (G, C), I inputs, J hidden units, n gates, B batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from nem.noise import Draws, GateNoise
+
+CellName = Literal["lstm", "gru"]
+
+GATES: dict[CellName, int] = {"lstm": 3, "gru": 2}
+"""Sigmoid gates per cell: γ, φ, ω; z, r."""
+BLOCKS: dict[CellName, int] = {"lstm": 4, "gru": 3}
+"""Row blocks of W and V per cell."""
+
+
+class BackwardGate(NamedTuple):
+    """A gate of a clean forward pass whose every occurrence in the backward recursions is noisy."""
+
+    logit: Tensor  # (…, J, B) pre-activation o
+    clean: Tensor  # (…, J, B) g = σ(o), which the forward pass uses
+    noisy: Tensor  # (…, J, B) n, which the backward pass uses, its derivative n(1 - n) included
+
+    def __mul__(self, other: Tensor) -> Tensor:  # type: ignore[override]
+        """Return g∘other; its gradients are n for ``other`` and n(1 - n)∘other for o."""
+        product: Tensor = _BackwardProduct.apply(*self, other)
+        return product
+
+
+class _BackwardProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logit: Tensor, clean: Tensor, noisy: Tensor, other: Tensor) -> Tensor:  # noqa: ANN401
+        ctx.save_for_backward(noisy, other)
+        return clean * other
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, Tensor]:  # noqa: ANN401
+        noisy, other = ctx.saved_tensors
+        return grad * other * noisy * (1 - noisy), None, None, grad * noisy
+
+
+Gate = Tensor | BackwardGate
+Gates = Callable[[Tensor], Sequence[Gate]]
+"""Turns pre-activations ``(…, n, J, B)`` into the n gates ``(…, J, B)`` that downstream sees."""
+
+
+def clean(logit: Tensor) -> Sequence[Tensor]:
+    """Return gates without noise."""
+    return torch.sigmoid(logit).unbind(-3)
+
+
+class LSTMSlice(NamedTuple):
+    """Every quantity of (B.1)-(B.11) at one slice, by its name; each ``(…, J, B)``."""
+
+    o_gamma: Tensor
+    o_phi: Tensor
+    o_omega: Tensor
+    o_c: Tensor
+    a_gamma: Gate
+    a_phi: Gate
+    a_omega: Gate
+    a_c: Tensor
+    s: Tensor
+    a_s: Tensor
+    a_h: Tensor
+
+
+class GRUSlice(NamedTuple):
+    """Every quantity of (C.1)-(C.7) at one slice, by its name; each ``(…, J, B)``. ``v`` is V a^h, of (C.5)."""
+
+    o_z: Tensor
+    o_r: Tensor
+    a_z: Gate
+    a_r: Gate
+    v: Tensor
+    o_c: Tensor
+    a_c: Tensor
+    a_h: Tensor
+
+
+def lstm_step(u: Tensor, v: Tensor, s: Tensor, gates: Gates = clean) -> LSTMSlice:
+    """Advance an LSTM by one slice: ``u`` is W x + b, ``v`` is V a^h(t-1), both ``(…, 4J, B)``, ``s`` is s(t-1)."""
+    o = (u + v).unflatten(-2, (4, -1))
+    o_gamma, o_phi, o_omega, o_c = o.unbind(-3)  # (B.3), (B.5), (B.7), (B.1)
+    a_gamma, a_phi, a_omega = gates(o[..., :3, :, :])  # (B.4), (B.6), (B.8)
+    a_c = torch.tanh(o_c)  # (B.2)
+    s = a_gamma * a_c + a_phi * s  # (B.9)
+    a_s = torch.tanh(s)  # (B.10)
+    a_h = a_omega * a_s  # (B.11)
+    return LSTMSlice(o_gamma, o_phi, o_omega, o_c, a_gamma, a_phi, a_omega, a_c, s, a_s, a_h)
+
+
+def gru_step(u: Tensor, v: Tensor, h: Tensor, gates: Gates = clean) -> GRUSlice:
+    """Advance a GRU by one slice: ``u`` is W x + b, ``v`` is V a^h(t-1), both ``(…, 3J, B)``, ``h`` is a^h(t-1)."""
+    J = h.shape[-2]
+    o = (u[..., J:, :] + v[..., : 2 * J, :]).unflatten(-2, (2, -1))
+    o_z, o_r = o.unbind(-3)  # (C.1), (C.3)
+    a_z, a_r = gates(o)  # (C.2), (C.4)
+    v_c = v[..., 2 * J :, :]
+    o_c = u[..., :J, :] + a_r * v_c  # (C.5)
+    a_c = torch.tanh(o_c)  # (C.6)
+    a_h = a_z * (a_c - h) + h  # (C.7): z∘c + (1 - z)∘h
+    return GRUSlice(o_z, o_r, a_z, a_r, v_c, o_c, a_c, a_h)
+
+
+def project(x: Tensor, W: Tensor) -> Tensor:
+    """Return u = W x + b of all slices and networks, in one product per group.
+
+    Args:
+        x: ``(T, G, I + 1, B)`` inputs with a last row of ones.
+        W: ``(G, I + 1, C, rows)`` input weights, the biases as last row of inputs.
+
+    Returns:
+        ``(T, G, C, rows, B)``.
+    """
+    T, G, inputs, B = x.shape
+    product = torch.bmm(W.flatten(2, 3).transpose(1, 2), x.permute(1, 2, 0, 3).reshape(G, inputs, T * B))
+    return product.view(G, *W.shape[2:], T, B).permute(3, 0, 1, 2, 4)
+
+
+@dataclass
+class Pass:
+    """What a pass over T slices gives."""
+
+    h: Tensor  # (T, …, J, B) hidden states
+    s: Tensor | None  # (…, J, B) the LSTM's last internal cell
+    logits: Tensor | None  # (T, …, n, J, B) gate pre-activations, if asked for
+    acceptance: Tensor | None  # (G, C') share of injected draws over slices, gates, sequences, if there is gate noise
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a pass starts from; ``None`` is zero."""
+
+    h: Tensor | None = None  # (…, J, B) hidden state
+    s: Tensor | None = None  # (…, J, B) the LSTM's internal cell
+    bias: Tensor | None = None  # (…, J, 1) torch's second bias of the GRU's candidate, which (C.5) does not have
+
+
+def forward(
+    cell: CellName,
+    u: Tensor,
+    V: Tensor,
+    *,
+    start: Start | None = None,
+    noise: tuple[GateNoise, Draws] | None = None,
+    columns: int | None = None,
+    keep_logits: bool = False,
+) -> Pass:
+    """Run networks over T slices.
+
+    Args:
+        cell: ``lstm`` or ``gru``.
+        u: ``(T, …, rows, B)`` projected inputs, see :func:`project`.
+        V: ``(…, rows, J)`` recurrent weights.
+        start: initial states; ``None`` is zero.
+        noise: noise in the gates of the first C' networks of each group; needs stack axes ``(G, C)``.
+        columns: how many of the B sequences count for the acceptance; ``None`` is all.
+        keep_logits: return the gates' pre-activations too.
+    """
+    start, J = start or Start(), V.shape[-1]
+    zero = u.new_zeros(*u.shape[1:-2], J, u.shape[-1])
+    h, s = (zero if state is None else state for state in (start.h, start.s))
+    bias = None
+    if start.bias is not None:
+        bias = torch.cat([start.bias.new_zeros(*start.bias.shape[:-2], 2 * J, 1), start.bias], -2)
+    masks: list[Tensor] = []
+    fixed = None
+    if noise is not None and noise[0].granularity == "time":
+        with torch.no_grad():
+            clean_pass = forward(cell, u, V, start=start, keep_logits=True)
+            if clean_pass.logits is not None:
+                logits = clean_pass.logits[:, :, : len(noise[0])]
+                fixed = noise[0].increments(logits, torch.sigmoid(logits), noise[1])[1]
+    states, kept = [], []
+    for t, now in enumerate(u.unbind(0)):
+        v = torch.zeros_like(now) if t == 0 and start.h is None else V @ h
+        v = v if bias is None else v + bias
+        gates = clean if noise is None else _noisy_gates(noise, t, None if fixed is None else fixed[t], masks)
+        if cell == "lstm":
+            lstm = lstm_step(now, v, s, gates)
+            h, s, logit = lstm.a_h, lstm.s, [lstm.o_gamma, lstm.o_phi, lstm.o_omega]
+        else:
+            gru = gru_step(now, v, h, gates)
+            h, logit = gru.a_h, [gru.o_z, gru.o_r]
+        states.append(h)
+        kept.append(torch.stack(logit, -3) if keep_logits else h)
+    acceptance = torch.stack(masks)[..., :columns].to(u.dtype).mean((0, 3, 4, 5)) if masks else None
+    return Pass(
+        torch.stack(states), s if cell == "lstm" else None, torch.stack(kept) if keep_logits else None, acceptance
+    )
+
+
+def _noisy_gates(noise: tuple[GateNoise, Draws], t: int, fixed: Tensor | None, masks: list[Tensor]) -> Gates:
+    """Return what turns pre-activations ``(G, C, n, J, B)`` of slice ``t`` into gates, noisy in the first C'."""
+    layer, draws = noise[0], noise[1].at(t)
+
+    def gates(logit: Tensor) -> Sequence[Gate]:
+        activation = torch.sigmoid(logit)
+        noisy, rest = activation[:, : len(layer)], activation[:, len(layer) :]
+        with torch.no_grad():
+            increment, accepted = layer.increments(logit[:, : len(layer)], noisy, draws, fixed)
+        masks.append(accepted)
+        used = layer.noisy(noisy, increment)
+        used = torch.cat([used, rest], 1) if rest.shape[1] else used
+        if layer.injection == "forward":
+            return used.unbind(-3)
+        parts = (logit.unbind(-3), activation.detach().unbind(-3), used.detach().unbind(-3))
+        return [BackwardGate(o, g, n) for o, g, n in zip(*parts, strict=True)]
+
+    return gates

@@ -1,0 +1,499 @@
+"""The cells' compiled form on a CPU: one pass per network and slice instead of one pass per operation.
+
+:mod:`nem.cells` is the definition: every device, precision and kind of noise. There each operation reads and writes
+whole stacks, and memory traffic costs more than arithmetic. Here a network's slice is worked on while it is in the
+cache: the recurrent product (BLAS), then one loop over its neurons for gates, Algorithm 1's test, noise and state;
+backward likewise. numba compiles it on first use; without numba everything goes through the cells.
+
+Of fast-math only the contraction of a product and a sum into one operation is allowed: sums keep their order, so that
+a network's bits do not depend on its neighbours in a stack. Networks without noise run the same arithmetic with an
+acceptance of 0, hence σ = 0, a network without noise and a pass without draws agree bit for bit.
+
+The noise served here is Algorithm 1 as the paper runs it: forward injection, one test per layer and slice, mean-field
+z, kinds blind, NEM and matched. :func:`serves` tells. Row blocks are those of :mod:`nem.cells`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from nem.cells import BLOCKS, GATES, CellName, Start
+from nem.noise import Draws, GateNoise
+
+numba: Any = None  # an optional extra
+with suppress(ImportError):
+    import numba
+    import scipy.linalg  # noqa: F401 - numba's products go through its BLAS: once loaded, limits of threads reach it
+
+Floats = npt.NDArray[np.float32]
+Codes = npt.NDArray[np.int64]
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+FEW = 64
+"""Up to so many inputs each network makes its own products with them; those of more are one product per group."""
+
+LANES = 32
+"""Batches are padded to a multiple of this: vectorised loops finish what is left over with scalar code that rounds
+otherwise. Without leftovers equal networks of a stack stay equal bit for bit."""
+
+NONE, BLIND, NEM, MATCHED = range(4)
+"""Codes of the kinds of noise; from NEM on a kind has a test."""
+_KINDS = {"none": NONE, "blind": BLIND, "nem": NEM, "matched": MATCHED}
+
+
+def _compiled(function: _Function, **options: Any) -> _Function:  # noqa: ANN401 - numba's options
+    """Compile on first use. Division follows IEEE 754: a test for zero in every division would end vectors."""
+    if numba is None:
+        return function
+    options = options or {"cache": True}
+    return cast(_Function, numba.njit(error_model="numpy", fastmath={"contract"}, **options)(function))
+
+
+def _inlined(function: _Function) -> _Function:
+    return _compiled(function, inline="always")
+
+
+# tanh x = x·P(x²)/Q(x²) for |x| <= 8, fitted by iteratively reweighted least squares to a relative error of 8e-9
+# before rounding; beyond 8, where tanh is 1 to within 2.3e-7, x is taken as 8.
+END = np.float32(8.0)
+P0, P1, P2 = np.float32(0.9999999935791667), np.float32(0.13444508304471825), np.float32(0.0035716103016213197)
+P3, P4, Q1 = np.float32(2.1894865322358294e-05), np.float32(1.5230703898076232e-08), np.float32(0.4677783562781135)
+Q2, Q3, Q4 = np.float32(0.026164489597678916), np.float32(0.00034113121426211515), np.float32(8.522562714518606e-07)
+ZERO, HALF, ONE = np.float32(0.0), np.float32(0.5), np.float32(1.0)
+
+
+@_inlined
+def _tanh(x: np.float32) -> np.float32:
+    """Return tanh x to within 4e-7, never beyond 1; NaN stays NaN."""
+    x = END if x > END else x
+    x = -END if x < -END else x
+    u = x * x
+    p = (((P4 * u + P3) * u + P2) * u + P1) * u + P0
+    q = (((Q4 * u + Q3) * u + Q2) * u + Q1) * u + ONE
+    return x * p / q
+
+
+@_inlined
+def _sigmoid(x: np.float32) -> np.float32:
+    """Return σ(x) = (1 + tanh(x/2))/2 to within 2e-7."""
+    return HALF + HALF * _tanh(HALF * x)
+
+
+@_inlined
+def _noisy(gate: np.float32, increment: np.float32, additive: np.float32, multiplicative: np.float32) -> np.float32:
+    """Return g + δ (additive) or g∘(1 + δ) (multiplicative)."""
+    return gate + increment * (additive + multiplicative * gate)
+
+
+@_inlined
+def _slope(gate: np.float32, increment: np.float32, multiplicative: np.float32) -> np.float32:
+    """Return the noisy gate's derivative in its pre-activation: g(1 - g), times 1 + δ for multiplicative noise."""
+    return (ONE + multiplicative * increment) * gate * (ONE - gate)
+
+
+class Layer(NamedTuple):
+    """What a pass reads, as arrays, or their gradients; those that there is no need of have no elements."""
+
+    x: Floats  # (T, G, I + 1, B) inputs with a last row of ones; empty where their products come in ``act``
+    W: Floats  # (G, I + 1, C, blocks·J)
+    V: Floats  # (G, C, blocks·J, J)
+    h0: Floats  # (G, C, J, B) initial hidden states; empty is zero, and then s0 is empty too
+    s0: Floats  # (G, C, J, B) initial cell states
+    bias: Floats  # (G, C, J) of the GRU's recurrent product
+
+
+class States(NamedTuple):
+    """What a forward pass writes and a backward pass reads."""
+
+    act: Floats  # (T, G, C, blocks·J, B) clean activations; the backward pass turns them into gradients
+    h: Floats  # (T, G, C, J, B) hidden states
+    first: Floats  # the same; LSTM: cell states, GRU: recurrent products. Two slots suffice without a backward pass
+    second: Floats  # the same; LSTM: tanh of the cell states, GRU: empty
+
+
+class Injected(NamedTuple):
+    """Gate noise."""
+
+    kinds: Codes  # (C,)
+    modes: Floats  # (C,) 1 for multiplicative noise, else 0
+    sigma: Floats  # (C,)
+    normal: Floats  # (T, G, n, J, B) draws
+    test: Floats  # (T, G, n, J, B) draws that matched noise tests instead
+    accepted: Floats  # (T, G, C, n, B) written by the forward pass: 1 where draws are injected, else 0
+
+
+@_compiled
+def _gates(pre: Floats, recurrent: Floats, kind: int, mode: np.float32, draws: Floats, accepted: Floats) -> None:
+    """Turn pre-activations into gates in place, and decide which draws are injected (Algorithm 1).
+
+    The gain of additive noise is Σ_j ε_j logit g_j (79), (87); of multiplicative noise with z := g it is
+    Σ_j ε_j g_j logit g_j (81), (89), each up to the factor σ, which leaves the sign alone. ``pre`` and ``recurrent``
+    ``(n·J, B)`` sum to the pre-activations; ``draws`` ``(n, J, B)`` are those to test; ``accepted`` ``(n, B)`` becomes
+    1 where noise is injected, else 0.
+    """
+    rows, B = pre.shape
+    J, additive = draws.shape[1], ONE - mode
+    accepted[:] = ONE if kind == BLIND else ZERO
+    for row in range(rows):
+        gate, j = row // J, row % J
+        if kind >= NEM:
+            for b in range(B):
+                logit = pre[row, b] + recurrent[row, b]
+                g = _sigmoid(logit)
+                pre[row, b] = g
+                accepted[gate, b] += (additive + mode * g) * logit * draws[gate, j, b]
+        else:
+            for b in range(B):
+                pre[row, b] = _sigmoid(pre[row, b] + recurrent[row, b])
+    if kind >= NEM:
+        for gate in range(accepted.shape[0]):
+            for b in range(B):
+                accepted[gate, b] = ONE if accepted[gate, b] >= ZERO else ZERO
+
+
+@_compiled
+def _lstm_state(
+    act: Floats,
+    recurrent: Floats,
+    delta: Floats,
+    mode: np.float32,
+    before: Floats,
+    now: Floats,
+    tanh: Floats,
+    h: Floats,
+) -> None:
+    """Compute the candidate and a slice's states (B.8)-(B.11) from its clean gates and their increments."""
+    J, B = h.shape
+    additive = ONE - mode
+    for j in range(J):
+        for b in range(B):
+            i = _noisy(act[j, b], delta[0, j, b], additive, mode)
+            f = _noisy(act[J + j, b], delta[1, j, b], additive, mode)
+            o = _noisy(act[2 * J + j, b], delta[2, j, b], additive, mode)
+            c = _tanh(act[3 * J + j, b] + recurrent[3 * J + j, b])
+            s = i * c + f * before[j, b]
+            a = _tanh(s)
+            act[3 * J + j, b] = c
+            now[j, b] = s
+            tanh[j, b] = a
+            h[j, b] = o * a
+
+
+@_compiled
+def _lstm_gradient(
+    act: Floats, delta: Floats, mode: np.float32, before: Floats, squashed: Floats, dh: Floats, ds: Floats
+) -> None:
+    """Replace activations by the gradients of their pre-activations (Appendix B.2); ``ds`` goes one slice back."""
+    J, B = dh.shape
+    additive = ONE - mode
+    for j in range(J):
+        for b in range(B):
+            i, f, o, c = act[j, b], act[J + j, b], act[2 * J + j, b], act[3 * J + j, b]
+            noise_i, noise_f, noise_o = delta[0, j, b], delta[1, j, b], delta[2, j, b]
+            a, error = squashed[j, b], dh[j, b]
+            total = ds[j, b] + error * _noisy(o, noise_o, additive, mode) * (ONE - a * a)
+            act[j, b] = total * c * _slope(i, noise_i, mode)
+            act[J + j, b] = total * before[j, b] * _slope(f, noise_f, mode)
+            act[2 * J + j, b] = error * a * _slope(o, noise_o, mode)
+            act[3 * J + j, b] = total * _noisy(i, noise_i, additive, mode) * (ONE - c * c)
+            ds[j, b] = total * _noisy(f, noise_f, additive, mode)
+
+
+@_compiled
+def _gru_state(
+    act: Floats, recurrent: Floats, delta: Floats, mode: np.float32, before: Floats, product: Floats, h: Floats
+) -> None:
+    """Compute the candidate and a slice's state (C.5)-(C.7) from its clean gates and their increments."""
+    J, B = h.shape
+    additive = ONE - mode
+    for j in range(J):
+        for b in range(B):
+            z = _noisy(act[J + j, b], delta[0, j, b], additive, mode)
+            r = _noisy(act[2 * J + j, b], delta[1, j, b], additive, mode)
+            v = recurrent[2 * J + j, b]
+            c = _tanh(act[j, b] + r * v)
+            act[j, b] = c
+            product[j, b] = v
+            h[j, b] = z * c + (ONE - z) * before[j, b]
+
+
+@_compiled
+def _gru_gradient(
+    act: Floats, delta: Floats, mode: np.float32, before: Floats, product: Floats, dh: Floats, recurrent: Floats
+) -> None:
+    """Replace activations by the gradients of what W adds to (Appendix C.2), ``recurrent`` by those of V's products.
+
+    ``dh`` becomes the gradient of the slice before, but for what passes through V.
+    """
+    J, B = dh.shape
+    additive = ONE - mode
+    for j in range(J):
+        for b in range(B):
+            c, z, r = act[j, b], act[J + j, b], act[2 * J + j, b]
+            update, error = _noisy(z, delta[0, j, b], additive, mode), dh[j, b]
+            candidate = error * update * (ONE - c * c)
+            for_z = error * (c - before[j, b]) * _slope(z, delta[0, j, b], mode)
+            for_r = candidate * product[j, b] * _slope(r, delta[1, j, b], mode)
+            act[j, b] = candidate
+            act[J + j, b] = for_z
+            act[2 * J + j, b] = for_r
+            recurrent[j, b] = for_z
+            recurrent[J + j, b] = for_r
+            recurrent[2 * J + j, b] = candidate * _noisy(r, delta[1, j, b], additive, mode)
+            dh[j, b] = error * (ONE - update)
+
+
+@_compiled
+def _increments(accepted: Floats, sigma: np.float32, draws: Floats, delta: Floats) -> None:
+    """Write δ = σ ε where draws are injected, and 0 elsewhere."""
+    for gate in range(delta.shape[0]):
+        for j in range(delta.shape[1]):
+            for b in range(delta.shape[2]):
+                delta[gate, j, b] = accepted[gate, b] * sigma * draws[gate, j, b]
+
+
+@_compiled
+def _collect(total: Floats, part: Floats, first: bool) -> None:
+    """Add a part to a total; the first one overwrites it."""
+    for row in range(total.shape[0]):
+        for column in range(total.shape[1]):
+            total[row, column] = part[row, column] + (ZERO if first else total[row, column])
+
+
+@_compiled
+def _forward(lstm: bool, layer: Layer, states: States, noise: Injected) -> None:
+    """Run all networks, one after another; with an empty ``layer.x``, ``states.act`` comes as x's part of it."""
+    x, V = layer.x, layer.V
+    act, h, first, second = states
+    T, G, C, rows, B = act.shape
+    J, n, slots = V.shape[3], noise.normal.shape[2], first.shape[0]
+    shared, started, gates = x.size == 0, layer.h0.size > 0, 0 if lstm else J
+    recurrent, delta = np.empty((rows, B), np.float32), np.empty((n, J, B), np.float32)
+    zero = np.zeros((J, B), np.float32)
+    for g in range(G):
+        for c in range(C):
+            kind, mode = noise.kinds[c], noise.modes[c]
+            weights = layer.W[g, : 0 if shared else layer.W.shape[1], c].copy()
+            for t in range(T):
+                if not shared:
+                    np.dot(weights.T, x[t, g], act[t, g, c])
+                before = h[t - 1, g, c] if t else layer.h0[g, c] if started else zero
+                if t or started:
+                    np.dot(V[g, c], before, recurrent)
+                else:
+                    recurrent[:] = ZERO
+                a, draws, accepted = act[t, g, c], noise.normal[t, g], noise.accepted[t, g, c]
+                tested = noise.test[t, g] if kind == MATCHED else draws
+                _gates(a[gates : gates + n * J], recurrent, kind, mode, tested, accepted)
+                _increments(accepted, noise.sigma[c], draws, delta)
+                if lstm:
+                    cell, now = first[(t - 1) % slots, g, c] if t else layer.s0[g, c] if started else zero, t % slots
+                    _lstm_state(a, recurrent, delta, mode, cell, first[now, g, c], second[now, g, c], h[t, g, c])
+                else:
+                    if layer.bias.size:
+                        recurrent[2 * J :] += layer.bias[g, c].reshape(J, 1)
+                    _gru_state(a, recurrent, delta, mode, before, first[t, g, c], h[t, g, c])
+
+
+@_compiled
+def _backward(
+    lstm: bool, layer: Layer, states: States, noise: Injected, grad_h: Floats, grad_s: Floats, grad: Layer
+) -> None:
+    """Run all networks back in time, one after another; ``states.act`` becomes gradients.
+
+    ``grad_h`` ``(T - first, G, C, J, B)`` are the gradients of the last hidden states, those that the error sees;
+    ``grad_s`` ``(G, C, J, B)`` that of the last cell state, empty for zero.
+    """
+    x, V = layer.x, layer.V
+    act, h, first, second = states
+    T, G, C, rows, B = act.shape
+    J, n, seen = V.shape[3], noise.normal.shape[2], T - grad_h.shape[0]
+    shared, started, wanted = x.size == 0, layer.h0.size > 0, grad.h0.size > 0
+    recurrent, delta = np.empty((rows, B), np.float32), np.empty((n, J, B), np.float32)
+    part, part_W = np.empty((rows, J), np.float32), np.empty((0 if shared else x.shape[2], rows), np.float32)
+    zero, ones = np.zeros((J, B), np.float32), np.ones(B, np.float32)
+    dh, ds, through = np.empty((J, B), np.float32), np.empty((J, B), np.float32), np.empty((J, B), np.float32)
+    for g in range(G):
+        for c in range(C):
+            weights, mode = layer.W[g, : layer.W.shape[1] if grad.x.size else 0, c].copy(), noise.modes[c]
+            ds[:] = grad_s[g, c] if grad_s.size else zero
+            for t in range(T - 1, -1, -1):
+                last = t == T - 1
+                if t >= seen:
+                    _collect(dh, grad_h[t - seen, g, c], last)
+                a = act[t, g, c]
+                _increments(noise.accepted[t, g, c], noise.sigma[c], noise.normal[t, g], delta)
+                before = h[t - 1, g, c] if t else layer.h0[g, c] if started else zero
+                if lstm:
+                    cell = first[t - 1, g, c] if t else layer.s0[g, c] if started else zero
+                    _lstm_gradient(a, delta, mode, cell, second[t, g, c], dh, ds)
+                else:
+                    _gru_gradient(a, delta, mode, before, first[t, g, c], dh, recurrent)
+                    if grad.bias.size:
+                        grad.bias[g, c] = np.dot(recurrent[2 * J :], ones) + (ZERO if last else ONE) * grad.bias[g, c]
+                product = a if lstm else recurrent
+                if not shared:
+                    np.dot(x[t, g], a.T, part_W)
+                    _collect(grad.W[g, :, c], part_W, last)
+                    if grad.x.size:
+                        np.dot(weights, a, grad.x[t, g])
+                if t or started:
+                    np.dot(product, before.T, part)
+                    _collect(grad.V[g, c], part, last)
+                if lstm and (t or wanted):
+                    np.dot(V[g, c].T, product, dh)
+                elif t or wanted:
+                    np.dot(V[g, c].T, product, through)
+                    _collect(dh, through, False)
+            if T == 1 and not started:
+                grad.V[g, c] = ZERO
+            if wanted:
+                grad.h0[g, c] = dh
+                grad.s0[g, c] = ds
+
+
+@dataclass
+class Workspace:
+    """Buffers that live from one pass to the next: fresh ones would cost a page fault per page and pass."""
+
+    buffers: dict[tuple[str, tuple[int, ...], torch.dtype, torch.device], Tensor] = field(default_factory=dict)
+
+    def take(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """Return a buffer, the same one for the same name and shape: zero at first, then as it was left."""
+        key = (name, shape, like.dtype, like.device)
+        if key not in self.buffers:
+            self.buffers[key] = torch.zeros(shape, dtype=like.dtype, device=like.device)
+        return self.buffers[key]
+
+
+@dataclass
+class Pass:
+    """A compiled forward pass; all but the first two attributes are for :func:`backward`."""
+
+    h: Tensor  # (T, G, C, J, B) hidden states
+    acceptance: Tensor | None  # (G, C') share of injected draws over slices, gates, sequences, if there is gate noise
+    layer: Layer
+    states: States
+    noise: Injected
+    shared: tuple[Floats, Tensor] | None  # many inputs: all slices (G, I + 1, T·B), a buffer for their products
+
+
+def serves(x: Tensor, noise: GateNoise | None) -> bool:
+    """Tell whether the compiled form has what a pass needs: float32 on a CPU, and no noise or Algorithm 1's own."""
+    here = numba is not None and x.device.type == "cpu" and x.dtype == torch.float32
+    if noise is None or not here:
+        return here
+    plain = noise.granularity == "slice" and noise.injection == "forward" and not (noise.clamp or noise.needs_uniform)
+    return plain and set(noise.kinds) <= set(_KINDS)
+
+
+def _array(tensor: Tensor | None, axes: int = 4) -> Floats:
+    """Return a contiguous array; without a tensor, one with so many axes and no elements."""
+    values: Floats = np.empty((0,) * axes, np.float32) if tensor is None else tensor.detach().contiguous().numpy()
+    return values
+
+
+def _injected(noise: tuple[GateNoise, Draws] | None, n: int, h: Tensor, space: Workspace) -> Injected:
+    """Return the noise in n gates of the networks with hidden states ``h`` ``(T, G, C, J, B)``."""
+    T, G, C, J, B = h.shape
+    kinds, modes, sigma = np.zeros(C, np.int64), np.zeros(C, np.float32), np.zeros(C, np.float32)
+    accepted = space.take("accepted", (T, G, C, n, B), h).numpy()
+    if noise is None or noise[1].normal is None:
+        nothing = space.take("nothing", (T, G, n, J, B), h).numpy()
+        return Injected(kinds, modes, sigma, nothing, nothing, accepted)
+    layer, draws = noise
+    kinds[: len(layer)] = [_KINDS[kind] for kind in layer.kinds]
+    modes[: len(layer)] = [mode == "multiplicative" for mode in layer.modes]
+    sigma[: len(layer)] = draws.sigma.numpy()
+    normal, test = noise[1].normal.squeeze(2).numpy(), draws.test
+    return Injected(kinds, modes, sigma, normal, normal if test is None else test.squeeze(2).numpy(), accepted)
+
+
+def forward(
+    cell: CellName,
+    x: Tensor,
+    weights: tuple[Tensor, Tensor],
+    *,
+    start: Start | None = None,
+    noise: tuple[GateNoise, Draws] | None = None,
+    space: Workspace | None = None,
+    columns: int | None = None,
+    keep: bool = True,
+) -> Pass:
+    """Run G·C networks over T slices: :func:`nem.cells.project` and :func:`nem.cells.forward` in one.
+
+    ``weights`` are W ``(G, I + 1, C, blocks·J)`` and V ``(G, C, blocks·J, J)``. The returned pass is valid until the
+    next call with the same buffers ``space``; ``keep`` says whether a backward pass follows.
+    """
+    (T, G, inputs, B), (W, V) = x.shape, weights
+    C, J, rows = V.shape[1], V.shape[3], BLOCKS[cell] * V.shape[3]
+    space, start = space or Workspace(), start or Start()
+    act, h = space.take("act", (T, G, C, rows, B), x), space.take("h", (T, G, C, J, B), x)
+    shared = None
+    if inputs > FEW:
+        # One product over all slices: W, which may be larger than any cache, is read once.
+        joined = x.permute(1, 2, 0, 3).reshape(G, inputs, T * B).numpy()
+        products = space.take("products", (G, C * rows, T * B), x)
+        np.matmul(_array(W).reshape(G, inputs, -1).transpose(0, 2, 1), joined, out=products.numpy())
+        act.copy_(products.view(G, C, rows, T, B).permute(3, 0, 1, 2, 4))
+        shared = (joined, products)
+    slots = T if keep or cell == "gru" else min(T, 2)
+    first = space.take("first", (slots, G, C, J, B), x).numpy()
+    second = space.take("second", (slots, G, C, J, B), x).numpy() if cell == "lstm" else _array(None, 5)
+    zero = None if start.h is None and start.s is None else x.new_zeros(G, C, J, B)
+    h0, s0 = (_array(zero if state is None else state) for state in (start.h, start.s))
+    bias = _array(None if start.bias is None else start.bias.squeeze(-1), 3)
+    layer = Layer(_array(x[:, :, : 0 if shared else inputs]), _array(W), _array(V), h0, s0, bias)
+    states, injected = States(act.numpy(), h.numpy(), first, second), _injected(noise, GATES[cell], h, space)
+    _forward(cell == "lstm", layer, states, injected)
+    acceptance = None
+    if noise is not None:
+        taken = injected.accepted[:, :, : len(noise[0]), :, :columns]
+        acceptance = torch.from_numpy(taken.mean((0, 3, 4), dtype=np.float64).astype(np.float32))
+    return Pass(h, acceptance, layer, states, injected, shared)
+
+
+def backward(
+    cell: CellName,
+    done: Pass,
+    grad_h: Tensor,
+    gradients: tuple[Tensor, Tensor],
+    *,
+    grad_s: Tensor | None = None,
+    inputs: bool = False,
+    states: bool = False,
+) -> Layer:
+    """Propagate gradients back through :func:`forward`, with increments held constant; once per pass.
+
+    Args:
+        cell: as in the forward pass.
+        done: that pass, made with ``keep``.
+        grad_h: ``(T - first, G, C, J, B)`` gradients of the last hidden states, those that the error sees.
+        gradients: overwritten: gradients of W ``(G, I + 1, C, blocks·J)`` and V ``(G, C, blocks·J, J)``.
+        grad_s: ``(G, C, J, B)`` gradient of the last cell state; ``None`` is zero.
+        inputs: also return the gradient of x, if C = 1.
+        states: also return the gradients of the initial states.
+    """
+    layer, (T, G, C, _, B) = done.layer, done.h.shape
+    count, full = layer.W.shape[1], (done.h.shape[1:] if states else (0, 0, 0, 0))
+    W, V = (tensor.numpy() for tensor in gradients)
+    x = np.empty((T, G, count, B) if inputs else (0, 0, 0, 0), np.float32)
+    h0, s0 = np.empty(full, np.float32), np.empty(full, np.float32)
+    grad = Layer(x, W, V, h0, s0, np.zeros_like(layer.bias))
+    _backward(cell == "lstm", layer, done.states, done.noise, _array(grad_h), _array(grad_s), grad)
+    if done.shared is not None:
+        joined, products = done.shared
+        products.view(G, C, -1, T, B).copy_(torch.from_numpy(done.states.act).permute(1, 2, 3, 0, 4))
+        np.matmul(joined, products.numpy().transpose(0, 2, 1), out=W.reshape(G, count, -1))
+        if inputs:
+            flat = np.matmul(layer.W.reshape(G, count, -1), products.numpy())
+            x[:] = flat.reshape(G, count, T, B).transpose(2, 0, 1, 3)
+    return grad

@@ -1,0 +1,94 @@
+"""Losses with noise in the output neurons' targets: Theorems 2, 3 and Corollaries 1, 2.
+
+The gradient follows the loss: noisy targets do not sum to 1, so that of the cross entropy is a·Σ(y + n) - (y + n)
+and not the a - (y + n) that (B.21) has for Σ y = 1.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from nem.noise import Head, Noise, OutputNoise
+
+
+def _noisy_target(
+    target: Tensor, activation: Tensor, head: Head, noise: Noise, epoch: int, generator: torch.Generator | None
+) -> Tensor:
+    """Return noisy targets ``(..., K)``; ``activation`` is log a for ``softmax``, a for ``identity``."""
+    layer = OutputNoise((noise.kind,), (noise.mode,))
+    if generator is None and layer.random:
+        raise ValueError("expected a torch.Generator for random noise, found None; pass generator=torch.Generator()")
+
+    def lift(values: Tensor) -> Tensor:  # (..., K) to (S, G, C, K, B) with S = G = C = 1
+        return values.reshape(-1, values.shape[-1]).t()[None, None, None]
+
+    def sample(_: str) -> Tensor:
+        return lift(torch.randn(target.shape, generator=generator, dtype=target.dtype, device=target.device))
+
+    sigma = torch.tensor([noise.at(epoch)], dtype=target.dtype, device=target.device)
+    with torch.no_grad():
+        increment, _ = layer.increments(head, lift(target), lift(activation), layer.draws(sigma, sample))
+    return target + increment[0, 0, 0].t().reshape(target.shape)
+
+
+def nem_cross_entropy(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    noise: Noise | None = None,
+    epoch: int = 0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Cross entropy (39) with noise in the one-hot targets (Theorem 2, Corollary 1), averaged over the batch.
+
+    Args:
+        logits: ``(..., K)`` inputs of the softmax neurons.
+        target: ``(...)`` class indices, or ``(..., K)`` 1-in-K codes.
+        noise: what to inject; ``None`` is ordinary cross entropy.
+        epoch: epochs finished, for annealing.
+        generator: source of the draws; required for random noise.
+
+    Returns:
+        The scalar mean loss in nats.
+
+    Raises:
+        ValueError: shapes do not fit, or random noise without a generator.
+
+    Example:
+        >>> noise = Noise("nem", "additive", sigma=0.1)
+        >>> loss = nem_cross_entropy(logits, labels, noise=noise, generator=generator)
+    """
+    log_a = functional.log_softmax(logits, -1)
+    if target.shape == logits.shape[:-1] and not target.is_floating_point():
+        target = functional.one_hot(target, logits.shape[-1])
+    if target.shape != logits.shape:
+        raise ValueError(
+            f"expected integer classes of shape {tuple(logits.shape[:-1])} or codes of shape {tuple(logits.shape)}, "
+            f"found {target.dtype} of shape {tuple(target.shape)}"
+        )
+    target = target.to(logits.dtype)
+    if noise is not None:
+        target = _noisy_target(target, log_a.detach(), "softmax", noise, epoch, generator)
+    return -(target * log_a).sum(-1).mean()
+
+
+def nem_mse_loss(
+    prediction: Tensor,
+    target: Tensor,
+    *,
+    noise: Noise | None = None,
+    epoch: int = 0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Squared error (43) with noise in the targets (Theorem 3, Corollary 2): summed over K, averaged over the rest.
+
+    Args and errors are those of :func:`nem_cross_entropy`, with ``prediction`` ``(..., K)``, the activations of the
+    identity neurons, and ``target`` ``(..., K)``; the loss is in squared units of the target.
+    """
+    if prediction.shape != target.shape:
+        raise ValueError(f"expected a target of shape {tuple(prediction.shape)}, found {tuple(target.shape)}")
+    if noise is not None:
+        target = _noisy_target(target, prediction.detach(), "identity", noise, epoch, generator)
+    return (prediction - target).square().sum(-1).mean()

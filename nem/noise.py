@@ -1,0 +1,324 @@
+"""Noise, how it fades, and the one place where it meets a signal: Algorithm 1 of the paper.
+
+Notation of Section 5: ``y`` is a target, ``a`` an output activation, ``g`` a gate's activation, ``z`` its Bernoulli
+latent. Additive noise n ~ N(0, σ²I) moves a signal s to s + n, multiplicative noise n ~ N(1, σ²I) to s∘n. Written as
+*increments*, with standard normal draws ε:
+
+- output neurons: Δ = σ ε (additive) or σ y∘ε (multiplicative). The gain is Σ_k Δ_k log a_k for softmax (Theorem 2,
+  Corollary 1) and ‖y - a‖² - ‖y + Δ - a‖² for identity neurons (Theorem 3, Corollary 2).
+- gates: g + δ or g∘(1 + δ) with δ = σ ε. The gain is Σ_j δ_j logit g_j (Theorems 4, 5) or Σ_j z_j δ_j logit g_j
+  (Corollaries 3, 4).
+
+:func:`decide` is Algorithm 1: draw once, inject where the gain is not negative, elsewhere inject nothing. The two
+signals, :class:`OutputNoise` and :class:`GateNoise`, decide nothing. Both treat all networks of a stack at once, along
+an axis C. These receive the *same* draws, which a network only scales, tests and masks: differences between networks
+are paired, and none depends on which others run beside it.
+
+Shapes: G groups, C networks per group, n gates, J hidden units, K outputs, S target slices, B batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from nem.conditions import Kind, Mode
+from nem.theory import expected_ball_noise, expected_halfspace_noise
+
+Granularity = Literal["slice", "neuron", "time"]
+Latent = Literal["mean-field", "sampled"]
+Injection = Literal["forward", "backward"]
+Head = Literal["softmax", "identity"]
+
+
+def annealed(sigma: float, decay: float, epoch: int) -> float:
+    """Return the standard deviation after ``epoch`` finished epochs: σ / (1 + epoch)^decay.
+
+    The paper leaves annealing open. This schedule contains constant noise (decay 0) and the earlier NEM experiments
+    of the same group (variance falling as 1/epoch², decay 1).
+
+    Raises:
+        ValueError: a negative or non-finite argument.
+    """
+    for name, value in (("sigma", sigma), ("decay", decay), ("epoch", epoch)):
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"expected {name} to be finite and not negative, found {value}")
+    return float(sigma / (1.0 + epoch) ** decay)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """A source of noise for one layer of one network.
+
+    Attributes:
+        kind: ``blind``, ``nem``, ``matched`` or ``expected-nem`` (see :mod:`nem.conditions`).
+        mode: ``additive`` N(0, σ²I) or ``multiplicative`` N(1, σ²I).
+        sigma: standard deviation in epoch 0, in units of the signal.
+        decay: annealing exponent, see :func:`annealed`.
+
+    Raises:
+        ValueError: an unknown kind or mode, or a negative sigma or decay.
+    """
+
+    kind: Kind
+    mode: Mode
+    sigma: float
+    decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("blind", "nem", "matched", "expected-nem"):
+            raise ValueError(f"expected kind blind, nem, matched or expected-nem, found {self.kind!r}")
+        if self.mode not in ("additive", "multiplicative"):
+            raise ValueError(f"expected mode additive or multiplicative, found {self.mode!r}")
+        annealed(self.sigma, self.decay, 0)
+
+    def at(self, epoch: int) -> float:
+        """Return the standard deviation in ``epoch``."""
+        return annealed(self.sigma, self.decay, epoch)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """All that is random or scheduled about a layer's noise in one pass, the same for all networks of a group.
+
+    Shapes are ``(S, G, 1, K, B)`` for outputs and ``(T, G, 1, n, J, B)`` for the gates of all slices.
+    """
+
+    sigma: Tensor  # (C,) standard deviations now
+    normal: Tensor | None  # standard normal draws ε, where any noise is random
+    test: Tensor | None = None  # the same, independent: what ``matched`` noise tests
+    uniform: Tensor | None = None  # uniform draws for sampled latents
+
+    def at(self, t: int) -> Draws:
+        """Return the draws of slice ``t``."""
+        normal, test, uniform = (None if d is None else d[t] for d in (self.normal, self.test, self.uniform))
+        return replace(self, normal=normal, test=test, uniform=uniform)
+
+
+@dataclass(frozen=True)
+class LayerNoise:
+    """Which noise enters one layer of C networks that train side by side; the base of the two signals.
+
+    Attributes:
+        kinds: kind per network; ``none`` where the layer receives no noise.
+        modes: mode per network; ``None`` with kind ``none``.
+        granularity: what one test decides on: ``slice`` (Algorithm 1: a layer at one time slice), ``neuron``, or
+            ``time`` (the sums over t of (79)-(89) as printed).
+
+    Raises:
+        ValueError: kinds and modes do not fit together.
+    """
+
+    kinds: tuple[Kind, ...]
+    modes: tuple[Mode | None, ...]
+    granularity: Granularity = "slice"
+    _columns: dict[object, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    AXES: ClassVar[int] = 2
+    """Axes of a signal after that of the networks."""
+
+    def __post_init__(self) -> None:
+        if [kind == "none" for kind in self.kinds] != [mode is None for mode in self.modes]:
+            raise ValueError(f"expected a mode for every kind but 'none', found {self.kinds} with {self.modes}")
+
+    def __len__(self) -> int:
+        """Number of networks."""
+        return len(self.kinds)
+
+    @property
+    def random(self) -> bool:
+        """Whether any network needs draws: the mean effect of NEM noise does not."""
+        return any(kind not in ("none", "expected-nem") for kind in self.kinds)
+
+    @property
+    def needs_uniform(self) -> bool:
+        """Whether sampled latents need uniform draws."""
+        return False
+
+    def draws(self, sigma: Tensor, sample: Callable[[Literal["normal", "test", "uniform"]], Tensor]) -> Draws:
+        """Return the draws that this layer needs, each from ``sample(name)``, in the order of :class:`Draws`."""
+        return Draws(
+            sigma,
+            sample("normal") if self.random else None,
+            sample("test") if "matched" in self.kinds else None,
+            sample("uniform") if self.needs_uniform else None,
+        )
+
+    def scale(self, values: Tensor) -> Tensor:
+        """Return one value per network ``(C,)``, shaped to broadcast over the signal."""
+        return values.view(-1, *(1,) * self.AXES)
+
+    def where(self, axis: Kind | Mode, like: Tensor) -> Tensor:
+        """Return which networks are of a kind or mode, as booleans shaped to broadcast over the signal."""
+        key = (axis, like.device)
+        if key not in self._columns:
+            chosen = [axis in pair for pair in zip(self.kinds, self.modes, strict=True)]
+            self._columns[key] = self.scale(torch.tensor(chosen, device=like.device))
+        return self._columns[key]
+
+
+def decide(layer: LayerNoise, gain: Callable[[Tensor], Tensor], draws: Draws, like: Tensor) -> Tensor:
+    """Return which draws are injected: Algorithm 1, for all networks of a stack.
+
+    ``nem`` noise is injected where its gain is not negative, ``matched`` noise where the gain of an independent draw
+    is not negative, all other noise always.
+
+    Args:
+        layer: the networks.
+        gain: draws -> each neuron's part of their log-likelihood gain, ``(…, C, K, B)``, up to a positive factor. Parts
+            are summed over the layer's neurons; for granularity ``time`` over the first axis too.
+        draws: the draws.
+        like: a signal ``(…, C, K, B)``.
+
+    Returns:
+        Booleans, ``(…, C, 1, B)``, or ``(…, C, K, B)`` for granularity ``neuron``.
+
+    Raises:
+        ValueError: draws that the stack needs are missing.
+    """
+
+    def passes(draw: Tensor) -> Tensor:
+        total = gain(draw)
+        if layer.granularity != "neuron":
+            total = total.sum(-2, keepdim=True)
+        if layer.granularity == "time":
+            total = total.sum(0, keepdim=True).expand_as(total)
+        return total >= 0
+
+    if draws.normal is None:
+        if layer.random:
+            raise ValueError("expected standard normal draws for random noise, found None; pass Draws(normal=...)")
+        shape = like.shape if layer.granularity == "neuron" else (*like.shape[:-2], 1, like.shape[-1])
+        return torch.ones(shape, dtype=torch.bool, device=like.device)
+    accepted = passes(draws.normal) | ~layer.where("nem", like)
+    if "matched" in layer.kinds:
+        if draws.test is None:
+            raise ValueError("expected an independent draw for matched noise, found None; pass Draws(test=...)")
+        accepted = torch.where(layer.where("matched", like), passes(draws.test), accepted)
+    return accepted
+
+
+@dataclass(frozen=True)
+class OutputNoise(LayerNoise):
+    """Noise in the targets of the output neurons of C networks (Theorems 2, 3; Corollaries 1, 2)."""
+
+    def increments(self, head: Head, target: Tensor, activation: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        """Return what is added to the targets, ``(S, G, C, K, B)``, and the mask of :func:`decide`.
+
+        Args:
+            head: ``softmax`` or ``identity``.
+            target: ``(S, G, 1, K, B)`` clean targets y.
+            activation: ``(S, G, C, K, B)``: log a for ``softmax``, a for ``identity``.
+            draws: σ, 0 where the output receives no noise, and draws ``(S, G, 1, K, B)``.
+
+        Raises:
+            ValueError: draws that the stack needs are missing, or expected noise has no closed form here.
+        """
+        sigma = self.scale(draws.sigma)
+        lever = sigma * torch.where(self.where("multiplicative", target), target, torch.ones_like(target))
+
+        def gain(draw: Tensor) -> Tensor:
+            if head == "softmax":
+                return lever * draw * activation
+            residual = target - activation
+            return residual.square() - (residual + lever * draw).square()
+
+        accepted = decide(self, gain, draws, activation)
+        increment = torch.zeros_like(activation) if draws.normal is None else lever * draws.normal * accepted
+        if "expected-nem" in self.kinds:
+            mean = self._expected(head, target, activation, sigma)
+            increment = torch.where(self.where("expected-nem", target), mean, increment)
+        return increment, accepted
+
+    def _expected(self, head: Head, target: Tensor, activation: Tensor, sigma: Tensor) -> Tensor:
+        """Return the mean increment of NEM noise."""
+        # Multiplicative noise is additive noise whose strength is the target's.
+        lever = torch.where(self.where("multiplicative", target), target, torch.ones_like(target))
+        if head == "softmax":
+            mean = expected_halfspace_noise((lever * activation).transpose(-1, -2), 1.0).transpose(-1, -2)
+            return lever * (mean * sigma)
+        if ("expected-nem", "multiplicative") in zip(self.kinds, self.modes, strict=True) and target.shape[-2] != 1:
+            raise ValueError(
+                "expected one output for expected-nem-multiplicative noise in a regressor, found "
+                f"{target.shape[-2]}; the mean over an ellipsoid has no closed form: use another condition"
+            )
+        residual, width = (values.transpose(-1, -2) for values in (target - activation, sigma * lever.abs()))
+        return expected_ball_noise(residual, width[..., :1]).transpose(-1, -2)
+
+
+@dataclass(frozen=True)
+class GateNoise(LayerNoise):
+    """Noise in the sigmoid gates of C networks, each gate tested by itself (Theorems 4, 5; Corollaries 3, 4).
+
+    Attributes:
+        latent: z of the multiplicative gain: ``mean-field`` (z := g) or ``sampled`` (z ~ Bernoulli(g)).
+        injection: ``forward``: the noisy gate replaces the gate. ``backward``: the forward pass is clean, and every
+            occurrence of a gate's activation in the backward recursions is the noisy one (Algorithm 1, read
+            literally).
+        clamp: clip noisy gates to [0, 1].
+    """
+
+    latent: Latent = "mean-field"
+    injection: Injection = "forward"
+    clamp: bool = False
+
+    AXES: ClassVar[int] = 3
+
+    @property
+    def needs_uniform(self) -> bool:
+        """Whether sampled latents need uniform draws."""
+        return self.latent == "sampled" and "multiplicative" in self.modes
+
+    def increments(
+        self, logit: Tensor, gate: Tensor, draws: Draws, accepted: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the increments δ of all gates at a time slice ``(G, C, n, J, B)``, and the mask of :func:`decide`.
+
+        Args:
+            logit: ``(G, C, n, J, B)`` gate pre-activations, which are logit g; leading axes may be added.
+            gate: the same, g.
+            draws: σ, and draws ``(G, 1, n, J, B)``.
+            accepted: a mask decided before; ``None`` decides here.
+
+        Raises:
+            ValueError: draws that the stack needs are missing.
+        """
+        direction = logit
+        if "multiplicative" in self.modes:
+            direction = torch.where(self.where("multiplicative", logit), self._latent(gate, draws) * logit, logit)
+        if accepted is None:
+            # A gain's sign does not depend on σ > 0, so the standard draws are tested themselves.
+            accepted = decide(self, lambda draw: direction * draw, draws, logit)
+        sigma = self.scale(draws.sigma)
+        increment = torch.zeros_like(logit) if draws.normal is None else accepted * sigma * draws.normal
+        if "expected-nem" in self.kinds:
+            alone = self.granularity == "neuron"
+            vectors = direction.unsqueeze(-1) if alone else direction.transpose(-1, -2)
+            mean = expected_halfspace_noise(vectors, 1.0)
+            mean = mean.squeeze(-1) if alone else mean.transpose(-1, -2)
+            increment = torch.where(self.where("expected-nem", logit), mean * sigma, increment)
+        return increment, accepted
+
+    def _latent(self, gate: Tensor, draws: Draws) -> Tensor:
+        if self.latent == "mean-field":
+            return gate
+        if draws.uniform is None:
+            raise ValueError("expected uniform draws for latent 'sampled', found None; pass Draws(uniform=...)")
+        return (draws.uniform < gate).to(gate.dtype)
+
+    def noisy(self, gate: Tensor, increment: Tensor) -> Tensor:
+        """Return g + δ, or g∘(1 + δ) for multiplicative noise, clipped where asked; differentiable in g."""
+        if "multiplicative" in self.modes:
+            increment = torch.where(self.where("multiplicative", gate), gate * increment, increment)
+        gate = gate + increment
+        return gate.clamp(0, 1) if self.clamp else gate
+
+
+def stacked(places: Sequence[tuple[Kind, Mode | None]]) -> tuple[tuple[Kind, ...], tuple[Mode | None, ...]]:
+    """Return the kinds and the modes of ``(kind, mode)`` pairs, one per network."""
+    return tuple(kind for kind, _ in places), tuple(mode for _, mode in places)

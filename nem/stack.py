@@ -1,0 +1,324 @@
+"""Many small networks trained side by side: the parameters, the noise and the gradients of a stack.
+
+A stack has G groups of C networks. A group is one repetition of an experiment: its networks share inputs, targets
+and the draws behind their noise, and nothing but their noise condition tells them apart.
+
+    >>> networks = Networks(Size("lstm", groups=1, networks=13, inputs=4, hidden=50, outputs=1))
+    >>> networks.initialise(0, torch.Generator().manual_seed(1))
+    >>> noise, batch = StackNoise.of(CONDITIONS), Batch.of(torch.randn(1, 64, 7, 4), torch.randn(1, 64, 1))
+    >>> sigma = {layer: noise.sigma(layer, lambda layer, mode: 0.1) for layer in ("hidden", "output")}
+    >>> draws = noise.draws(networks, batch, sigma, lambda name, shape: torch.randn(shape, generator=generator))
+    >>> means = gradients(networks, batch, "identity", noise, draws)  # and the gradients in networks.grad
+
+Shapes: T slices, S of them with a target (the last ones), G groups, C networks per group, I inputs, J hidden units, K
+outputs, B sequences of a batch, padded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from nem import cells, fast
+from nem.cells import BLOCKS, GATES, CellName
+from nem.conditions import Condition, Kind, Mode
+from nem.fast import LANES, Workspace
+from nem.noise import Draws, GateNoise, Granularity, Head, Injection, Latent, OutputNoise, stacked
+
+Layer = Literal["output", "hidden"]
+
+
+@dataclass(frozen=True)
+class Size:
+    """The size of a stack."""
+
+    cell: CellName
+    groups: int
+    networks: int  # per group
+    inputs: int
+    hidden: int
+    outputs: int
+
+
+class Networks:
+    """The parameters of G·C networks as views of one flat buffer, which an optimiser updates in one pass.
+
+    Attributes:
+        flat: all parameters, zero at first; ``flat.grad`` is ``grad``.
+        grad: all gradients, in the same layout.
+        W: ``(G, I + 1, C, blocks·J)`` input weights, the biases last; row blocks as in :mod:`nem.cells`.
+        V: ``(G, C, blocks·J, J)`` recurrent weights.
+        U: ``(G, C, K, J)`` output weights.
+        b: ``(G, C, K, 1)`` output biases.
+    """
+
+    NAMES = ("W", "V", "U", "b")
+
+    def __init__(self, size: Size, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> None:
+        self.size, G, C = size, size.groups, size.networks
+        rows = BLOCKS[size.cell] * size.hidden
+        self.shapes = {
+            "W": (G, size.inputs + 1, C, rows),
+            "V": (G, C, rows, size.hidden),
+            "U": (G, C, size.outputs, size.hidden),
+            "b": (G, C, size.outputs, 1),
+        }
+        total = sum(math.prod(shape) for shape in self.shapes.values())
+        total += -total % LANES
+        self.flat = torch.zeros(total, dtype=dtype, device=device)
+        self.grad = torch.zeros(total, dtype=dtype, device=device)
+        self.flat.grad = self.grad
+        values, gradients = self.views(self.flat), self.views(self.grad)
+        self.W, self.V, self.U, self.b = (values[name] for name in self.NAMES)
+        self.grad_W, self.grad_V, self.grad_U, self.grad_b = (gradients[name] for name in self.NAMES)
+
+    def views(self, flat: Tensor) -> dict[str, Tensor]:
+        """Return the named views of a buffer in this layout."""
+        views, start = {}, 0
+        for name, shape in self.shapes.items():
+            size = math.prod(shape)
+            views[name] = flat[start : start + size].view(shape)
+            start += size
+        return views
+
+    def by_network(self, flat: Tensor) -> dict[str, Tensor]:
+        """Return the named views with leading axes ``(G, C)``; W becomes ``(G, C, I + 1, blocks·J)``."""
+        return {name: view.transpose(1, 2) if name == "W" else view for name, view in self.views(flat).items()}
+
+    def initialise(self, group: int, generator: torch.Generator) -> None:
+        """Give all networks of a group the same U(-1/√J, 1/√J) draws, torch's default for both layers."""
+        bound = 1 / math.sqrt(self.size.hidden)
+        for view in self.by_network(self.flat).values():
+            draw = torch.rand(view.shape[2:], generator=generator, dtype=torch.float64).mul_(2 * bound).sub_(bound)
+            view[group] = draw.to(view.dtype)
+
+    def zero(self, flat: Tensor, group: int, network: int) -> None:
+        """Set one network's part of a buffer to zero."""
+        for view in self.by_network(flat).values():
+            view[group, network] = 0
+
+    def forward(self, x: Tensor, space: Workspace | None = None) -> Tensor:
+        """Return the hidden states ``(T, G, C, J, B)`` of a noiseless pass, valid until the next one in ``space``."""
+        if fast.serves(x, None):
+            return fast.forward(self.size.cell, x, (self.W, self.V), space=space, keep=False).h
+        with torch.no_grad():
+            return cells.forward(self.size.cell, cells.project(x, self.W), self.V).h
+
+    def outputs(self, h: Tensor) -> Tensor:
+        """Return the output neurons' inputs (B.12): ``(S, G, C, J, B)`` to ``(S, G, C, K, B)``."""
+        U, b = self.U.flatten(0, 1), self.b.flatten(0, 1)
+        parts = [torch.baddbmm(b, U, states.flatten(0, 1)) for states in h]
+        return torch.stack(parts).view(len(h), self.size.groups, self.size.networks, self.size.outputs, -1)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sequences that all networks of a group see, padded with zeros to a multiple of ``LANES``."""
+
+    x: Tensor  # (T, G, I + 1, B) inputs with a last row of ones
+    target: Tensor  # (1, G, 1, K, B) clean targets, the same for every slice that has one
+    columns: int  # how many of the B sequences are no padding
+
+    @classmethod
+    def of(cls, inputs: Tensor, targets: Tensor, space: Workspace | None = None) -> Batch:
+        """Lay out ``inputs`` ``(G, B, T, I)`` and ``targets`` ``(G, B, K)``, in the targets' type.
+
+        The batch is valid until the next one in ``space``, the buffers to reuse.
+        """
+        G, B, T, count = inputs.shape
+        padding = -B % LANES
+        x = (space or Workspace()).take("x", (T, G, count + 1, B + padding), targets)
+        x[..., B:] = 0
+        x[:, :, :count, :B] = inputs.permute(2, 0, 3, 1)
+        x[:, :, count, :B] = 1
+        return cls(x, functional.pad(targets.transpose(1, 2), (0, padding))[None, :, None], B)
+
+
+@dataclass(frozen=True)
+class StackDraws:
+    """The draws of a stack in one pass; ``None`` where no network has noise in that layer."""
+
+    gates: Draws | None = None
+    output: Draws | None = None
+
+
+@dataclass(frozen=True)
+class StackNoise:
+    """The noise conditions of a group's networks, those with gate noise first."""
+
+    conditions: tuple[Condition, ...]  # in the networks' order
+    gates: GateNoise | None  # gate noise of the first ``len(gates)`` networks, if there is any
+    output: OutputNoise | None  # output noise of all networks, if there is any
+
+    @classmethod
+    def of(
+        cls,
+        names: Sequence[str],
+        *,
+        granularity: Granularity = "slice",
+        latent: Latent = "mean-field",
+        injection: Injection = "forward",
+        clamp: bool = False,
+    ) -> StackNoise:
+        """Sort the conditions called ``names``; the options are those of :class:`nem.noise.GateNoise`."""
+        kinds = ("nem", "matched", "blind", "expected-nem")
+        parsed = [Condition.parse(name) for name in names]
+        hidden = [condition for condition in parsed if condition.in_hidden]
+        hidden.sort(key=lambda condition: (condition.mode != "additive", kinds.index(condition.kind)))
+        conditions = (*hidden, *(condition for condition in parsed if not condition.in_hidden))
+        gates = GateNoise(*stacked([(c.kind, c.mode) for c in hidden]), granularity, latent, injection, clamp)
+        places: list[tuple[Kind, Mode | None]] = [
+            (c.kind, c.mode) if c.in_output else ("none", None) for c in conditions
+        ]
+        output = OutputNoise(*stacked(places), granularity)
+        return cls(conditions, gates if hidden else None, output if any(mode for _, mode in places) else None)
+
+    def __len__(self) -> int:
+        """Number of networks per group."""
+        return len(self.conditions)
+
+    def sigma(self, layer: Layer, strength: Callable[[Layer, Mode], float], like: Tensor | None = None) -> Tensor:
+        """Return the standard deviations of a layer's noise: ``strength(layer, mode)``, 0 where no noise enters.
+
+        One per network for ``output``, one per network with gate noise for ``hidden``; in type and place of ``like``.
+        """
+        values = []
+        for condition in self.conditions if layer == "output" else self.conditions[: len(self.gates or ())]:
+            inside = condition.in_output if layer == "output" else condition.in_hidden
+            values.append(strength(layer, condition.mode) if inside and condition.mode is not None else 0.0)
+        like = torch.empty(0) if like is None else like
+        return torch.tensor(values, dtype=like.dtype, device=like.device)
+
+    def draws(
+        self,
+        networks: Networks,
+        batch: Batch,
+        sigma: dict[Layer, Tensor],
+        sample: Callable[[str, tuple[int, ...]], Tensor],
+        first: int = -1,
+    ) -> StackDraws:
+        """Return the draws of one pass.
+
+        Args:
+            networks: the networks.
+            batch: the sequences.
+            sigma: standard deviations per layer, from :meth:`sigma`.
+            sample: ``sample(name, shape)`` returns draws with a first axis of slices and a second of groups. Names are
+                ``gate``, ``gate-test``, ``output``, ``output-test`` (standard normal) and ``latent`` (uniform on
+                [0, 1)); the same name gives the next draws of one stream.
+            first: first slice with a target, 0-based; negative counts from the end.
+        """
+        size, T, B = networks.size, len(batch.x), batch.x.shape[3]
+        hidden = (T, size.groups, 1, GATES[size.cell], size.hidden, B)
+        outputs = (T - first % T, size.groups, 1, size.outputs, B)
+        names = {"normal": ("gate", "output"), "test": ("gate-test", "output-test"), "uniform": ("latent", "")}
+        gates, output = self.gates, self.output
+        return StackDraws(
+            None if gates is None else gates.draws(sigma["hidden"], lambda name: sample(names[name][0], hidden)),
+            None if output is None else output.draws(sigma["output"], lambda name: sample(names[name][1], outputs)),
+        )
+
+
+def activations(head: Head, outputs: Tensor) -> Tensor:
+    """Return log a of the softmax neurons (38), or the identity neurons' a (42); K is the last axis but one."""
+    return torch.log_softmax(outputs, -2) if head == "softmax" else outputs
+
+
+def errors(head: Head, target: Tensor, activation: Tensor) -> Tensor:
+    """Return the error summed over K: cross entropy (39) or squared error (43), ``(S, G, C, B)``."""
+    return -(target * activation).sum(-2) if head == "softmax" else (target - activation).square().sum(-2)
+
+
+def error_gradient(head: Head, target: Tensor, activation: Tensor) -> Tensor:
+    """Return the error's gradient in the output neurons' inputs: a·Σy - y for softmax, 2(a - y) for identity."""
+    if head == "softmax":
+        return activation.exp() * target.sum(-2, keepdim=True) - target
+    return 2 * (activation - target)
+
+
+def gradients(
+    networks: Networks,
+    batch: Batch,
+    head: Head,
+    noise: StackNoise,
+    draws: StackDraws,
+    first: int = -1,
+    space: Workspace | None = None,
+) -> dict[str, Tensor]:
+    """Run one forward and backward pass; leave the gradients in ``networks.grad``.
+
+    The error, (39) or (43), is summed over K and over the slices from ``first`` on, and averaged over the batch.
+    Compiled where :func:`nem.fast.serves` says so, else by autograd through :mod:`nem.cells`.
+
+    Args:
+        networks: the networks.
+        batch: the sequences.
+        head: output neurons.
+        noise: which noise the networks get.
+        draws: its draws, from :meth:`StackNoise.draws`.
+        first: first slice with a target, 0-based; negative counts from the end.
+        space: buffers to reuse.
+
+    Returns:
+        ``loss`` ``(G, C)``, the noisy objective per sequence; ``output`` ``(G, C)`` and ``hidden`` ``(G, C')``, the
+        share of draws that were injected, if there is such noise.
+    """
+    G, C, T = networks.size.groups, networks.size.networks, len(batch.x)
+    columns, target = batch.columns, batch.target
+    gates = None if noise.gates is None or draws.gates is None else (noise.gates, draws.gates)
+    states, back = _recurrent(networks, batch, gates, first % T, space)
+    h = states.h[first % T :].detach()
+    means: dict[str, Tensor] = {}
+    with torch.no_grad():
+        activation = activations(head, networks.outputs(h))
+        if noise.output is not None and draws.output is not None:
+            increment, accepted = noise.output.increments(head, target, activation, draws.output)
+            target = target + increment
+            means["output"] = accepted[..., :columns].to(h.dtype).mean((0, 3, 4))
+        if states.acceptance is not None:
+            means["hidden"] = states.acceptance
+        means["loss"] = errors(head, target, activation)[..., :columns].sum(0).mean(-1)
+        grad = error_gradient(head, target, activation).mul_(1 / columns)
+        grad[..., columns:] = 0
+        grad_flat = grad.flatten(1, 2)
+        U_t = networks.U.flatten(0, 1).transpose(1, 2)
+        grad_h = torch.stack([torch.bmm(U_t, slices) for slices in grad_flat]).unflatten(1, (G, C))
+        torch.sum(grad, (0, 4), out=networks.grad_b[..., 0])
+        # One product per slice; with one target, the usual case, there is one.
+        products = [torch.bmm(g, now.flatten(0, 1).transpose(1, 2)) for g, now in zip(grad_flat, h, strict=True)]
+        total = torch.stack(products).sum(0) if len(products) > 1 else products[0]
+        networks.grad_U.copy_(total.view_as(networks.grad_U))
+    back(grad_h)
+    return means
+
+
+def _recurrent(
+    networks: Networks, batch: Batch, gates: tuple[GateNoise, Draws] | None, first: int, space: Workspace | None
+) -> tuple[cells.Pass | fast.Pass, Callable[[Tensor], None]]:
+    """Run the recurrent layer; return the pass, and what fills ``grad_W`` and ``grad_V`` from the gradient of h."""
+    cell, x = networks.size.cell, batch.x
+    if fast.serves(x, None if gates is None else gates[0]):
+        done = fast.forward(cell, x, (networks.W, networks.V), noise=gates, space=space, columns=batch.columns)
+
+        def compiled(grad_h: Tensor) -> None:
+            fast.backward(cell, done, grad_h, (networks.grad_W, networks.grad_V))
+
+        return done, compiled
+    with torch.enable_grad():
+        W, V = networks.W.detach().requires_grad_(), networks.V.detach().requires_grad_()
+        states = cells.forward(cell, cells.project(x, W), V, noise=gates, columns=batch.columns)
+        scored = states.h[first:]
+
+    def autograd(grad_h: Tensor) -> None:
+        grad_W, grad_V = torch.autograd.grad(scored, (W, V), grad_h, allow_unused=True)
+        networks.grad_W.copy_(grad_W)
+        # With one slice, the recurrent weights have no effect.
+        networks.grad_V.copy_(torch.zeros_like(V) if grad_V is None else grad_V)
+
+    return states, autograd

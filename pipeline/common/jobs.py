@@ -1,0 +1,167 @@
+"""Where jobs run: one after another, in processes, or (a seam) wherever else.
+
+Jobs are values in and values out; only the caller writes files. Neither the executor nor the number of workers may
+change a byte of any result, so neither is a tracked parameter: ``NEM_EXECUTOR`` (a name of :data:`EXECUTORS`) and
+``NEM_WORKERS`` choose them.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
+from typing import Any, TypeVar
+
+import torch
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Executor = Callable[[Callable[[Any], Any], Sequence[Any], Any], Iterator[tuple[int, Any]]]
+"""Takes a function that can be imported by name, its arguments, and the shared counter that :func:`progress` adds to;
+yields ``(number of the item, result)`` in order of completion, with a bounded number of items in flight."""
+
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+"""Variables that a library reads when it is loaded: what a worker inherits."""
+
+_counter: Any = None
+
+
+def one_thread() -> ExitStack:
+    """Keep this process to one thread of arithmetic, BLAS included: some sums change with the number of threads.
+
+    Returns:
+        What gives the threads back when it is closed or left as a context; whoever ignores it keeps one thread.
+    """
+    undo = ExitStack()
+    undo.callback(torch.set_num_threads, torch.get_num_threads())
+    torch.set_num_threads(1)
+    undo.enter_context(threadpool_limits(1))
+    return undo
+
+
+def _end_with_the_parent() -> None:
+    """End this worker when its parent is gone: a killed parent cannot tell its workers to stop."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _start_worker(counter: Any) -> None:  # noqa: ANN401 - a shared integer
+    """Prepare a fresh process."""
+    _count_with(counter)
+    one_thread()
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+
+
+def _count_with(counter: Any) -> None:  # noqa: ANN401 - a shared integer
+    """Let :func:`progress` add to ``counter`` in this process."""
+    global _counter  # noqa: PLW0603 - one per process
+    _counter = counter
+
+
+def progress(amount: int) -> None:
+    """Report finished work from inside a job, in the units of ``total`` of :func:`run`."""
+    if _counter is not None:
+        with _counter.get_lock():
+            _counter.value += amount
+
+
+def workers() -> int:
+    """Return the number of worker processes: ``NEM_WORKERS``, or one per core.
+
+    Raises:
+        ValueError: the variable is not a positive integer.
+    """
+    text = os.environ.get("NEM_WORKERS", "")
+    if not text:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise ValueError(f"expected NEM_WORKERS to be a positive integer, found {text!r}; set it to one or unset it")
+    return int(text)
+
+
+def _serial(function: Callable[[Item], Result], items: Sequence[Item], counter: Any) -> Iterator[tuple[int, Result]]:  # noqa: ANN401
+    """Run jobs here, one after another."""
+    with one_thread() as undo:
+        undo.callback(_count_with, None)
+        _count_with(counter)
+        for number, item in enumerate(items):
+            yield number, function(item)
+
+
+def _processes(function: Callable[[Item], Result], items: Sequence[Item], counter: Any) -> Iterator[tuple[int, Result]]:  # noqa: ANN401
+    """Run jobs in processes."""
+    count = min(workers(), len(items))
+    if count <= 1:
+        yield from _serial(function, items, counter)
+        return
+    pending: dict[Future[Result], int] = {}
+    upcoming = iter(enumerate(items))
+    with ExitStack() as undo:
+        undo.callback(_inherit, {name: os.environ.get(name) for name in THREADS})
+        _inherit(dict.fromkeys(THREADS, "1"))
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker, initargs=(counter,))
+        undo.callback(pool.shutdown, cancel_futures=True)
+        try:
+            while True:
+                # A window, so that neither arguments nor results of many jobs wait in memory.
+                while len(pending) < 2 * count + 2 and (item := next(upcoming, None)) is not None:
+                    pending[pool.submit(function, item[1])] = item[0]
+                if not pending:
+                    return
+                for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                    yield pending.pop(future), future.result()
+        except BrokenProcessPool as error:
+            raise ChildProcessError(
+                "expected every worker to finish, found one dead (killed for memory?); run again: it goes on from what "
+                "is kept. Fewer workers need less memory: NEM_WORKERS=1"
+            ) from error
+
+
+def _inherit(values: dict[str, str | None]) -> None:
+    """Set what workers find in their environment, or (``None``) do not find."""
+    for name, value in values.items():
+        os.environ.pop(name, None)
+        os.environ.update({} if value is None else {name: value})
+
+
+EXECUTORS: dict[str, Executor] = {"serial": _serial, "process": _processes}
+
+
+def run(
+    function: Callable[[Item], Result], items: Sequence[Item], *, total: int, label: str
+) -> Iterator[tuple[int, Result]]:
+    """Yield ``(number of the item, result)`` as jobs finish; no result is kept alive here.
+
+    The function must be importable by name, since processes are spawned. The bar called ``label`` goes to ``total``, in
+    the units that the jobs report through :func:`progress`.
+
+    Raises:
+        ValueError: an unknown executor, or no number of workers.
+        ChildProcessError: a worker died, for instance killed for memory.
+    """
+    kind = os.environ.get("NEM_EXECUTOR", "process")
+    if kind not in EXECUTORS:
+        raise ValueError(f"expected NEM_EXECUTOR to be {' or '.join(EXECUTORS)}, found {kind!r}; set it or unset it")
+    counter = multiprocessing.get_context("spawn").Value("q", 0)
+    stop = threading.Event()
+    with tqdm(total=total, desc=label, mininterval=1) as bar, ExitStack() as undo:
+
+        def follow() -> None:
+            while not stop.wait(0.5):
+                bar.update(counter.value - bar.n)
+            bar.update(counter.value - bar.n)
+
+        thread = threading.Thread(target=follow, daemon=True)
+        thread.start()
+        undo.callback(thread.join)
+        undo.callback(stop.set)
+        yield from EXECUTORS[kind](function, items, counter)

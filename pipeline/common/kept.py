@@ -1,0 +1,136 @@
+"""Finished work that outlives its process: the one module that keeps it.
+
+Stages that take long keep what they finish, so that a run that was killed goes on and gives the same bytes. What is
+kept belongs to an exact key (settings, data) and to exact code: the folder's name is a digest of both, so a changed
+parameter or a changed line never meets an old result, and a reworded docstring meets them all. Every entry carries a
+digest of its name and content: a damaged one is not there.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import json
+import shutil
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load, save
+from torch import Tensor
+
+from pipeline.common import paths, records
+
+_DIGEST = 32
+"""Bytes of SHA-256 before an entry's content."""
+
+
+class Kept:
+    """A folder of entries, ``.checkpoints/<kind>/<digest of key and code>``. Can be sent to a worker.
+
+    Args:
+        kind: what it is that is kept; may have parts, as in ``train/<task>/<cell>``.
+        key: all that decides the entries but code: plain JSON values (others count as their text).
+        code: names of the modules whose source decides the entries (:func:`code_digest`).
+    """
+
+    def __init__(self, kind: str, key: object, code: Sequence[str] = ()) -> None:
+        text = json.dumps([key, code_digest(code)], sort_keys=True, default=str)
+        self.folder = paths.CHECKPOINTS / kind / hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    def _file(self, name: str) -> Path:
+        return self.folder / hashlib.sha256(name.encode()).hexdigest()[:32]
+
+    def get(self, name: str) -> bytes | None:
+        """Return an entry's content; ``None`` if there is none or it is damaged."""
+        try:
+            content = self._file(name).read_bytes()
+        except OSError:
+            return None
+        stated, content = content[:_DIGEST], content[_DIGEST:]
+        return content if stated == _digest(name, content) else None
+
+    def put(self, name: str, content: bytes) -> None:
+        """Keep an entry, whole or not at all, in place of an older one of this name.
+
+        Raises:
+            OSError: the disk is full or read-only.
+        """
+        records.write_bytes(self._file(name), _digest(name, content) + content)
+
+    def has(self, name: str) -> bool:
+        """Return whether :meth:`get` would find the entry."""
+        return self.get(name) is not None
+
+    def remove(self, name: str) -> None:
+        """Forget one entry, if it is there."""
+        self._file(name).unlink(missing_ok=True)
+
+    def retain(self, names: Collection[str]) -> None:
+        """Forget all entries but ``names``, and all other folders of the same kind."""
+        wanted = {self._file(name) for name in names}
+        for place in (*self.folder.parent.glob("*"), *self.folder.glob("*")):
+            if place.is_dir() and place != self.folder:
+                shutil.rmtree(place)
+            elif place.is_file() and place not in wanted:
+                place.unlink()
+
+
+def forget(kind: str) -> None:
+    """Forget all that was kept of a kind, under whatever key and code."""
+    shutil.rmtree(paths.CHECKPOINTS / kind, ignore_errors=True)
+
+
+def _digest(name: str, content: bytes) -> bytes:
+    return hashlib.sha256(name.encode() + b"\0" + content).digest()
+
+
+def code_digest(modules: Sequence[str]) -> str:
+    """Return a SHA-256 over what the sources of modules say to do, without docstrings and comments.
+
+    Args:
+        modules: dotted names; of a package, all modules below it. Nothing is imported but parent packages.
+
+    Raises:
+        ModuleNotFoundError: there is no such module, or it has no source.
+    """
+    digest = hashlib.sha256()
+    for name, source in sorted(_sources(modules).items()):
+        tree = ast.parse(source.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(getattr(node, "body", None), list):
+                # Any bare string is documentation: a docstring, or the lines under a constant.
+                node.body = [line for line in node.body if not _is_text(line)]  # type: ignore[attr-defined]
+        digest.update(f"{name}\0{ast.dump(tree)}\0".encode())
+    return digest.hexdigest()
+
+
+def _is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _sources(modules: Sequence[str]) -> dict[str, Path]:
+    """Return the source file of every module, by dotted name."""
+    files: dict[str, Path] = {}
+    for name in modules:
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.origin is None:
+            raise ModuleNotFoundError(f"expected a module {name} with a source file, found none; correct the name")
+        files[name] = Path(spec.origin)
+        for folder in map(Path, spec.submodule_search_locations or ()):
+            for source in folder.rglob("*.py"):
+                files[".".join((name, *source.relative_to(folder).with_suffix("").parts))] = source
+    return files
+
+
+def pack(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> bytes:
+    """Return tensors, of any device, and a description as one entry's content; equal values give equal bytes."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return save(plain, {"about": json.dumps(about, sort_keys=True)})
+
+
+def unpack(content: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors, on the CPU, and the description of what :func:`pack` made."""
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return load(content), json.loads(header["__metadata__"]["about"])

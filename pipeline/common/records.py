@@ -1,0 +1,132 @@
+"""Reading and writing files so that a reader never sees half of one, and equal content means equal bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+ROW_GROUP = 65_536
+"""Rows per parquet row group: fixed, because the bytes of a parquet file depend on it."""
+
+
+@contextmanager
+def atomic_path(destination: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``destination`` that replaces it, synced to disk, when the block ends well.
+
+    When the block raises, the temporary file is removed and ``destination`` stays as it was.
+    """
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=destination.parent, prefix=f".{destination.name}.", suffix=".tmp")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(destination)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(destination: Path, content: bytes) -> None:
+    """Write ``content`` to ``destination`` atomically."""
+    with atomic_path(destination) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(destination: Path, content: str) -> None:
+    """Write UTF-8 text to ``destination`` atomically, with Unix line ends on every platform."""
+    write_bytes(destination, content.encode("utf-8"))
+
+
+def write_json(destination: Path, content: Any) -> None:  # noqa: ANN401 - any JSON value
+    """Write ``content`` as sorted, indented JSON; a NaN or infinity is an error (write ``None`` instead)."""
+    write_text(destination, json.dumps(content, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def read_json(source: Path) -> Any:  # noqa: ANN401 - any JSON value
+    """Read a JSON file.
+
+    Raises:
+        ValueError: the file is not valid JSON; the message names it.
+    """
+    try:
+        return json.loads(source.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"expected valid JSON in {source}, found {error}; run the stage that writes it again"
+        ) from error
+
+
+def lists(values: npt.NDArray[Any]) -> pa.Array:
+    """Return ``(N, K)`` numbers as a column of N lists of K."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.ravel(values)), values.shape[1])
+
+
+def write_table(destination: Path, table: pa.Table, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a parquet file atomically: zstd, fixed row groups, no time stamps, so equal tables give equal bytes.
+
+    ``metadata`` is added to that of the table's schema, in the order of its keys.
+    """
+    if metadata is not None:
+        more = {key.encode(): value.encode() for key, value in sorted(metadata.items())}
+        table = table.replace_schema_metadata({**(table.schema.metadata or {}), **more})
+    with atomic_path(destination) as temporary:
+        # Checksums: a flipped bit in a page decompresses to other numbers without an error often enough.
+        pq.write_table(table, temporary, compression="zstd", row_group_size=ROW_GROUP, write_page_checksum=True)
+
+
+def read_table(source: Path, schema: pa.Schema | None = None) -> pa.Table:
+    """Read a parquet file and check that it has the columns of ``schema``, if one is given.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is damaged, or a column is missing or of another type.
+    """
+    if not source.is_file():
+        raise FileNotFoundError(f"expected {source}, found no such file; run the stage that writes it (`dvc repro`)")
+    try:
+        table = pq.read_table(source, page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(
+            f"expected a readable parquet file at {source}, found damage ({error}); run the stage that writes it again"
+        ) from error
+    if schema is not None:
+        check_schema(table, schema, source)
+    return table
+
+
+def check_schema(table: pa.Table, schema: pa.Schema, source: Path) -> None:
+    """Check a table's columns and types (metadata and further columns are not compared).
+
+    Raises:
+        ValueError: a column of ``schema`` is missing from ``table`` or of another type.
+    """
+    for field in schema:
+        kind = table.schema.field(field.name).type if field.name in table.column_names else "no such column"
+        if kind != field.type:
+            raise ValueError(
+                f"expected column {field.name!r} of type {field.type} in {source}, found {kind}; run the stage that "
+                "writes it again"
+            )
+
+
+def sha256_of(source: Path) -> str:
+    """Return the SHA-256 of a file as 64 hexadecimal digits."""
+    digest = hashlib.sha256()  # hashlib.file_digest exists from Python 3.11 on
+    with source.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

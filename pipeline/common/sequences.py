@@ -1,0 +1,322 @@
+"""The one form of data between tasks and training: ``data/sequences/<task>``.
+
+Windows of days and clips of frames overlap, so a sequence is a row of indices into a pool of slices: nothing is
+stored twice, and a pool is a file mapped into memory that is only read where a batch needs it. A folder holds
+``sequences.parquet`` (names, indices, targets, groups, the side of each sequence in each split), one pool for all
+splits or one per split, and ``about.json``, written last, with the SHA-256 of the others. What reads a folder raises
+FileNotFoundError where a file is missing, and ValueError where one is damaged or the task is switched off.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from pipeline.common import records
+
+Head = Literal["softmax", "identity"]
+Side = Literal["train", "validation", "test"]
+SIDES: tuple[Side, ...] = ("train", "validation", "test")
+ABOUT, TABLE, TENSOR = "about.json", "sequences.parquet", "vectors"
+KINDS: dict[str, type | tuple[type, ...]] = {
+    "slices": int, "outputs": int, "splits": list, "pools": list, "head": str, "target_scale": (int, float),
+    "target_offset": (int, float), "unit": str, "classes": list, "files": dict, "origin": dict,
+}  # fmt: skip
+"""What ``about.json`` holds."""
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """A set of labelled sequences.
+
+    Attributes:
+        pool: ``(P, I)`` float32 slices, possibly memory-mapped.
+        index: ``(N, T)`` int64 rows of ``pool``.
+        targets: ``(N, K)`` float32: scaled values, or 1-in-K codes.
+        rows: ``(N,)`` int64 names of the sequences (day index or clip number).
+    """
+
+    pool: Tensor
+    index: Tensor
+    targets: Tensor
+    rows: Tensor
+
+    def __len__(self) -> int:
+        """Number of sequences."""
+        return len(self.index)
+
+    def subset(self, chosen: Tensor) -> Sequences:
+        """Return the sequences at positions ``chosen``."""
+        return Sequences(self.pool, self.index[chosen], self.targets[chosen], self.rows[chosen])
+
+    def to(self, device: torch.device) -> Sequences:
+        """Return a copy on ``device`` (itself if it is there)."""
+        return Sequences(*(part.to(device) for part in (self.pool, self.index, self.targets, self.rows)))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One split of a task's data, as training takes it.
+
+    Attributes:
+        train: training sequences.
+        test: test sequences.
+        validation: validation sequences; ``None`` where they were joined to the training sequences.
+        head: ``softmax`` (classes) or ``identity`` (values).
+        target_scale: raw units per scaled unit of the target (1 for classes).
+        target_offset: raw value of a scaled 0.
+        unit: of the raw target.
+        classes: class names, empty for values.
+        digest: SHA-256 of each file, by name.
+        origin: what made the slices (for features of frames: sampling, weights, preprocessing).
+    """
+
+    train: Sequences
+    test: Sequences
+    validation: Sequences | None
+    head: Head
+    target_scale: float
+    target_offset: float
+    unit: str
+    classes: tuple[str, ...]
+    digest: dict[str, str]
+    origin: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def inputs(self) -> int:
+        """I, features per slice."""
+        return self.train.pool.shape[1]
+
+    @property
+    def outputs(self) -> int:
+        """K, output neurons."""
+        return self.train.targets.shape[1]
+
+    @property
+    def slices(self) -> int:
+        """T, slices per sequence."""
+        return self.train.index.shape[1]
+
+
+@dataclass(frozen=True)
+class Table:
+    """All sequences of a task, as its data stage writes them; what is not told here is as in the two classes above.
+
+    Attributes:
+        group: the group of each sequence, or ``None``.
+        splits: by name, the side of each sequence; the first is the paper's split.
+        pools: by split, ``(P, I)`` float32 slices; one pool called ``""`` serves all splits. A path names a
+            ``features.parquet`` with its twin ``vectors.safetensors``, which is linked or copied.
+        origin: plain JSON values.
+    """
+
+    rows: npt.NDArray[np.int64]
+    index: npt.NDArray[np.int64]
+    targets: npt.NDArray[np.float32]
+    group: list[str] | None
+    splits: Mapping[str, npt.NDArray[np.str_]]
+    pools: Mapping[str, Tensor | Path]
+    head: Head
+    target_scale: float = 1.0
+    target_offset: float = 0.0
+    unit: str = ""
+    classes: tuple[str, ...] = ()
+    origin: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _schema(slices: int, outputs: int, names: Sequence[str]) -> pa.Schema:
+    """Return the columns of ``sequences.parquet`` for sequences of T slices, K outputs and these splits."""
+    lists = [("index", pa.list_(pa.int64(), slices)), ("target", pa.list_(pa.float32(), outputs))]
+    return pa.schema([("row", pa.int64()), *lists, *((n, pa.string()) for n in ("group", *map(_side_column, names)))])
+
+
+def _side_column(split: str) -> str:
+    return f"split_{split}"
+
+
+def _pool_name(split: str) -> str:
+    return f"pool.{split}.safetensors" if split else "pool.safetensors"
+
+
+def write(folder: Path, table: Table) -> None:
+    """Write a task's sequences; ``about.json`` last, so that its presence means the folder is whole.
+
+    Raises:
+        ValueError: there are no sequences, or pools and splits do not fit together.
+        OSError: the disk is full or read-only.
+    """
+    count, T = table.index.shape
+    names, K = list(table.splits), table.targets.shape[1]
+    sides = {str(side) for several in table.splits.values() for side in several}
+    if not count or not names or set(table.pools) not in ({""}, set(names)) or not sides <= set(SIDES):
+        raise ValueError(
+            f"expected sequences with splits into {SIDES}, and one pool or one per split, found {count} sequences, "
+            f"splits {(*names,)} into {sorted(sides)} and pools {(*table.pools,)}; correct the table"
+        )
+    (folder / ABOUT).unlink(missing_ok=True)
+    for stale in folder.glob("pool*.safetensors"):
+        stale.unlink()
+    columns = [
+        pa.array(table.rows),
+        records.lists(table.index),
+        records.lists(table.targets),
+        pa.nulls(count, pa.string()) if table.group is None else pa.array(table.group, pa.string()),
+        *(pa.array(np.asarray(side).tolist(), pa.string()) for side in table.splits.values()),
+    ]
+    records.write_table(folder / TABLE, pa.Table.from_arrays(columns, schema=_schema(T, K, names)))
+    for split, pool in table.pools.items():
+        _write_pool(folder / _pool_name(split), pool)
+    files = (TABLE, *map(_pool_name, table.pools))
+    about = {name: getattr(table, name) for name in ("head", "target_scale", "target_offset", "unit")}
+    about |= {"slices": T, "outputs": K, "splits": names, "pools": list(table.pools), "classes": list(table.classes)}
+    about |= {"origin": dict(table.origin), "files": {name: records.sha256_of(folder / name) for name in files}}
+    records.write_json(folder / ABOUT, about)
+
+
+def _write_pool(destination: Path, pool: Tensor | Path) -> None:
+    """Write slices, or link or copy the twin of a ``features.parquet``."""
+    if isinstance(pool, Path):
+        # The file itself and not what a link of DVC's cache is called.
+        twin = pool.with_name("vectors.safetensors").resolve()
+        try:
+            os.link(twin, destination)
+        except OSError:
+            with records.atomic_path(destination) as temporary:
+                shutil.copyfile(twin, temporary)
+        return
+    write_vectors(destination, pool.detach().cpu().float().numpy())
+
+
+def write_vectors(destination: Path, vectors: npt.NDArray[np.float32]) -> None:
+    """Write ``(P, I)`` as a safetensors file from where they lie.
+
+    The format's own writer makes a temporary file under a name of its own, which a kill would leave among the outputs.
+
+    Raises:
+        OSError: the disk is full or read-only.
+    """
+    described = {TENSOR: {"dtype": "F32", "shape": list(vectors.shape), "data_offsets": [0, vectors.nbytes]}}
+    header = json.dumps(described, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    with records.atomic_path(destination) as temporary, temporary.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.write(np.ascontiguousarray(vectors, "<f4").data)
+
+
+def write_absent(folder: Path) -> None:
+    """Write that a task is not among ``tasks``: what its stages leave, so that later ones pass it on."""
+    records.write_json(folder / ABOUT, {"absent": True})
+
+
+def absent(folder: Path) -> bool:
+    """Return whether :func:`write_absent` wrote this folder."""
+    return (folder / ABOUT).is_file() and records.read_json(folder / ABOUT) == {"absent": True}
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    """Return ``about.json`` after a check of its keys and types."""
+    source = folder / ABOUT
+    if not source.is_file():
+        raise FileNotFoundError(f"expected sequences in {folder}, found no {ABOUT}; run `dvc repro`")
+    if absent(folder):
+        raise ValueError(
+            f"expected sequences in {folder}, found that the task is switched off; add it to tasks in params.yaml and "
+            "run `dvc repro`"
+        )
+    about = records.read_json(source)
+    for name, kind in KINDS.items():
+        if not isinstance(about, dict) or not isinstance(about.get(name), kind) or isinstance(about[name], bool):
+            raise ValueError(f"expected {name!r} in {source}, found none or another type; run `dvc repro` again")
+    return dict(about)
+
+
+def splits(folder: Path) -> tuple[str, ...]:
+    """Return the names of the splits, the paper's first."""
+    return tuple(_about(folder)["splits"])
+
+
+def _checked(folder: Path, name: str, about: Mapping[str, Any]) -> Path:
+    """Return a file of the folder after its digest was compared."""
+    source = folder / name
+    if not source.is_file():
+        raise FileNotFoundError(f"expected {source}, found no such file; run `dvc repro`")
+    digest, stated = records.sha256_of(source), about["files"].get(name)
+    if digest != stated:
+        raise ValueError(
+            f"expected {source} with the SHA-256 {stated} that {ABOUT} states, found {digest}: damage; run `dvc repro`"
+        )
+    return source
+
+
+def read_table(folder: Path) -> pa.Table:
+    """Return ``sequences.parquet``: row, index, target, group, and split_<name> for every split."""
+    about = _about(folder)
+    layout = _schema(about["slices"], about["outputs"], about["splits"])
+    return records.read_table(_checked(folder, TABLE, about), layout)
+
+
+def _mapped(source: Path) -> Tensor:
+    """Map a pool: it holds no memory until it is used, and writing to it never reaches the file."""
+    try:
+        with source.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))[TENSOR]
+        kind, shape, start = header["dtype"], header["shape"], 8 + length + header["data_offsets"][0]
+        if kind != "F32" or len(shape) != 2:
+            raise ValueError(f"{kind} of shape {shape}")
+        # safetensors' own tensors are copies; a copy-on-write map is not.
+        return torch.from_numpy(np.memmap(source, "<f4", "c", start, tuple(shape)))
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ValueError(
+            f"expected float32 slices (P, I) in {source}, found otherwise ({error}); run `dvc repro`"
+        ) from error
+
+
+def load(folder: Path, split: str | None = None, *, validation: Literal["joined", "apart"] = "joined") -> Dataset:
+    """Return one split of a task's sequences (``None``: the first), its pool mapped into memory.
+
+    Validation sequences are ``joined`` to the training sequences, in the table's order, or ``apart``.
+
+    Raises:
+        ValueError: there is no such split, or a side of it is empty.
+    """
+    about = _about(folder)
+    name = about["splits"][0] if split is None else split
+    if name not in about["splits"]:
+        raise ValueError(f"expected one of the splits {about['splits']} in {folder}, found {name!r}; name one of them")
+    table = read_table(folder)
+    pool_name = _pool_name(name if name in about["pools"] else "")
+    pool = _mapped(_checked(folder, pool_name, about))
+    index, targets = (
+        torch.tensor(table[column].combine_chunks().flatten().to_numpy().reshape(len(table), -1))
+        for column in ("index", "target")
+    )
+    if len(table) and not 0 <= int(index.min()) <= int(index.max()) < len(pool):
+        raise ValueError(f"expected rows of the {len(pool)} slices in {folder / TABLE}, found others; run `dvc repro`")
+    everything = Sequences(pool, index, targets, torch.tensor(table["row"].to_numpy().copy()))
+    side = np.array(table[_side_column(name)].to_pylist(), dtype=str)
+    wanted = {"training": ["train", "validation"], "test": ["test"]}
+    if validation == "apart":
+        wanted = {"training": ["train"], "test": ["test"], "validation": ["validation"]}
+    parts = {}
+    for what, sides in wanted.items():
+        parts[what] = everything.subset(torch.from_numpy(np.isin(side, sides)).nonzero().flatten())
+        if not len(parts[what]):
+            at = f"in split {name!r} of {folder}"
+            raise ValueError(f"expected at least one {what} sequence {at}, found none; change the split in params.yaml")
+    digest = {ABOUT: records.sha256_of(folder / ABOUT), **{n: about["files"][n] for n in (TABLE, pool_name)}}
+    return Dataset(
+        parts["training"], parts["test"], parts.get("validation"), about["head"], float(about["target_scale"]),
+        float(about["target_offset"]), about["unit"], tuple(about["classes"]), digest, about["origin"],
+    )  # fmt: skip

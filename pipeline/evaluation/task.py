@@ -1,0 +1,174 @@
+"""A task as the evaluation sees it: an object that says what is special about its results.
+
+``pipeline/tasks`` has one for each task. What it leaves out is done in one way for all: a task that gives nothing but
+its name and head gets metrics, tables, figures and its part of the report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from nem.conditions import Mode, Place
+from pipeline.common import paths
+from pipeline.common.sequences import Dataset
+from pipeline.evaluation.paper import PaperTable, Quantity
+from pipeline.evaluation.statistics import Bootstrap, Floats
+from pipeline.evaluation.style import Picture
+from pipeline.training.results import TrainedRun
+
+if TYPE_CHECKING:
+    from pipeline.params import Params
+
+Summary = dict[str, dict[str, dict[str, float | int | None]]]
+"""Condition → metric → {mean, ci_low, ci_high, n, …}."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number by which networks are judged."""
+
+    name: str  # its key in metrics.json
+    curve: str  # its column in curves.parquet
+    words: str
+    unit: str  # of the shown number; {unit} stands for the unit of the task's targets
+    scale: float  # shown number per stored number
+    gain: Literal[-1, 1]  # sign of an improvement
+    quantity: Quantity  # what the tables call it
+
+    def label(self, unit: str) -> str:
+        """Return name and unit, such as ``test accuracy [%]``, for targets in ``unit``."""
+        return f"{self.words} [{self.unit.format(unit=unit)}]" if unit or "{" not in self.unit else self.words
+
+
+MEASURES = {
+    "identity": Measure("test_mse", "test_loss", "test squared error", "{unit}²", 1.0, -1, "squared_error"),
+    "softmax": Measure("test_accuracy", "test_accuracy", "test accuracy", "%", 100.0, 1, "accuracy"),
+}
+"""The headline of each head."""
+VALUES = {
+    "identity": {"test_mse": "test_loss", "train_mse": "train_loss"},
+    "softmax": {
+        "test_cross_entropy": "test_loss",
+        "train_cross_entropy": "train_loss",
+        "test_accuracy": "test_accuracy",
+        "train_accuracy": "train_accuracy",
+    },
+}
+"""Per head: what is read from the curves, as name in ``metrics.json`` → column; the loss on test data is first."""
+COLUMNS = {
+    "test_cross_entropy": ("test cross entropy [nats]", 1.0),
+    "calibration_error": ("calibration error [%]", 100.0),
+}
+"""Columns of the report beside the headline: metric → heading and shown number per stored number."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is special about one task in its results."""
+
+    name: str  # in params.yaml and in every path
+    title: str  # its name in words
+    head: Literal["identity", "softmax"]  # values or classes: decides the measures
+    splits: Mapping[str, str] = field(default_factory=dict)  # split of the data → its name in words
+    rival: str | None = None  # the naive baseline that every picture and verdict names, if any
+    words: Mapping[str, str] = field(default_factory=dict)  # baseline → its name in words
+    columns: Mapping[str, tuple[str, float]] = field(default_factory=dict)  # further ones, as COLUMNS
+    tables: tuple[PaperTable, ...] = ()  # the paper's, where it has any
+    # The paper's learning curves, where it has any: file name → cell, mode, and the places of its panels.
+    curves: Mapping[str, tuple[str, Mode, tuple[Place, ...]]] = field(default_factory=dict)
+    source: str = ""  # the source whose data are the paper's own
+    # Returns the naive baselines' headline metric; None is the best constant answer.
+    references: Callable[[Evidence], dict[str, float]] | None = None
+    draw: Callable[[Outcome], list[Picture]] = lambda outcome: []  # what a run has besides every task's pictures
+    # Writes tables and draws figures about all runs of the task together.
+    conclude: Callable[[Sequence[Outcome], Bootstrap], list[Picture]] = lambda outcomes, bootstrap: []
+    # Writes and returns the forms of the data that tuning chooses among, by name, for given parameters: their folders,
+    # and the task's parameters that ask for them; None is its data as they are.
+    forms: Callable[[Params], Mapping[str, tuple[Path, dict[str, Any]]]] | None = None
+    # What a reader must know of data of a source, given the source's record; empty for nothing.
+    note: Callable[[Mapping[str, Any]], str] = lambda source: ""
+
+    @property
+    def measure(self) -> Measure:
+        """The headline: what tables, pictures and verdicts are about."""
+        return MEASURES[self.head]
+
+    @property
+    def loss(self) -> str:
+        """The metric that is trained on: the loss on clean test labels."""
+        return next(iter(VALUES[self.head]))
+
+    def called(self, reference: str) -> str:
+        """Return a baseline's name in words."""
+        return self.words.get(reference, reference.replace("_", " "))
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The data by which the runs of one split are judged."""
+
+    folder: Path  # where the task's sequences are
+    split: str
+    further: str | None  # the split as paths and results name it: None for the first, which is called like the task
+    dataset: Dataset
+    source: Mapping[str, Any]  # the record of where the data came from; empty where there is none
+
+    @property
+    def test_classes(self) -> npt.NDArray[np.int64]:
+        """Classes ``(N,)`` of the test sequences, in ascending order of their names, as predictions are."""
+        order = np.argsort(self.dataset.test.rows.numpy(), kind="stable")
+        return np.asarray(self.dataset.test.targets.argmax(1).numpy()[order])
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One run with its statistics."""
+
+    task: Task
+    evidence: Evidence
+    run: TrainedRun
+    references: dict[str, float]  # the naive baselines' headline metric
+    values: dict[str, dict[str, Floats]]  # per condition and metric (repetitions,), NaN where the network failed
+    summary: Summary
+    differences: pd.DataFrame  # to the noiseless condition, paired: one row per metric and condition
+
+    @property
+    def name(self) -> str:
+        """The results' key: the task's name, with that of a further split."""
+        return paths.run_name(self.task.name, self.evidence.further)
+
+    @property
+    def prefix(self) -> str:
+        """What the files of a further split begin with."""
+        return f"{self.evidence.further}_" if self.evidence.further else ""
+
+    @property
+    def title(self) -> str:
+        """Task, split and cell in words."""
+        words = self.task.splits.get(self.evidence.split, self.evidence.further)
+        return f"{self.task.title}{f', {words}' if words else ''}: {self.run.cell.upper()}"
+
+    @property
+    def tables(self) -> tuple[PaperTable, ...]:
+        """The paper's tables of this task and cell; where it has none, one of the headline and one of speed-ups."""
+        own = tuple(table for table in self.task.tables if table.cell == self.run.cell)
+        quantities: tuple[Quantity, ...] = (self.task.measure.quantity, "speed_up")
+        return own or tuple(PaperTable(None, self.task.name, self.run.cell, quantity) for quantity in quantities)
+
+    @property
+    def columns(self) -> dict[str, tuple[str, float]]:
+        """Columns that stand beside the headline: metric → heading and scale."""
+        columns = {**self.task.columns, **COLUMNS}
+        return {name: column for name, column in columns.items() if name in self.summary["none"]}
+
+    @property
+    def label(self) -> str:
+        """Name and unit of the headline."""
+        return self.task.measure.label(self.run.record["unit"])

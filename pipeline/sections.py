@@ -1,0 +1,204 @@
+"""Files of parameters, whatever the parameters are: read with care, faults named, written with meanings at line ends.
+
+A schema is a pydantic model of sections (:mod:`pipeline.params`); nothing here knows which.
+"""
+
+from __future__ import annotations
+
+import difflib
+import io
+import reprlib
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
+from ruamel.yaml.representer import RoundTripRepresenter
+
+MAX_BYTES = 1 << 16  # a larger file is refused unread: a full one has 10 kB
+MAX_DEPTH = 16  # nesting of a file; the schema has 7 levels
+MAX_FAULTS = 20  # faults listed in one message
+LONG_LIST = 6  # items of a list that stands on one line
+UNION_MEMBERS = ("int", "str", "constrained-int", "constrained-str")  # pydantic's, no part of a parameter's name
+
+
+class ParamsError(ValueError):
+    """A parameter file that cannot be used; the message lists every fault with its place and remedy."""
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys and silent conversions are errors.
+
+    Attributes:
+        inline: whether the section is written on one line.
+        partial: keys of mappings that may leave keys out, with the section that they are a part of.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    inline: ClassVar[bool] = False
+    partial: ClassVar[dict[str, type[BaseModel]]] = {}
+
+
+def _refused(text: str) -> str | None:
+    """Return what makes YAML too costly to load, if anything does: parameters need neither aliases nor depth."""
+    depth = 0
+    for event in YAML(typ="safe", pure=True).parse(text):
+        # Aliases of aliases (or merge keys) make a small file exponentially large.
+        if isinstance(event, AliasEvent):
+            return f"the alias *{shown(event.anchor)} in line {event.start_mark.line + 1}; write the value out"
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            return f"more than {MAX_DEPTH} nested values in line {event.start_mark.line + 1}"
+    return None
+
+
+def read(source: Path) -> dict[str, Any]:
+    """Read a mapping from a YAML file; :class:`ParamsError` says that it is missing, too large, or no such mapping."""
+    if not source.is_file():
+        raise ParamsError(f"expected a parameter file at {source}, found none; run from the project's root")
+    if (size := source.stat().st_size) > MAX_BYTES:
+        raise ParamsError(f"expected a parameter file under {MAX_BYTES} bytes, found {size} in {source}; shorten it")
+    try:
+        text = source.read_text(encoding="utf-8")
+        refused = _refused(text)
+        content = {} if refused else YAML(typ="safe", pure=True).load(text)
+    except Exception as error:  # on hostile text the parser also raises KeyError, IndexError, RecursionError, …
+        raise ParamsError(f"expected valid YAML in {source}, found {type(error).__name__}: {error}") from error
+    if refused:
+        raise ParamsError(f"expected plain YAML in {source}, found {refused}")
+    content = {} if content is None else content
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise ParamsError(f"expected a mapping with string keys in {source}, found {type(content).__name__}")
+    return content
+
+
+def shown(text: str, most: int = 80) -> str:
+    """Return text for a message: short, and with escapes for what a terminal would obey or turn round."""
+    short = text if len(text) <= most else text[:most] + "…"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in short)
+
+
+def value_of(value: object) -> str:
+    """Return a value for a message."""
+    try:
+        return shown(reprlib.repr(value))
+    except ValueError:  # an integer of more digits than Python writes
+        return f"{type(value).__name__} of thousands of digits"
+
+
+def _names(schema: type[Section], place: Sequence[int | str]) -> list[str]:
+    """Return the parameters of the section at a place."""
+    section: Any = schema
+    for key in place:
+        fields, partial = getattr(section, "model_fields", {}), getattr(section, "partial", {})
+        items = typing.get_args(section)  # of a dict[str, Section]
+        section = partial.get(key) or (items[1] if items else getattr(fields.get(str(key)), "annotation", None))
+    return list(getattr(section, "model_fields", {}))
+
+
+def faults(error: ValidationError, schema: type[Section], within: tuple[str, ...] = ()) -> Iterator[str]:
+    """Yield what is wrong, parameter by parameter; an unknown one with the nearest name."""
+    for fault in error.errors(include_url=False):
+        place = (*within, *(part for part in fault["loc"] if part not in UNION_MEMBERS))
+        name = shown(".".join(map(str, place))) or "(whole file)"
+        if fault["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(str(place[-1])[:80], _names(schema, place[:-1]), n=1)
+            yield f"{name}: unknown parameter; " + (f"did you mean {near[0]!r}?" if near else "remove it")
+        else:
+            complete = fault["type"] == "value_error" and "found" in fault["msg"]
+            message = fault["msg"].removeprefix("Value error, ")
+            yield f"{name}: {message}" + ("" if complete else f"; found {value_of(fault['input'])}")
+
+
+def refuse(source: str, listed: Sequence[str]) -> None:
+    """Raise one :class:`ParamsError` for all faults of a file, if there are any."""
+    if listed:
+        more = [f"and {len(listed) - MAX_FAULTS} more"] if len(listed) > MAX_FAULTS else []
+        raise ParamsError("\n  ".join([f"{source} has {len(listed)} fault(s):", *listed[:MAX_FAULTS], *more]))
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``base`` with ``over`` laid over it, key by key at all levels."""
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def missing(content: Any, section: Section, place: str = "") -> Iterator[tuple[str, Any, int, object]]:  # noqa: ANN401
+    """Yield the name, enclosing mapping, position and default of every parameter of a section that content lacks."""
+    for position, (key, value) in enumerate(section):
+        if key not in content:
+            yield f"{place}{key}", content, position, section.model_dump()[key]
+        elif isinstance(value, Section) and isinstance(content[key], Mapping):
+            yield from missing(content[key], value, f"{place}{key}.")
+
+
+def fill(text: str, section: Section) -> tuple[str, list[str]]:
+    """Return YAML with the parameters of a section that it lacks added, all else as it was, and their names."""
+    stream, tree = io.StringIO(), _yaml().load(text) or CommentedMap()
+    lacking = list(missing(tree, section))
+    for name, mapping, position, default in lacking:
+        mapping.insert(position, name.rpartition(".")[2], default)
+    _yaml().dump(tree, stream)
+    return stream.getvalue(), [name for name, *_ in lacking]
+
+
+class _Representer(RoundTripRepresenter):
+    """Writes ``null`` where its base writes nothing."""
+
+
+_Representer.add_representer(type(None), lambda writer, _: writer.represent_scalar("tag:yaml.org,2002:null", "null"))
+
+
+def _yaml() -> YAML:
+    """Return a YAML reader and writer that keeps comments and puts no limit on lines."""
+    writer = YAML(typ="rt")
+    writer.Representer = _Representer
+    writer.width = 1 << 20
+    writer.indent(mapping=2, sequence=4, offset=2)
+    return writer
+
+
+def _flow(value: object) -> str:
+    """Return a value as YAML on one line."""
+    stream, writer = io.StringIO(), _yaml()
+    writer.default_flow_style = True
+    writer.dump({"x": value}, stream)
+    return stream.getvalue().strip().removeprefix("{x: ").removesuffix("}")
+
+
+def _nested(value: object) -> bool:
+    """Whether a value goes on several lines: a section, a mapping of sections, or one of three levels."""
+    if isinstance(value, Section):
+        return not value.inline
+    return isinstance(value, Mapping) and (_depth(value) > 2 or any(isinstance(v, Section) for v in value.values()))
+
+
+def _depth(value: object) -> int:
+    return 1 + max(map(_depth, value.values()), default=0) if isinstance(value, Mapping) else 0
+
+
+def lines(section: Section | Mapping[str, Any], told: set[type], indent: str = "") -> Iterator[str]:
+    """Yield a section as lines of YAML, each after ``indent``.
+
+    The first section of a kind says at each line's end what it means; ``told`` are the kinds that have, and grows.
+    """
+    fields = type(section).model_fields if isinstance(section, Section) and type(section) not in told else {}
+    told.add(type(section))
+    for key, value in dict(section).items():
+        note = fields[key].description if key in fields else None
+        if key in fields and isinstance(value, Section) and type(value) not in told:
+            note = (type(value).__doc__ or "").split("\n")[0].removesuffix(".")
+        nested, items = _nested(value), value if isinstance(value, list) and len(value) > LONG_LIST else []
+        plain = value.model_dump() if isinstance(value, Section) else value
+        head = f"{indent}{key}:" + ("" if nested or items else f" {_flow(plain)}")
+        yield f"{head:<34}  # {note}" if note else head
+        yield from (f"{indent}  - {_flow(item)}" for item in items)
+        yield from lines(value, told, indent + "  ") if nested else ()
+        told.add(type(value))

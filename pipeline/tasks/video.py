@@ -1,0 +1,223 @@
+"""Videos: classifiers that see no order in time, errors by class, the gap between two splits, Figures 1(b), 7 and 9."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from nem.conditions import PLACES, Mode, Place
+from pipeline.common import paths
+from pipeline.evaluation import style, tables
+from pipeline.evaluation.metrics import constant_reference, predicted
+from pipeline.evaluation.paper import PaperTable
+from pipeline.evaluation.statistics import Bootstrap
+from pipeline.evaluation.style import Picture
+from pipeline.evaluation.task import Evidence, Outcome, Task
+from pipeline.video import clips
+from pipeline.video.clips import Clips
+from pipeline.video.features import features
+from pipeline.video.frames import frames
+
+Integers = npt.NDArray[np.int64]
+TABLES = (
+    PaperTable(1, "video", "lstm", "accuracy", 87.21,
+               (85.50, 91.17, 89.61, 85.43, 86.93, 86.98), (93.55, 95.66, 96.70, 87.30, 87.26, 87.78)),
+    PaperTable(2, "video", "lstm", "speed_up", 0, (-8, 26, 20, -6, 3, 9), (40, 56, 60, 15, 13, 18)),
+    PaperTable(3, "video", "gru", "accuracy", 92.10,
+               (93.83, 93.62, 94.93, 93.03, 90.55, 92.17), (94.92, 94.52, 95.12, 94.23, 94.10, 94.35)),
+    PaperTable(4, "video", "gru", "speed_up", 0, (26, 11, 16, 10, -10, 8), (26, 15, 28, 20, 18, 21)),
+)  # fmt: skip
+CURVES: dict[str, tuple[str, Mode, tuple[Place, ...]]] = {
+    "figure_9": ("lstm", "additive", PLACES),
+    "figure_9_multiplicative": ("lstm", "multiplicative", PLACES),
+    "figure_1b": ("lstm", "additive", ("output",)),
+    "figure_9_gru": ("gru", "additive", PLACES),
+    "figure_9_gru_multiplicative": ("gru", "multiplicative", PLACES),
+    "figure_1b_gru": ("gru", "additive", ("output",)),
+}
+WITHOUT_FRAMES = ("features", "ucf101")  # sources of features
+SHOWN = ("none", "blind-additive-both", "nem-additive-both")  # whose errors are drawn
+
+
+def references(evidence: Evidence) -> dict[str, float]:
+    """Return the test accuracies of classifiers that see no order in time [fraction].
+
+    All are fitted on training clips only, without any search: ``majority`` says the most frequent class,
+    ``nearest_centroid`` and ``logistic_regression`` see a clip's mean feature vector, standardised. What a recurrent
+    network adds to them is what it gets out of motion.
+
+    Raises:
+        ValueError: the training clips hold fewer than two classes.
+    """
+    # scikit-learn takes seconds to import.
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neighbors import NearestCentroid
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits
+
+    sides = (evidence.dataset.train, evidence.dataset.test)
+    # Clip by clip, since all slices at once may not fit into memory.
+    train, test = (np.stack([side.pool.numpy()[clip].mean(0) for clip in side.index.numpy()]) for side in sides)
+    seen, truth = (side.targets.argmax(1).numpy() for side in sides)
+    if len(np.unique(seen)) < 2:
+        raise ValueError(
+            f"expected training clips of two classes or more in {evidence.folder}, found fewer; add videos or change "
+            "video.clips in params.yaml"
+        )
+    accuracies = constant_reference(evidence)
+    models = {"nearest_centroid": NearestCentroid(), "logistic_regression": LogisticRegression(max_iter=1000)}
+    # One thread: sums over features differ with the number of threads, and results must not.
+    with threadpool_limits(1):
+        for name, model in models.items():
+            fitted = make_pipeline(StandardScaler(), model).fit(train, seen)
+            accuracies[name] = float((fitted.predict(test) == truth).mean())
+    return accuracies
+
+
+def confusion(outcome: Outcome, condition: str) -> Integers:
+    """Return counts ``(repetitions that did not fail, K, K)``: rows are true classes, columns predicted ones."""
+    truth, classes = outcome.evidence.test_classes, len(outcome.evidence.dataset.classes)
+    predictions = predicted(outcome.run, condition)
+    counts = np.zeros((len(predictions), classes, classes), np.int64)
+    for matrix, probabilities in zip(counts, predictions.values(), strict=True):
+        np.add.at(matrix, (truth, probabilities.argmax(1)), 1)
+    return counts
+
+
+def class_accuracy(outcome: Outcome, bootstrap: Bootstrap) -> pd.DataFrame:
+    """Return the accuracy within each class, over repetitions, of every condition [fraction]."""
+    rows = []
+    for condition in outcome.run.conditions:
+        counts = confusion(outcome, condition)
+        for k, name in enumerate(outcome.evidence.dataset.classes):
+            clips_of_class = int(counts[0, k].sum()) if len(counts) else 0
+            interval = bootstrap.mean(counts[:, k, k] / clips_of_class if clips_of_class else ())
+            rows.append((condition, name, clips_of_class, *interval.as_dict().values()))
+    return pd.DataFrame(rows, columns=["condition", "class", "test_clips", "accuracy", "ci_low", "ci_high", "n"])
+
+
+def confusion_table(outcome: Outcome) -> pd.DataFrame:
+    """Return the confusion counts of every condition, summed over repetitions, in long form."""
+    rows = []
+    for condition in outcome.run.conditions:
+        total, names = confusion(outcome, condition).sum(0), outcome.evidence.dataset.classes
+        rows += [(condition, names[i], names[j], int(count)) for (i, j), count in np.ndenumerate(total)]
+    return pd.DataFrame(rows, columns=["condition", "class", "predicted", "count"])
+
+
+def leakage(outcomes: Sequence[Outcome], bootstrap: Bootstrap) -> pd.DataFrame:
+    """Return how much of the accuracy on the random split is gone on the split by groups, and enter it there.
+
+    Clips of one group show the same people in the same place, and a random split puts them on both sides. The gap is
+    what that is worth. Its interval covers the training's randomness, not the choice of groups.
+
+    Returns:
+        One row per condition of cells that have both splits, and per baseline: accuracies, gap, interval [fraction].
+    """
+    rows: list[tuple[Any, ...]] = []
+    runs = {(outcome.evidence.split, outcome.run.cell): outcome for outcome in outcomes}
+    cells = [cell for split, cell in runs if split == "random" and ("groups", cell) in runs]
+    for cell in cells:
+        pair = leaky, honest = runs["random", cell], runs["groups", cell]
+        name = leaky.task.measure.name
+        for condition in leaky.run.conditions:
+            gap = bootstrap.difference(*(outcome.values[condition][name] for outcome in pair)).as_dict()
+            means = (outcome.summary[condition][name]["mean"] for outcome in pair)
+            rows.append((cell, condition, *means, *gap.values()))
+            honest.summary[condition]["leakage_gap"] = gap
+    if cells:
+        for model, accuracy in leaky.references.items():
+            other = honest.references[model]
+            rows.append((model, "baseline", accuracy, other, accuracy - other, None, None, 1))
+    names = ["model", "condition", "random_split", "group_split", "gap", "ci_low", "ci_high", "n"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def example_clip(table: Clips) -> int:
+    """Return the position of the clip that Figure 7 shows: the first of a diver, else of the third class."""
+    wanted = table.classes.index("diving") if "diving" in table.classes else min(2, len(table.classes) - 1)
+    return int(np.argmax(table.label == wanted))
+
+
+def example_images(table: Clips, position: int) -> npt.NDArray[np.uint8]:
+    """Return the frames of the clip at a position as they were stored: ``(T, H, W, 3)`` red, green, blue.
+
+    Raises:
+        FileNotFoundError: the video's frames are not there.
+        ValueError: they are damaged, or do not hold a frame of the clip.
+    """
+    file = frames.frames_file(paths.FRAMES, str(table.video_id[position]))
+    wanted = features.load(paths.FEATURES_TABLE).frame_index[table.rows[position]].tolist()
+    stored = frames.read_frames(file)["frame_index"].to_pylist()
+    if not set(wanted) <= set(stored):
+        raise ValueError(f"expected frames {wanted} in {file}, found {stored}; run `dvc repro -f -s frames`")
+    return frames.decode_images(file, [stored.index(number) for number in wanted])
+
+
+def example(evidence: Evidence) -> list[Picture]:
+    """Draw the frames of one clip side by side (Figure 7); none where features were acquired, which have no frames."""
+    if evidence.source.get("source") in WITHOUT_FRAMES:
+        return []
+    table = clips.load(evidence.folder / "clips.parquet")
+    position = example_clip(table)
+    images, name = example_images(table, position), str(table.classes[table.label[position]])
+    drawn, axes = style.figure(len(images), width=1.5, height=1.75)
+    for panel, image in zip(axes, images, strict=True):
+        panel.imshow(image)
+        panel.set_axis_off()
+    title = f"the {len(images)} sampled frames of a clip of class {name.replace('_', ' ')}"
+    drawn.suptitle(title)
+    return [style.picture(drawn, "figure_7", f"Figure 7: {title}")]
+
+
+def draw(outcome: Outcome) -> list[Picture]:
+    """Draw the confusion matrices of a few conditions, each row in per cent of its class."""
+    shown = [condition for condition in SHOWN if condition in outcome.run.conditions]
+    names = [name.replace("_", " ") for name in outcome.evidence.dataset.classes]
+    size = 0.36 * len(names)
+    drawn, axes = style.figure(len(shown), width=size + 1.9, height=size + 1.6, sharey=True)
+    for panel, condition in zip(axes, shown, strict=True):
+        counts = confusion(outcome, condition).sum(0).astype(float)
+        share = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
+        panel.imshow(share, cmap="Blues", vmin=0, vmax=100)
+        for i, j in zip(*np.nonzero(share >= 0.5), strict=True):
+            colour = "white" if share[i, j] > 60 else "black"
+            panel.text(j, i, f"{share[i, j]:.0f}", ha="center", va="center", fontsize=6, color=colour)
+        panel.set_xticks(range(len(names)), names, rotation=90)
+        panel.grid(visible=False)
+        panel.set(xlabel="Predicted class", title=condition)
+    axes[0].set_yticks(range(len(names)), names)
+    axes[0].set_ylabel("True class")
+    drawn.suptitle(outcome.title)
+    name = f"confusion_{outcome.name}_{outcome.run.cell}"
+    return [style.picture(drawn, name, f"{outcome.title}: which class was taken for which")]
+
+
+def conclude(outcomes: Sequence[Outcome], bootstrap: Bootstrap) -> list[Picture]:
+    """Write accuracies and errors by class and the gap between the splits; draw Figure 7."""
+    tables.write_stack(outcomes, [class_accuracy(outcome, bootstrap) for outcome in outcomes], "class_accuracy")
+    tables.write_stack(outcomes, [confusion_table(outcome) for outcome in outcomes], "confusion")
+    gaps = leakage(outcomes, bootstrap)
+    if len(gaps):
+        tables.write_frame(gaps, paths.TABLES / "leakage_gap.csv")
+    return example(outcomes[0].evidence)
+
+
+TASK = Task(
+    name="video",
+    title="Video",
+    head="softmax",
+    splits={"random": "random split of clips", "groups": "group-disjoint split"},
+    columns={"leakage_gap": ("leakage gap [points]", 100.0)},
+    tables=TABLES,
+    curves=CURVES,
+    source="ucf11",
+    references=references,
+    draw=draw,
+    conclude=conclude,
+)

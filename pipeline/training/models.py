@@ -1,0 +1,110 @@
+"""Trained networks as files: a NoisyLSTM or NoisyGRU and a linear layer, under torch's names and in torch's order."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as as_bytes
+from torch import Tensor, nn
+
+from nem import NoisyGRU, NoisyLSTM
+from pipeline.common import records
+
+Floats = npt.NDArray[np.float32]
+LAYERS: dict[str, type[NoisyLSTM] | type[NoisyGRU]] = {"lstm": NoisyLSTM, "gru": NoisyGRU}
+REMEDY = "run `dvc repro train`"
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """A network that training wrote to ``data/runs/<task>/<cell>/models``.
+
+    Attributes:
+        layer: the recurrent layer, evaluating; inputs ``(N, T, I)``.
+        head: the output layer.
+        about: what it is: task, split, cell, condition, repetition, ``chosen_by``, sizes, ``classes``, scale of the
+            target, and ``origin`` of the inputs.
+    """
+
+    layer: NoisyLSTM | NoisyGRU
+    head: nn.Linear
+    about: dict[str, Any]
+
+    @torch.no_grad()
+    def predict(self, sequences: Floats) -> Floats:
+        """Return class probabilities, or scaled values, ``(N, K)`` after the last slice.
+
+        Inputs are ``(N, T, I)``, scaled as in training; a ValueError says that they have another shape.
+        """
+        if sequences.ndim != 3 or sequences.shape[2] != self.about["inputs"]:
+            raise ValueError(f"expected inputs of shape (N, T, {self.about['inputs']}), found {sequences.shape}")
+        states, _ = self.layer(torch.as_tensor(np.ascontiguousarray(sequences, dtype=np.float32)))
+        outputs = self.head(states[:, -1])
+        predictions: Floats = (torch.softmax(outputs, -1) if self.about["classes"] else outputs).numpy()
+        return predictions
+
+
+def state_dict(cell: str, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return an engine's network under torch's names: the layer's parameters, ``head.weight`` and ``head.bias``.
+
+    Args:
+        cell: ``lstm`` or ``gru``.
+        parameters: W ``(I + 1, blocks·J)``, its last row the biases, V ``(blocks·J, J)``, U ``(K, J)``, b ``(K, 1)``.
+            LSTM blocks: input, forget, output, candidate. GRU blocks of W: candidate, update, reset; of V: update,
+            reset, candidate.
+    """
+    W, V = (parameters[name] for name in ("W", "V"))
+    J = V.shape[1]
+    into, back = W.t().split(J), V.split(J)
+    if cell == "lstm":  # torch: input, forget, candidate, output
+        weight_ih, weight_hh = (torch.cat([rows[k] for k in (0, 1, 3, 2)]) for rows in (into, back))
+    else:  # torch: reset, update, candidate; its update gate is 1 minus the paper's
+        weight_ih = torch.cat([into[2], -into[1], into[0]])
+        weight_hh = torch.cat([back[1], -back[0], back[2]])
+    bias = weight_ih[:, -1]
+    tensors = {"weight_ih_l0": weight_ih[:, :-1], "weight_hh_l0": weight_hh, "bias_ih_l0": bias}
+    tensors["bias_hh_l0"] = torch.zeros_like(bias)  # the paper has one bias per gate
+    tensors |= {"head.weight": parameters["U"], "head.bias": parameters["b"].reshape(-1)}
+    return {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
+
+
+def description(record: dict[str, Any]) -> dict[str, Any]:
+    """Return what a run's record says about each of its networks."""
+    names = ("task", "split", "cell", "inputs", "outputs", "slices", "classes", "unit", "target_scale", "target_offset")
+    first_target = record["settings"]["first_target"] or record["slices"]
+    own = {"hidden": record["settings"]["hidden"], "first_target": first_target}
+    return {**{name: record[name] for name in names}, **own}
+
+
+def save(destination: Path, parameters: dict[str, Tensor], about: dict[str, Any]) -> None:
+    """Write an engine's network and what is to be known about it; equal ones give equal bytes."""
+    metadata = {"model": json.dumps(about, sort_keys=True)}
+    records.write_bytes(destination, as_bytes(state_dict(about["cell"], parameters), metadata))
+
+
+def load(source: Path) -> TrainedNetwork:
+    """Read a trained network; FileNotFoundError or ValueError says that there is none, or another file."""
+    if not source.is_file():
+        raise FileNotFoundError(f"expected a trained network at {source}, found none; {REMEDY}")
+    try:
+        with safe_open(source, framework="pt") as file:
+            described = (file.metadata() or {}).get("model")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        if described is None:
+            raise ValueError("no metadata 'model'")
+        about = json.loads(described)
+        layer = LAYERS[about["cell"]](about["inputs"], about["hidden"], batch_first=True)
+        head = nn.Linear(about["hidden"], about["outputs"])
+        own = {name.partition(".")[2]: tensors.pop(name) for name in ("head.weight", "head.bias")}
+        layer.load_state_dict(tensors)
+        head.load_state_dict(own)
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(f"expected a trained network in {source}, found otherwise ({error}); {REMEDY}") from error
+    return TrainedNetwork(layer.eval(), head.eval(), about)

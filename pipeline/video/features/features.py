@@ -1,0 +1,264 @@
+"""Features of all frames: chunks of fixed size through Inception-v3, one table, and a twin that maps into memory.
+
+A chunk holds 128 consecutive frames, across videos. Chunks are independent: each is computed by one thread, so that
+bytes do not depend on how many processes share the work, and each is kept under a key made of its frames, the weights
+and the settings, so that an interrupted run goes on where it was.
+
+Parquet cannot be mapped into memory as a matrix (its values lie in pages, between levels), so the same numbers stand
+once more in ``vectors.safetensors``, whose SHA-256 the table states and :func:`load` checks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+import torchvision
+from torch import Tensor
+from tqdm import tqdm
+
+from pipeline.common import jobs, records, sequences
+from pipeline.common.kept import Kept
+from pipeline.video.features import inception
+from pipeline.video.frames import codec, frames
+
+if TYPE_CHECKING:
+    from pipeline.params import VideoFeatures
+
+CHUNK = 128  # frames: fixed, because bytes depend on it
+CODE = ("pipeline.video.features.inception", "pipeline.video.frames.codec")
+"""What decides a chunk, besides its frames and the settings."""
+_SUM = "vectors_sha256"
+
+Vectors = npt.NDArray[np.float32]
+Place = tuple[Path, str, int]
+"""Where a frame is: a file, its SHA-256, and the row in it."""
+
+
+def schema(width: int) -> pa.Schema:
+    """Return the columns of ``features.parquet`` for features of ``width`` numbers."""
+    numbers = [("frame_index", pa.int32()), ("timestamp_s", pa.float64()), ("samples", pa.int32())]
+    return pa.schema([("video_id", pa.string()), *numbers, ("feature", pa.list_(pa.float32(), width))])
+
+
+@dataclass(frozen=True)
+class FeatureTable:
+    """Features of P distinct frames, in order of video and time."""
+
+    video_id: list[str]
+    frame_index: npt.NDArray[np.int32]  # its number in the video
+    timestamp_s: npt.NDArray[np.float64]  # its time [s]; NaN where it is not known
+    samples: npt.NDArray[np.int32]  # how many consecutive sampling times show it
+    vectors: Tensor  # (P, D) float32, mapped from the twin file and paged in as they are read
+    about: dict[str, str]  # what made them: weights, preprocessing, versions, and the SHA-256 of the twin file
+    source: Path = Path()  # features.parquet
+
+    def __len__(self) -> int:
+        """Number of frames."""
+        return len(self.video_id)
+
+
+@dataclass(frozen=True)
+class ChunkJob:
+    """A chunk: the files of its frames and their positions in them, and how they become features."""
+
+    places: tuple[Place, ...]
+    weights: inception.Weights
+    preprocessing: inception.Preprocessing
+    batch_size: int
+    device: str
+    half: bool
+
+
+def _list_frames(root: Path) -> tuple[dict[str, list[object]], list[Place]]:
+    """Columns and places of all stored frames, in the manifest's order."""
+    columns: dict[str, list[object]] = {name: [] for name in schema(1).names[:-1]}
+    places = list[Place]()
+    manifest, _ = frames.read_manifest(root)
+    for video_id, count in zip(manifest["video_id"].to_pylist(), manifest["frames_stored"].to_pylist(), strict=True):
+        if not count:
+            continue
+        file = frames.frames_file(root, video_id)
+        table = frames.read_frames(file)
+        if len(table) != count:
+            raise frames.FramesError(f"expected {count} frames in {file}, found {len(table)}; run stage frames again")
+        for name, column in columns.items():
+            column.extend([video_id] * count if name == "video_id" else table[name].to_pylist())
+        sha256 = records.sha256_of(file)
+        places += [(file, sha256, row) for row in range(count)]
+    if not places:
+        raise frames.FramesError(f"expected stored frames in {root}, found none; see the manifest for the reasons")
+    return columns, places
+
+
+@lru_cache(1)
+def _extractor(
+    weights: inception.Weights, preprocessing: inception.Preprocessing, device: str, half: bool
+) -> inception.Extractor:
+    """The network of this process, built once."""
+    return inception.Extractor(weights.load(), preprocessing, device, half=half)
+
+
+def _read_chunk(job: ChunkJob) -> npt.NDArray[np.uint8]:
+    """Decode the pictures of a chunk."""
+    by_file = groupby(job.places, key=lambda place: place[0])
+    return np.concatenate([frames.decode_images(file, [row for *_, row in places]) for file, places in by_file])
+
+
+def _compute(job: ChunkJob, images: npt.NDArray[np.uint8]) -> Vectors:
+    """The features of a chunk's pictures."""
+    network = _extractor(job.weights, job.preprocessing, job.device, job.half)
+    batches = range(0, len(images), job.batch_size)
+    vectors = np.concatenate([network(images[start : start + job.batch_size]) for start in batches])
+    if not np.isfinite(vectors).all():
+        raise ValueError(
+            f"expected finite features, found NaN or infinity in the chunk from {job.places[0][0]}; use other weights"
+        )
+    return vectors
+
+
+def compute(job: ChunkJob) -> Vectors:
+    """Return the features of a chunk, ``(n, 2048)``."""
+    vectors = _compute(job, _read_chunk(job))
+    jobs.progress(len(vectors))
+    return vectors
+
+
+def _on_gpu(todo: Sequence[ChunkJob], total: int) -> Iterator[tuple[int, Vectors]]:
+    """One process; the next chunk's pictures are decoded while the device works on this one's."""
+    deterministic = torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False)
+    with ThreadPoolExecutor(1) as reader, tqdm(total=total, desc="features", mininterval=1) as bar, deterministic:
+        ahead = [reader.submit(_read_chunk, job) for job in todo[:1]]
+        for number, job in enumerate(todo):
+            images = ahead.pop().result()
+            ahead = [reader.submit(_read_chunk, following) for following in todo[number + 1 : number + 2]]
+            yield number, _compute(job, images)
+            bar.update(len(images))
+
+
+def device_of(device: str) -> Literal["cpu", "cuda"]:
+    """Return where features are computed, ``auto`` being CUDA where there is one; a ``ValueError`` if it is missing."""
+    available = torch.cuda.is_available()
+    if device == "cuda" and not available:
+        raise ValueError("expected a CUDA device for video.features.device cuda, found none; choose cpu or auto")
+    return "cuda" if available and device != "cpu" else "cpu"
+
+
+def extract(root: Path, settings: VideoFeatures, seed: int, destination: Path) -> int:
+    """Compute the features of all frames stored below ``root``, as :func:`save` writes them; return their number.
+
+    Raises:
+        FileNotFoundError: frames, manifest or weights are missing.
+        ValueError: damaged frames, wrong weights, no such device, or a feature that is not finite.
+        OSError: the disk is full or read-only, or weights cannot be downloaded; finished chunks stay.
+    """
+    device = device_of(settings.device)
+    half = settings.precision == "autocast" and device == "cuda"
+    columns, places = _list_frames(root)
+    weights = inception.Weights(settings.weights, settings.weights_path, seed).named()
+    about = {
+        "weights": settings.weights,
+        "weights_sha256": weights.weights_sha256,
+        "preprocessing": settings.preprocessing,
+        "precision": "float16" if half else "float32",
+        "device": device,
+        "batch_size": str(settings.batch_size),
+        "torch": str(torch.__version__),
+        "torchvision": str(torchvision.__version__),
+        "opencv": codec.VERSION,
+    }
+    how = (weights, settings.preprocessing, settings.batch_size, device, half)
+    chunks, names = dict[str, ChunkJob](), list[str]()  # by what is in their frames: equal ones are computed once
+    for start in range(0, len(places), CHUNK):
+        names.append(json.dumps([place[1:] for place in places[start : start + CHUNK]]))
+        chunks.setdefault(names[-1], ChunkJob(tuple(places[start : start + CHUNK]), *how))
+    kept = Kept("features", about, CODE)
+    todo = [name for name in chunks if not kept.has(name)]
+    work, total = [chunks[name] for name in todo], sum(len(chunks[name].places) for name in todo)
+    computed = _on_gpu(work, total) if device == "cuda" else jobs.run(compute, work, total=total, label="features")
+    for number, part in computed:
+        kept.put(todo[number], part.tobytes())
+    vectors = np.empty((len(places), inception.WIDTH), np.float32)
+    for start, name in zip(range(0, len(places), CHUNK), names, strict=True):
+        entry = kept.get(name)
+        part = compute(chunks[name]) if entry is None else np.frombuffer(entry, np.float32)
+        vectors[start : start + CHUNK] = part.reshape(-1, inception.WIDTH)
+    origin = {"weights_path": settings.weights_path or "", "seed": str(seed) if settings.weights == "random" else ""}
+    save(destination, columns, vectors, {**about, **origin})
+    kept.retain(())
+    return len(places)
+
+
+def take(source: Path, root: Path, destination: Path) -> int:
+    """Write the acquired vectors of the sequences in the manifest below ``root`` as features; return their number.
+
+    ``source`` is a parquet file with columns class, group, video, frame, timestamp_s and feature (lists of D), sorted.
+    """
+    table = records.read_table(source)
+    used = frames.read_manifest(root)[0].filter(pc.field("frames_stored") > 0)["video_id"].combine_chunks()
+    names = pc.binary_join_element_wise(*(table[name] for name in ("class", "group", "video")), "/")
+    table = table.append_column("video_id", names).filter(pc.is_in(names, used))
+    columns = {"frame_index": table["frame"], "samples": [1] * len(table)}
+    columns |= {name: table[name] for name in ("video_id", "timestamp_s")}
+    vectors = table["feature"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
+    save(destination, columns, vectors, {"weights": "unknown", "sequences_sha256": records.sha256_of(source)})
+    return len(table)
+
+
+def save(destination: Path, columns: Mapping[str, object], vectors: Vectors, about: Mapping[str, str]) -> None:
+    """Write ``features.parquet``, of all columns of :func:`schema`, and its twin ``vectors.safetensors`` ``(P, D)``.
+
+    Raises:
+        OSError: the disk is full or read-only.
+    """
+    twin = destination / "vectors.safetensors"
+    sequences.write_vectors(twin, vectors)
+    feature = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
+    table = pa.table({**columns, "feature": feature}, schema=schema(vectors.shape[1]))
+    records.write_table(destination / "features.parquet", table, {**about, _SUM: records.sha256_of(twin)})
+
+
+def load(source: Path) -> FeatureTable:
+    """Read ``features.parquet``; its vectors are mapped into memory from the twin file.
+
+    Raises:
+        FileNotFoundError: no such file, or no twin beside it.
+        ValueError: a file is damaged, has other columns, or the twin belongs to another table.
+    """
+    twin = source.with_name("vectors.safetensors")
+    if missing := [file for file in (source, twin) if not file.is_file()]:
+        raise FileNotFoundError(f"expected features at {missing[0]}, found no such file; run `dvc repro features`")
+    try:
+        content = pq.ParquetFile(source, page_checksum_verification=True)
+        kind = content.schema_arrow.field("feature").type if "feature" in content.schema_arrow.names else None
+        width = kind.list_size if kind is not None and pa.types.is_fixed_size_list(kind) else inception.WIDTH
+        records.check_schema(content.schema_arrow.empty_table(), schema(width), source)
+        table = content.read(columns=schema(width).names[:-1])
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"expected features in {source}, found damage ({error}); run stage features again") from error
+    about = {key.decode(): value.decode() for key, value in (content.schema_arrow.metadata or {}).items()
+             if not key.startswith(b"ARROW:")}  # fmt: skip
+    digest = records.sha256_of(twin)
+    if digest != about.get(_SUM):
+        raise ValueError(
+            f"expected vectors of SHA-256 {about.get(_SUM, 'that the table states')} in {twin}, found {digest}: "
+            "damage, or another table's; run stage features again"
+        )
+    with twin.open("rb") as raw:
+        start = 8 + int.from_bytes(raw.read(8), "little")
+    # safetensors' own tensors are copies; a copy-on-write map is not, and writing to it never reaches the file.
+    vectors = torch.from_numpy(np.memmap(twin, "<f4", "c", start, (len(table), width)))
+    frame_index, timestamp_s, samples = (table[name].to_numpy() for name in schema(1).names[1:-1])
+    return FeatureTable(table["video_id"].to_pylist(), frame_index, timestamp_s, samples, vectors, about, source)

@@ -1,0 +1,1 @@
+"""Decoding videos and sampling their frames: data/raw/video becomes data/frames."""

@@ -1,0 +1,334 @@
+"""Everything that OpenCV does for this project: decode, encode, resize, draw. No other module imports cv2.
+
+OpenCV reads videos with its bundled FFmpeg. What its properties say is not what a file holds: the frame count is an
+estimate, seeking lands elsewhere, and the last frame may report time 0. So a video is read from its beginning, frame
+by frame, and only what was decoded is believed.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+# Read when the library loads: FFmpeg stays quiet about files that this module reports on itself, and a playlist that
+# calls itself a video cannot make it open the network.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", "protocol_whitelist;file")
+os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+
+import cv2
+
+cv2.setNumThreads(1)  # work is split by process; a second layer of threads only gets in the way
+
+Image = npt.NDArray[np.uint8]
+"""``(height, width, 3)``, red-green-blue."""
+Points = npt.NDArray[np.float64]
+"""``(N, 2)`` x and y in pixels, from the left and from the top."""
+
+VERSION = str(cv2.__version__)
+MAX_PIXELS = 1 << 26  # larger frames (8192 x 8192) are refused: a few forged bytes in a header can ask for any size
+LOSSLESS = 101  # the quality that stands for PNG
+CONTAINERS = (".mpg", ".mpeg", ".avi", ".mp4")  # what encode_video makes
+_SHIFT = 4  # bits of a pixel's parts, where something is drawn
+
+
+class VideoError(ValueError):
+    """A file that is no readable video; the message says why."""
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What decoding a whole video showed."""
+
+    codec: str  # four characters, such as mpg1
+    width: int
+    height: int
+    nominal_rate: float  # frames per second that the container claims; 0 when it claims none
+    declared: int  # frames that the container counts; 0 when it only estimates them, or hides some by an edit list
+    times: npt.NDArray[np.float64]  # (N,) the container's time of each decoded frame [s]
+
+    def __len__(self) -> int:
+        """Number of decoded frames."""
+        return len(self.times)
+
+
+def _open(source: Path, *, packets: bool = False) -> cv2.VideoCapture:
+    """Open a video, to decode it or to read its packets as they are."""
+    if not source.is_file():
+        raise FileNotFoundError(f"expected a video at {source}, found no such file")
+    if not source.stat().st_size:
+        raise VideoError("expected a video, found an empty file")
+    options = [cv2.CAP_PROP_N_THREADS, 1, *([cv2.CAP_PROP_FORMAT, -1] if packets else [])]
+    # FFmpeg by name: left to choose, OpenCV takes digits in a file name for a numbered sequence of pictures.
+    capture = cv2.VideoCapture(str(source), cv2.CAP_FFMPEG, options)
+    if not capture.isOpened():
+        raise VideoError("expected a video stream, found none that the decoder knows (damaged, or not a video)")
+    return capture
+
+
+def _number(capture: cv2.VideoCapture, name: int) -> float:
+    """A property of the video; 0 where it makes no sense."""
+    value = float(capture.get(name))
+    return value if np.isfinite(value) and 0 < value < 1e9 else 0.0
+
+
+def scan(source: Path) -> Scan:
+    """Decode a video from beginning to end and return what it holds.
+
+    Raises:
+        FileNotFoundError: no such file.
+        VideoError: the file is empty, holds no video stream, or no frame that decodes.
+    """
+    capture = _open(source)
+    width, height = (int(_number(capture, p)) for p in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+    if not 0 < width * height <= MAX_PIXELS:
+        raise VideoError(f"expected frames of 1 to {MAX_PIXELS} pixels, found {width} x {height}")
+    code = (int(capture.get(cv2.CAP_PROP_FOURCC)) & 0xFFFFFFFF).to_bytes(4, "little")
+    name, times = "".join(chr(byte) for byte in code if 32 < byte < 127), list[float]()
+    while capture.grab():
+        times.append(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
+    if not times and _packets(source):
+        raise VideoError(
+            f"expected a codec that OpenCV {VERSION} can decode, found {name}; re-encode the video: "
+            f"ffmpeg -i {source.name} -c:v libx264 -crf 18 {source.stem}_h264.mp4"
+        )
+    if not times:
+        raise VideoError("expected at least one frame, found none that decodes")
+    with source.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        # AVI counts the frames that are shown, and so do MP4 and MOV without an edit list.
+        counts = data[8:12] == b"AVI " or (data[4:8] in _BOXES and data.find(b"elst") < 0)
+    declared = int(_number(capture, cv2.CAP_PROP_FRAME_COUNT)) if counts else 0
+    return Scan(name, width, height, _number(capture, cv2.CAP_PROP_FPS), declared, np.array(times))
+
+
+def _packets(source: Path) -> int:
+    """How many packets of pictures there are, whether they decode or not; none in what is no video."""
+    count = 0
+    with suppress(VideoError):
+        capture = _open(source, packets=True)
+        while capture.grab():
+            count += 1
+    return count
+
+
+def cut_off(source: Path) -> bool:
+    """Return whether a file stops before its last part (packet, box, segment, tag) is complete.
+
+    Decoding shows nothing amiss in a cut-off stream that states no number of frames. Understood are MPEG program
+    streams, MP4 and MOV, Matroska and WebM, ASF (WMV) and FLV; other files give ``False``.
+    """
+    with source.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        at, part = 0, next((rule for place, mark, rule in _RULES if data[place : place + len(mark)] == mark), _packet)
+        while at < len(data) and (length := part(data, at)):
+            at += length
+        return at > len(data)
+
+
+def _big(data: mmap.mmap, at: int, count: int) -> int:
+    """A number of ``count`` bytes, the largest digits first."""
+    return int.from_bytes(data[at : at + count], "big")
+
+
+# Lengths of a container's parts, which start at ``at``; 0 where that is unknown, or no such part is there.
+
+
+def _packet(data: mmap.mmap, at: int) -> int:
+    """A part of an MPEG program stream; a bare video stream has none."""
+    kind = data[at + 3 : at + 4]
+    if data[at : at + 3] != b"\0\0\1" or kind < b"\xba":
+        return 0
+    if kind == b"\xba":  # pack header: 12 bytes in MPEG-1, 14 and stuffing in MPEG-2
+        second = at + 14 <= len(data) and data[at + 4] >> 6 == 1
+        return 14 + (data[at + 13] & 7) if second else 12
+    return 6 + _big(data, at + 4, 2)
+
+
+def _box(data: mmap.mmap, at: int) -> int:
+    """An outermost box of MP4 or MOV."""
+    if data[at + 4 : at + 8] not in _BOXES:
+        return 0
+    length = _big(data, at, 4)
+    return (_big(data, at + 8, 8) if length == 1 else length) or len(data) - at
+
+
+def _segment(data: mmap.mmap, at: int) -> int:
+    """A whole Matroska file, header and segment."""
+    for mark in (b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"):
+        count = 9 - data[at + 4].bit_length() if data[at : at + 4] == mark else 9
+        length = _big(data, at + 4, count) & ((1 << 7 * count) - 1)  # leading zeros say how many bytes it has
+        if count == 9 or length == (1 << 7 * count) - 1:
+            return 0
+        at += 4 + count + length
+    return at
+
+
+_BOXES = (b"ftyp", b"moov", b"mdat", b"moof", b"free", b"skip", b"wide", b"styp", b"sidx", b"uuid", b"mfra", b"pnot")
+_RULES: tuple[tuple[int, bytes, Callable[[mmap.mmap, int], int]], ...] = (
+    *((4, box, _box) for box in _BOXES),
+    (0, b"\x1a\x45\xdf\xa3", _segment),
+    (0, bytes.fromhex("3026b2758e66cf11"), lambda data, at: int.from_bytes(data[at + 16 : at + 24], "little")),  # ASF
+    (0, b"FLV", lambda data, at: 15 + _big(data, at + 1, 3) if at and data[at] & 31 in (8, 9, 18) else 13 * (not at)),
+)
+
+
+def pick(source: Path, indices: Iterable[int]) -> Iterator[Image]:
+    """Yield frames by their 0-based numbers, which ascend; all up to the last are decoded.
+
+    Raises:
+        FileNotFoundError: no such file.
+        VideoError: the file is no video, or ends before the last frame asked for.
+    """
+    capture, number = _open(source), -1
+    for index in indices:
+        while number < index:
+            if not capture.grab():
+                raise VideoError(f"expected frame {index}, found the end after {number + 1} frames")
+            number += 1
+        done, frame = capture.retrieve()
+        if not done:
+            raise VideoError(f"expected frame {index} to decode, found damage")
+        yield _rgb(frame)
+
+
+def _rgb(frame: npt.NDArray[Any]) -> Image:
+    """Turn OpenCV's order of colours into ours."""
+    kind = cv2.COLOR_GRAY2RGB if frame.ndim == 2 else cv2.COLOR_BGR2RGB
+    return np.asarray(cv2.cvtColor(frame, kind), np.uint8)
+
+
+def encode_video(frames: Iterable[Image], rate: float, suffix: str = ".mpg", codec: str = "PIM1") -> bytes:
+    """Return the content of a video's file; equal frames give equal bytes.
+
+    FFmpeg, as OpenCV drives it, tells nobody that a write failed: a full disk would give a shorter video. So what was
+    written to a temporary file is read again: all frames must be there, and room for one more byte.
+
+    Args:
+        frames: pictures of one size.
+        rate: frames per second; MPEG-1 knows 23.976, 24, 25, 29.97, 30, 50, 59.94 and 60.
+        suffix: of :data:`CONTAINERS`.
+        codec: ``PIM1`` (MPEG-1), ``MJPG``, ``mp4v``.
+
+    Raises:
+        VideoError: the encoder refuses codec, container, rate or size, or there are no frames.
+        OSError: there is no room for the temporary file.
+    """
+    if suffix not in CONTAINERS:
+        raise VideoError(f"expected a video named {', '.join(CONTAINERS)}, found {suffix}")
+    rest, count = iter(frames), 0
+    if (first := next(rest, None)) is None:
+        raise VideoError("expected at least one frame to write, found none")
+    size = (first.shape[1], first.shape[0])
+    with tempfile.TemporaryDirectory(prefix="nem-video-") as folder:
+        file = Path(folder) / f"video{suffix}"
+        with _without_stderr():
+            writer = cv2.VideoWriter(str(file), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*codec), rate, size)
+        if not writer.isOpened():
+            _check_room(file, 1 << 16)  # more than any header: the encoder does not say why it refuses
+            raise VideoError(
+                f"expected a video that the encoder can write, found codec {codec}, {rate:g} frames per second, "
+                f"{size[0]} x {size[1]}, container {suffix}"
+            )
+        for count, frame in enumerate(chain([first], rest), 1):  # noqa: B007 - counted to the last
+            writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+        writer.release()
+        _check_room(file)
+        if (on_disk := _packets(file)) != count:
+            raise OSError(f"expected {count} frames in {file}, found {on_disk}: the disk may be full; free some space "
+                          "and run again")  # fmt: skip
+        return file.read_bytes()
+
+
+def _check_room(file: Path, room: int = 1) -> None:
+    """Let a file grow by some bytes and shrink again: an index that was cut off may lack no frame."""
+    try:
+        with file.open("ab") as end:
+            end.write(bytes(room))
+    except OSError as error:
+        raise OSError(f"expected room for {file}, found: {error}; free some space and run again") from error
+    os.truncate(file, file.stat().st_size - room)
+
+
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Mute what the library prints: for MPEG-1 a complaint about a tag that the format has no room for anyway."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nothing:  # noqa: PTH123
+            os.dup2(nothing.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def resize(image: Image, size: int) -> Image:
+    """Return the picture stretched to ``size`` x ``size``: averaged where it shrinks both ways, else bilinear."""
+    kind = cv2.INTER_AREA if min(image.shape[:2]) > size else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, (size, size), interpolation=kind), np.uint8)
+
+
+def encode(image: Image, quality: int) -> bytes:
+    """Return the picture as JPEG of quality 1-100, or as PNG for :data:`LOSSLESS`; else a ``ValueError``."""
+    if not 1 <= quality <= LOSSLESS:
+        raise ValueError(f"expected a quality of 1 to 100, or {LOSSLESS} for lossless, found {quality}")
+    suffix, options = (".png", []) if quality == LOSSLESS else (".jpg", [cv2.IMWRITE_JPEG_QUALITY, quality])
+    done, data = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
+    if not done:
+        raise ValueError(f"expected a picture that can be stored, found one of shape {image.shape}")
+    return bytes(data.tobytes())
+
+
+def decode(data: bytes) -> Image:
+    """Return the picture that :func:`encode` stored; a ``ValueError`` for what is none."""
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    if image is None:
+        raise ValueError(f"expected an encoded picture, found {len(data)} bytes that are none")
+    return _rgb(image)
+
+
+def _fixed(points: npt.ArrayLike) -> npt.NDArray[np.int32]:
+    """Pixels, or parts of a pixel, in OpenCV's fixed-point numbers."""
+    return np.round(np.multiply(points, 1 << _SHIFT)).astype(np.int32)
+
+
+def polygon(image: Image, points: Points, colour: tuple[int, int, int]) -> None:
+    """Fill a polygon in place, with smooth edges."""
+    cv2.fillPoly(image, [_fixed(points)], colour, cv2.LINE_AA, _SHIFT)
+
+
+def line(image: Image, points: Points, colour: tuple[int, int, int], thickness: float) -> None:
+    """Draw a line of round-ended segments in place."""
+    cv2.polylines(image, [_fixed(points)], False, colour, max(1, round(thickness)), cv2.LINE_AA, _SHIFT)
+
+
+def disc(image: Image, centre: Points, radius: float, colour: tuple[int, int, int], outline: int = cv2.FILLED) -> None:
+    """Draw a disc in place, with smooth edges: filled, or an outline of so many pixels."""
+    x, y, size = _fixed([*centre, radius]).tolist()
+    cv2.circle(image, (x, y), max(1, size), colour, outline, cv2.LINE_AA, _SHIFT)
+
+
+def text(image: Image, words: str, corner: tuple[int, int], colour: tuple[int, int, int], scale: float) -> None:
+    """Write words in place, their lower left corner at ``corner``."""
+    cv2.putText(image, words, corner, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, 1, cv2.LINE_AA)
+
+
+def blur(image: npt.NDArray[np.float32], deviation: float) -> npt.NDArray[np.float32]:
+    """Return a float32 picture smoothed by a Gaussian of ``deviation`` pixels."""
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), deviation, borderType=cv2.BORDER_REFLECT_101), np.float32)
+
+
+def enlarge(image: npt.NDArray[np.float32], height: int, width: int) -> npt.NDArray[np.float32]:
+    """Return a float32 picture scaled up smoothly."""
+    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC), np.float32)

@@ -1,0 +1,216 @@
+"""Sampling the frames of all videos: 1.4 per second as in the paper, one manifest row for every video.
+
+Each distinct frame is resized, encoded once and stored in one parquet file per video, and ``samples`` says how many
+consecutive samples show it. A video's result is one value, made by a worker and kept by the caller under the video's
+own digest, so that an interrupted run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.common import jobs, records
+from pipeline.common.kept import Kept
+from pipeline.video.frames import codec
+from pipeline.video.frames.codec import VideoError
+from pipeline.video.frames.sampling import Sampling, choose, timeline
+
+if TYPE_CHECKING:
+    from pipeline.video.layout import Video
+
+SIZE = 299  # height and width of a stored frame [pixels]: what Inception-v3 takes
+CODE = ("pipeline.video.frames",)
+"""What decides a video's result, besides its content and the settings."""
+_MISSING = 0.1  # share of the declared frames that may fail to decode
+
+FRAME_SCHEMA = pa.schema(
+    [("frame_index", pa.int32()), ("timestamp_s", pa.float64()), ("samples", pa.int32()), ("image", pa.binary())]
+)
+_COUNTS = ("frames_decoded", "frames_wanted", "frames_stored", "frames_padded")
+_KINDS = dict.fromkeys(("width", "height", *_COUNTS), pa.int32()) | dict.fromkeys(("fps", "duration_s"), pa.float64())
+_NAMES = ("video_id", "path", "class", "group", "sha256", "codec", "width", "height", "fps", "clock", "duration_s",
+          *_COUNTS, "status", "error")  # fmt: skip
+MANIFEST_SCHEMA = pa.schema([(name, _KINDS.get(name, pa.string())) for name in _NAMES])
+"""``frames_wanted`` counts samples, ``frames_stored`` distinct frames, ``frames_padded`` repeats in a short clip."""
+_FACTS = (*MANIFEST_SCHEMA.names[4:-3], "status", "error")
+
+
+class FramesError(ValueError):
+    """Too many bad videos, or stored frames that do not fit together."""
+
+
+@dataclass(frozen=True)
+class VideoJob:
+    """A video to sample: where it is, what it held when it was listed, and how."""
+
+    source: Path
+    sha256: str
+    samples_per_second: float
+    quality: int
+
+
+def sample(job: VideoJob) -> bytes:
+    """Return a video's frames as the content of its parquet file, with its columns of the manifest in the metadata.
+
+    Raises:
+        OSError: the video cannot be read for reasons of the disk, or changed meanwhile: no verdict on it.
+    """
+    facts, rows = _extract(job)
+    if facts["status"] != "ok" and records.sha256_of(job.source) != job.sha256:
+        # The decoder does not tell a disk that cannot be read from a video that is bad; reading it again does.
+        raise OSError(f"expected {job.source} to hold what it held before, found it changed; run again")
+    table = pa.Table.from_pylist([dict(zip(FRAME_SCHEMA.names, row, strict=True)) for row in rows], FRAME_SCHEMA)
+    with tempfile.TemporaryDirectory(prefix="nem-frames-") as folder:
+        records.write_table(Path(folder) / "f", table, {"facts": json.dumps(facts, sort_keys=True)})
+        jobs.progress(1)
+        return (Path(folder) / "f").read_bytes()
+
+
+def _extract(job: VideoJob) -> tuple[dict[str, Any], list[tuple[int, float, int, bytes]]]:
+    """What the manifest says of a video, whatever its name is, and its rows of :data:`FRAME_SCHEMA`."""
+    facts: dict[str, Any] = dict.fromkeys(_FACTS) | {"sha256": job.sha256} | dict.fromkeys(_COUNTS[:3], 0)
+    try:
+        scan = codec.scan(job.source)
+        facts |= {"codec": scan.codec, "width": scan.width, "height": scan.height, "frames_decoded": len(scan)}
+        times = timeline(scan)
+        facts |= {"fps": times.rate, "clock": times.clock, "duration_s": times.duration}
+        if len(scan) < (1 - _MISSING) * scan.declared - 2:
+            raise VideoError(f"expected {scan.declared} frames as declared, found {len(scan)} that decode (cut off?)")
+        if codec.cut_off(job.source):
+            raise VideoError("expected a complete last packet, found the file cut off")
+        indices, samples = choose(times, job.samples_per_second)
+        frames = codec.pick(job.source, indices.tolist())
+        images = [codec.encode(codec.resize(frame, SIZE), job.quality) for frame in frames]
+    except VideoError as error:  # not OSError: a passing one must not condemn the video, whose verdict is kept
+        return facts | {"status": "corrupt" if facts["codec"] is not None else "unreadable", "error": str(error)}, []
+    rows = list(zip(indices.tolist(), times.times[indices].tolist(), samples.tolist(), images, strict=True))
+    return facts | {"status": "ok", "frames_wanted": int(samples.sum()), "frames_stored": len(rows)}, rows
+
+
+def extract(
+    videos: Sequence[Video], root: Path, sampling: Sampling, destination: Path, *, max_bad_fraction: float = 0.05
+) -> pa.Table:
+    """Sample the frames of all videos below ``root`` into ``destination``; return the manifest, which is there as well.
+
+    What ``destination`` held before is replaced.
+
+    Raises:
+        FramesError: more than ``max_bad_fraction`` of the videos are bad; the message lists them.
+        FileNotFoundError: a listed video is missing.
+        OSError: a video cannot be read for reasons of the disk, or there is no room; finished work is kept.
+    """
+    for video in videos:
+        if not (root / video.path).is_file():
+            raise FileNotFoundError(f"expected the listed video {root / video.path}, found none; acquire again")
+    rate, quality = sampling.samples_per_second, sampling.jpeg_quality
+    kept = Kept("frames", [rate, quality, SIZE], CODE)
+    work = [VideoJob(root / v.path, records.sha256_of(root / v.path), rate, quality) for v in videos]
+    todo = list({job.sha256: job for job in work if not kept.has(job.sha256)}.values())  # equal videos once
+    for number, content in jobs.run(sample, todo, total=len(todo), label="sample frames"):
+        kept.put(todo[number].sha256, content)
+
+    def content_of(job: VideoJob) -> bytes:
+        content = kept.get(job.sha256)
+        return sample(job) if content is None else content  # damaged since it was kept
+
+    rows = list[dict[str, Any]]()
+    for video, job in zip(videos, work, strict=True):
+        facts = pq.read_schema(pa.BufferReader(content_of(job))).metadata[b"facts"]
+        rows.append(_manifest_row(video, json.loads(facts), sampling))
+    bad = [row for row in rows if row["status"] in ("corrupt", "unreadable")]
+    if len(bad) > max_bad_fraction * len(rows):
+        listed = "\n".join(f"  {row['path']}: {row['status']}: {row['error']}" for row in bad)
+        raise FramesError(
+            f"expected at most {max_bad_fraction:.0%} bad videos, found {len(bad)} of {len(rows)}:\n{listed}\n"
+            "Mend or replace them, or raise video.frames.max_bad_fraction; finished work is kept"
+        )
+    shutil.rmtree(destination, ignore_errors=True)
+    for row, job in zip(rows, work, strict=True):
+        if row["frames_stored"]:
+            records.write_bytes(frames_file(destination, row["video_id"]), content_of(job))
+    manifest = _write_manifest(rows, sampling, destination)
+    kept.retain(())
+    return manifest
+
+
+def _manifest_row(video: Video, facts: dict[str, Any], sampling: Sampling) -> dict[str, Any]:
+    """A video's row of the manifest: who it is, what its content showed, and whether that is enough for a clip."""
+    named = {"video_id": video.video_id, "path": video.path, "class": video.class_name, "group": video.group}
+    row = {**named, **facts, "frames_padded": 0}
+    if row["status"] == "ok" and row["frames_wanted"] < sampling.span:
+        row["status"] = "short"
+        row["error"] = f"expected {sampling.span} samples for one clip, found {row['frames_wanted']}"
+        if sampling.short == "skip":
+            row["frames_stored"] = 0
+        else:
+            row["frames_padded"] = sampling.padding(row["frames_wanted"])
+    return row
+
+
+def _write_manifest(rows: list[dict[str, Any]], sampling: Sampling, destination: Path) -> pa.Table:
+    """Write the manifest, with the sampling in its metadata, and return it."""
+    manifest = pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA)
+    described = {"settings": json.dumps(asdict(sampling), sort_keys=True), "size": str(SIZE)}
+    records.write_table(destination / "manifest.parquet", manifest, described)
+    return manifest
+
+
+def list_sequences(videos: Sequence[Video], source: Path, sampling: Sampling, destination: Path) -> pa.Table:
+    """Write, and return, the manifest of acquired sequences of features, whose rows are samples; nothing is decoded.
+
+    Raises:
+        FramesError: ``source``, their parquet file, has other sequences.
+    """
+    columns = pq.read_table(source, columns=["class", "group", "video"]).columns
+    counts = Counter(map("/".join, zip(*(column.to_pylist() for column in columns), strict=True)))
+    if sorted(counts) != sorted(video.video_id for video in videos):
+        raise FramesError(f"expected the sequences that were acquired in {source}, found others; acquire again")
+    facts = {"sha256": records.sha256_of(source), "status": "ok"}
+    rows = [_manifest_row(v, facts | dict.fromkeys(_COUNTS[:3], counts[v.video_id]), sampling) for v in videos]
+    shutil.rmtree(destination, ignore_errors=True)
+    return _write_manifest(rows, sampling, destination)
+
+
+def frames_file(root: Path, video_id: str) -> Path:
+    """Return where the frames of a video are."""
+    return root / f"{video_id}.parquet"
+
+
+def read_manifest(root: Path) -> tuple[pa.Table, Sampling]:
+    """Read the manifest below ``root``, and how its frames were sampled (errors as of ``records.read_table``)."""
+    manifest = records.read_table(root / "manifest.parquet", MANIFEST_SCHEMA)
+    return manifest, Sampling.of(json.loads((manifest.schema.metadata or {}).get(b"settings", b"{}")))
+
+
+def read_frames(source: Path) -> pa.Table:
+    """Read the stored frames of one video, encoded as they are (errors as of ``records.read_table``)."""
+    return records.read_table(source, FRAME_SCHEMA)
+
+
+def decode_images(source: Path, rows: Iterable[int] | None = None) -> npt.NDArray[np.uint8]:
+    """Return the frames in a file, all or those at positions ``rows``, as ``(N, 299, 299, 3)`` red-green-blue bytes.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is damaged, or its pictures have another size.
+    """
+    column = read_frames(source)["image"]
+    try:
+        images = [codec.decode(column[row].as_py()) for row in (range(len(column)) if rows is None else rows)]
+        if shapes := {image.shape for image in images} - {(SIZE, SIZE, 3)}:
+            raise ValueError(f"pictures of shape {shapes} in place of {SIZE} pixels")
+    except (ValueError, IndexError) as error:
+        raise FramesError(f"expected frames in {source}, found: {error}; run stage frames again") from error
+    return np.stack(images) if images else np.empty((0, SIZE, SIZE, 3), np.uint8)

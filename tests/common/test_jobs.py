@@ -1,0 +1,142 @@
+"""Jobs give the same values wherever they run, hold one thread, and end with their parent."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import weakref
+from pathlib import Path
+
+import pytest
+import torch
+from threadpoolctl import threadpool_info
+
+from pipeline.common import jobs
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def _square(number):
+    jobs.progress(1)
+    return number * number
+
+
+def _threads(_):
+    return torch.get_num_threads(), frozenset(pool["num_threads"] for pool in threadpool_info())
+
+
+def _die(_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _fail(number):
+    if number == 2:
+        raise ValueError("expected 1, found 2")
+    return number
+
+
+class Block:
+    def __init__(self, number):
+        self.content = bytes(number)
+
+
+@pytest.fixture(params=[("serial", "1"), ("process", "1"), ("process", "2")], ids=["serial", "process 1", "process 2"])
+def anywhere(request, monkeypatch):
+    monkeypatch.setenv("NEM_EXECUTOR", request.param[0])
+    monkeypatch.setenv("NEM_WORKERS", request.param[1])
+
+
+def test_values_come_with_their_numbers(anywhere):
+    assert sorted(jobs.run(_square, range(20), total=20, label="test")) == [(n, n * n) for n in range(20)]
+    assert list(jobs.run(_square, [], total=0, label="test")) == []
+    with pytest.raises(ValueError, match="expected 1, found 2"):
+        list(jobs.run(_fail, range(8), total=8, label="test"))
+
+
+def test_every_job_has_one_thread_and_the_caller_keeps_its_own(anywhere, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert {result for _, result in jobs.run(_threads, [1, 2], total=2, label="test")} == {(1, frozenset({1}))}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert "OMP_NUM_THREADS" not in os.environ
+
+
+def test_a_bounded_window_is_in_flight_and_results_are_not_kept_alive(monkeypatch):
+    monkeypatch.setenv("NEM_EXECUTOR", "process")
+    monkeypatch.setenv("NEM_WORKERS", "2")
+    taken = []
+
+    class Items:
+        def __len__(self):
+            return 40
+
+        def __iter__(self):
+            for number in range(40):
+                taken.append(number)
+                yield number
+
+    finished, alive = 0, []
+    for _, block in jobs.run(Block, Items(), total=40, label="test"):
+        finished += 1
+        assert len(taken) <= finished + 2 * 2 + 2
+        alive = [reference for reference in alive if reference() is not None]
+        assert len(alive) <= 2 * 2 + 3
+        alive.append(weakref.ref(block))
+    assert finished == 40
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [*(("NEM_WORKERS", bad) for bad in ("0", "-1", "two", "²")), ("NEM_EXECUTOR", "cloud")]
+)
+def test_choices_that_are_none_are_refused_by_name(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=f"{name} to be (a positive integer|serial or process), found"):
+        list(jobs.run(str, [1, 2], total=2, label="test"))
+
+
+def test_a_dead_worker_is_an_error_with_a_remedy(monkeypatch):
+    monkeypatch.setenv("NEM_WORKERS", "2")
+    with pytest.raises(ChildProcessError, match="NEM_WORKERS=1"):
+        list(jobs.run(_die, [1, 2], total=2, label="test"))
+
+
+_ORPHANS = """
+import os, time
+from pathlib import Path
+from pipeline.common import jobs
+
+def work(number):
+    Path(f"{number}.pid").write_text(str(os.getpid()))
+    time.sleep(60)
+
+if __name__ == "__main__":
+    list(jobs.run(work, [1, 2], total=2, label="test"))
+"""
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path):
+    (tmp_path / "orphans.py").write_text(_ORPHANS)
+    environment = os.environ | {"NEM_WORKERS": "2", "NEM_EXECUTOR": "process", "PYTHONPATH": str(ROOT)}
+    parent = subprocess.Popen([sys.executable, "orphans.py"], cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while len([f for f in tmp_path.glob("*.pid") if f.read_text()]) < 2 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    workers = [int(file.read_text() or 0) for file in tmp_path.glob("*.pid")]
+    assert len(workers) == 2
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+
+    def alive(pid):
+        try:
+            return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+        except OSError:
+            return False
+
+    while any(alive(pid) for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not any(alive(pid) for pid in workers)

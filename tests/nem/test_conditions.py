@@ -1,0 +1,30 @@
+"""The names of the noise conditions."""
+
+import pytest
+
+from nem.conditions import BEYOND, CONDITIONS, Condition
+
+
+def test_there_are_thirteen_conditions_in_the_papers_order():
+    assert len(CONDITIONS) == 13
+    assert CONDITIONS[0] == "none"
+    assert CONDITIONS[1:4] == ("blind-additive-output", "blind-additive-hidden", "blind-additive-both")
+    assert CONDITIONS[-1] == "nem-multiplicative-both"
+    assert not set(BEYOND) & set(CONDITIONS)
+    assert all(Condition.parse(name).name == name for name in CONDITIONS + BEYOND)
+
+
+def test_places_are_where_noise_enters():
+    for name in CONDITIONS + BEYOND:
+        condition = Condition.parse(name)
+        assert condition.in_output == name.endswith(("output", "both"))
+        assert condition.in_hidden == name.endswith(("hidden", "both"))
+
+
+def test_a_wrong_name_or_axis_is_an_error():
+    with pytest.raises(ValueError, match="did you mean 'nem-additive-both'"):
+        Condition.parse("nem-aditive-both")
+    with pytest.raises(ValueError, match="expected mode and place"):
+        Condition("nem")
+    with pytest.raises(ValueError, match="expected mode and place"):
+        Condition("none", "additive")

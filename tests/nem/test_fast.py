@@ -1,0 +1,195 @@
+"""The compiled form against the cells, and the laws that a stack of networks must keep bit for bit."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nem import cells, fast
+from nem.cells import Start
+from nem.fast import Workspace
+from nem.noise import GateNoise
+from tests.nem import stacks
+from tests.nem.stacks import AXES, CELLS, NETWORKS
+
+pytest.importorskip("numba")
+B = fast.LANES
+
+
+def draw(seed, *shape):
+    return stacks.draw(seed, *shape, dtype=torch.float32)
+
+
+def parts(cell, T, G, I, J, seed, **options):
+    return stacks.parts(cell, T, G, I, J, B, seed, dtype=torch.float32, **options)
+
+
+def noise(cell, T, G, J, seed, **options):
+    return stacks.noise(cell, T, G, J, B, seed, dtype=torch.float32, **options)
+
+
+def compiled(cell, x, W, V, grad_h, **options):
+    """Return hidden states, gradients of W and V, and the acceptance."""
+    done = fast.forward(cell, x, (W, V), **options)
+    h, gradients = done.h.clone(), (torch.full_like(W, math.nan), torch.full_like(V, math.nan))
+    fast.backward(cell, done, grad_h, gradients)
+    return [h, *gradients, done.acceptance]
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("noisy", [True, False])
+@given(T=st.integers(1, 4), G=st.integers(1, 2), I=st.sampled_from([1, 3, fast.FEW, fast.FEW + 5]), J=st.integers(1, 7),
+       seed=st.integers(0, 10**6), data=st.data())  # fmt: skip
+def test_the_compiled_form_is_the_cell(cell, noisy, T, G, I, J, seed, data):
+    first = data.draw(st.integers(0, T - 1))
+    x, W, V = parts(cell, T, G, I, J, seed)
+    injected = noise(cell, T, G, J, seed) if noisy else None
+    grad_h = draw(seed + 9, T - first, G, NETWORKS, J, B) / B
+    mine = compiled(cell, x, W, V, grad_h, noise=injected)
+    W_leaf, V_leaf = W.clone().requires_grad_(), V.clone().requires_grad_()
+    done = cells.forward(cell, cells.project(x, W_leaf), V_leaf, noise=injected)
+    done.h[first:].backward(grad_h)
+    right = [done.h, W_leaf.grad, torch.zeros_like(V) if V_leaf.grad is None else V_leaf.grad]
+    for one, two in zip(mine[:3], right, strict=True):
+        torch.testing.assert_close(one, two.detach(), rtol=2e-4, atol=5e-5)
+    if noisy:
+        torch.testing.assert_close(mine[3], done.acceptance)
+    else:
+        assert mine[3] is done.acceptance is None
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("inputs", [3, fast.FEW + 5])
+def test_initial_states_and_their_gradients_are_the_cells(cell, inputs):
+    x, W, V = parts(cell, 4, 2, inputs, 5, 1, C=1)
+    injected = noise(cell, 4, 2, 5, 2, axes=[("nem", "multiplicative")])
+    h0, s0, bias = draw(5, 2, 1, 5, B), draw(6, 2, 1, 5, B), draw(7, 2, 1, 5, 1)
+    start = Start(h0, s0) if cell == "lstm" else Start(h0, None, bias)
+    grad_h, grad_s = draw(8, 4, 2, 1, 5, B), draw(9, 2, 1, 5, B)
+    done = fast.forward(cell, x, (W, V), start=start, noise=injected)
+    gradients = (torch.empty_like(W), torch.empty_like(V))
+    last = torch.from_numpy(done.states.first[-1]).clone()
+    grad = fast.backward(
+        cell, done, grad_h, gradients, grad_s=grad_s if cell == "lstm" else None, inputs=True, states=True
+    )
+    leaves = [t.clone().requires_grad_() for t in (x, W, V, h0, s0, bias)]
+    own = Start(leaves[3], leaves[4]) if cell == "lstm" else Start(leaves[3], None, leaves[5])
+    right = cells.forward(cell, cells.project(leaves[0], leaves[1]), leaves[2], start=own, noise=injected)
+    loss = (right.h * grad_h).sum()
+    if cell == "lstm":
+        torch.testing.assert_close(last, right.s, rtol=2e-4, atol=5e-5)
+        loss = loss + (right.s * grad_s).sum()
+    loss.backward()
+    mine = [grad.x, *gradients, grad.h0, grad.s0, grad.bias[..., None]]
+    for k, leaf in enumerate(leaves):
+        if leaf.grad is not None:
+            torch.testing.assert_close(torch.as_tensor(mine[k]), leaf.grad, rtol=1e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_sigma_zero_no_noise_and_no_draws_are_the_same_bits(cell):
+    x, W, V = parts(cell, 4, 2, 4, 50, 1)
+    W, V = W[:, :, :1].expand_as(W).contiguous(), V[:, :1].expand_as(V).contiguous()
+    grad_h = draw(9, 1, 2, 1, 50, B).expand(-1, -1, NETWORKS, -1, -1).contiguous()
+    silent, quiet = (
+        compiled(cell, x, W, V, grad_h, noise=injected)[:3] for injected in (noise(cell, 4, 2, 50, 1, sigma=0.0), None)
+    )
+    assert all(torch.equal(one, two) for one, two in zip(silent, quiet, strict=True))
+    h, grad_W, grad_V = quiet
+    for c in range(NETWORKS):
+        assert torch.equal(h[:, :, c], h[:, :, 0])
+        assert torch.equal(grad_V[:, c], grad_V[:, 0])
+        assert torch.equal(grad_W[:, :, c], grad_W[:, :, 0])
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("inputs", [4, fast.FEW + 6])
+def test_a_network_does_not_depend_on_its_neighbours(cell, inputs):
+    """Alone, beside others, and beside one that has diverged: the same bits."""
+    x, W, V = parts(cell, 3, 1, inputs, 20, 4)
+    grad_h = draw(8, 3, 1, NETWORKS, 20, B)
+
+    def train(chosen):
+        axes = [AXES[c] for c in chosen if c < len(AXES)]
+        injected = noise(cell, 3, 1, 20, 4, axes=axes, sigma=0.3) if axes else None
+        w, v = W[:, :, chosen].contiguous(), V[:, chosen].contiguous()
+        return compiled(cell, x, w, v, grad_h[:, :, chosen].contiguous(), noise=injected)
+
+    whole = train(list(range(NETWORKS)))
+    V[:, 0] = math.nan
+    beside = train(list(range(NETWORKS)))
+    for c in range(1, NETWORKS):
+        h, grad_W, grad_V, _ = train([c])
+        for stack in (whole, beside):
+            assert torch.equal(stack[0][:, :, c], h[:, :, 0])
+            assert torch.equal(stack[2][:, c], grad_V[:, 0])
+            # One product serves all networks of a group where inputs are many: BLAS may round by its size.
+            torch.testing.assert_close(
+                stack[1][:, :, c], grad_W[:, :, 0], rtol=0, atol=0 if inputs <= fast.FEW else 1e-5
+            )
+    assert torch.isnan(beside[0][1:, :, 0]).all()
+    assert not torch.isnan(beside[0][:, :, 1:]).any()
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_two_slots_give_the_hidden_states_of_all(cell):
+    x, W, V = parts(cell, 5, 1, 4, 9, 7)
+    whole = fast.forward(cell, x, (W, V)).h.clone()
+    assert torch.equal(fast.forward(cell, x, (W, V), keep=False).h, whole)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_workspace_carries_nothing_over(cell):
+    space = Workspace()
+    x, W, V = parts(cell, 4, 2, 4, 9, 7)
+    fresh = fast.forward(cell, x, (W, V)).h.clone()
+    fast.forward(cell, x * math.nan, (W, V), noise=noise(cell, 4, 2, 9, 3), space=space)
+    assert torch.equal(fast.forward(cell, x, (W, V), space=space).h, fresh)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_one_slice_leaves_recurrent_weights_alone(cell):
+    x, W, V = parts(cell, 1, 1, 2, 3, 5)
+    assert torch.count_nonzero(compiled(cell, x, W, V, draw(1, 1, 1, NETWORKS, 3, B))[2]) == 0
+
+
+def test_tanh_and_sigmoid_are_accurate_and_bounded():
+    """Through one gate and one state, since the functions exist only inside compiled loops."""
+    values = torch.cat([torch.linspace(-20, 20, 4096 * 8), torch.tensor([0.0, math.inf, -math.inf])])
+    values = torch.nn.functional.pad(values, (0, -len(values) % B))
+    x = torch.stack([values.view(-1, B), torch.ones(len(values) // B, B)], 1)[None]
+    G = x.shape[1]
+    W = torch.zeros(G, 2, 1, 4)
+    W[:, 0] = 1
+    done = fast.forward("lstm", x, (W, torch.zeros(G, 1, 4, 1)))
+    exact = x[0, :, 0].double().numpy()
+    gate, candidate = (done.states.act[0, :, 0, row].astype(np.float64) for row in (0, 3))
+    with np.errstate(over="ignore"):
+        assert np.abs(gate - 1 / (1 + np.exp(-exact))).max() < 3e-7
+    assert np.abs(candidate - np.tanh(exact)).max() < 5e-7
+    assert np.abs(candidate).max() <= 1
+    assert 0 <= gate.min() <= gate.max() <= 1
+    small = (np.abs(exact) < 1) & (exact != 0)
+    assert np.abs(candidate[small] / np.tanh(exact[small]) - 1).max() < 5e-7
+
+
+def test_what_is_served(monkeypatch):
+    x = torch.zeros(1, 1, 2, B)
+    assert fast.serves(x, None)
+    assert not fast.serves(x.double(), None)
+
+    def layer(kind="nem", mode="additive", **options):
+        return GateNoise((kind,), (mode,), **options)
+
+    for kind in ("blind", "nem", "matched"):
+        assert fast.serves(x, layer(kind))
+    assert not fast.serves(x, layer("expected-nem"))
+    for option in ({"granularity": "neuron"}, {"granularity": "time"}, {"injection": "backward"}, {"clamp": True}):
+        assert not fast.serves(x, layer(**option))
+    assert fast.serves(x, layer(latent="sampled"))
+    assert not fast.serves(x, layer(mode="multiplicative", latent="sampled"))
+    monkeypatch.setattr(fast, "numba", None)
+    assert not fast.serves(x, None), "without numba, everything goes through the cells"

@@ -1,0 +1,171 @@
+"""The house as a whole: arrows point down, libraries stay behind their doors, and nothing grows without notice."""
+
+import ast
+import functools
+import graphlib
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+HOUSES = ("nem", "pipeline", "stages", "tools")
+ABOVE = {
+    "nem": (),
+    "common": (),
+    "fx": ("nem", "common"),
+    "video": ("nem", "common"),
+    "training": ("nem", "common"),
+    "sections": ("common",),
+    "params": ("nem", "common", "training", "sections"),
+    "evaluation": ("nem", "common", "training"),
+    "tasks": ("nem", "common", "training", "params", "evaluation", "fx", "video"),
+    "serving": ("nem", "common", "training"),
+    "tracking": ("nem", "common", "training", "evaluation", "tasks"),
+    "study": ("nem", "common", "training", "sections", "params", "evaluation", "tasks"),
+}
+"""What a part of the house may import besides itself; stages and tools stand above all."""
+MAY_KNOW_PARAMS = ("pipeline.training.tune",)
+NAMES = ("fx", "video")
+NAMING = ("pipeline.tasks", "pipeline.fx", "pipeline.video", "pipeline.params", "stages")
+"""The only ones that may say what tasks there are."""
+PRODUCT, TESTS, FILE, PARAMETERS = 11_500, 9_000, 500, 8
+"""Most lines of all product code, of all tests, of one file, and most parameters of one function."""
+
+
+def files(*folders):
+    return sorted(file for folder in folders for file in (ROOT / folder).rglob("*.py"))
+
+
+def module(file):
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+@functools.cache
+def tree(file):
+    return ast.parse(file.read_text("utf-8"))
+
+
+MODULES = {module(file): file for file in files(*HOUSES)}
+
+
+def imports(file):
+    """What a module imports when it runs, wherever in it that stands: own modules, and names of libraries."""
+    own, libraries = set(), set()
+    typing_only = {
+        inner
+        for node in ast.walk(tree(file))
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for line in node.body
+        for inner in ast.walk(line)
+    }
+    for node in ast.walk(tree(file)):
+        if node in typing_only or not isinstance(node, (ast.Import, ast.ImportFrom)):
+            continue
+        assert not getattr(node, "level", 0), f"{file}: relative import"
+        names = [alias.name for alias in node.names]
+        if isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{name}" for name in names]
+        for name in names:
+            if name.partition(".")[0] not in HOUSES:
+                libraries.add(name.partition(".")[0])
+                continue
+            while name not in MODULES:
+                name = name.rpartition(".")[0]
+                assert name, f"{file} imports what is not there"
+            own.add(name)
+    return own, libraries - set(sys.stdlib_module_names)
+
+
+def part(name):
+    """Which part of the house a module belongs to; "" for its front doors."""
+    head, _, rest = name.partition(".")
+    return rest.partition(".")[0] if head == "pipeline" else head
+
+
+def inside(name, packages):
+    return any(name == package or name.startswith(package + ".") for package in packages)
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_arrows_point_down(name):
+    mine, allowed = part(name), ABOVE.get(part(name))
+    assert allowed is not None or mine in ("", "stages", "tools"), f"{name} belongs to no part of the house"
+    for other in imports(MODULES[name])[0]:
+        theirs = part(other)
+        if mine == "stages":
+            assert theirs != "tools", other
+        elif mine != "tools" and not (theirs == "params" and name in MAY_KNOW_PARAMS):
+            assert theirs == mine or theirs in allowed, f"{name} imports {other}"
+
+
+def test_no_cycle():
+    graphlib.TopologicalSorter({name: imports(file)[0] for name, file in MODULES.items()}).prepare()
+
+
+def test_libraries_stay_behind_their_doors():
+    users = {}
+    for name, file in MODULES.items():
+        for library in imports(file)[1]:
+            users.setdefault(library, set()).add(name)
+    assert {library for library, names in users.items() if any(inside(name, ["nem"]) for name in names)} == {
+        "torch", "numpy", "scipy", "numba"
+    }  # fmt: skip
+    assert {name for name in users["numba"] if inside(name, ["nem"])} == {"nem.fast"}
+    assert users["mlflow"] == {"pipeline.tracking", "pipeline.serving"}
+    assert len(users["cv2"]) == 1
+
+
+def test_a_served_model_needs_what_its_requirements_say():
+    """MLflow installs these beside the code; `pipeline.serving` is where a served model starts."""
+    waiting, reached, needed = ["pipeline.serving"], set(), set()
+    while waiting:
+        name = waiting.pop()
+        if name not in reached:
+            reached.add(name)
+            own, libraries = imports(MODULES[name])
+            parents = [name.rsplit(".", k)[0] for k in range(1, name.count(".") + 1)]
+            waiting += [*own, *parents]
+            needed |= libraries
+    text = MODULES["pipeline.tracking"].read_text("utf-8")
+    stated = ast.literal_eval("[" + text.split("pip_requirements=[torch,")[1].split("]")[0] + "]")
+    assert needed - {"mlflow", "numba", "torch"} == set(stated)
+
+
+def test_the_theory_draws_nothing():
+    for file in files("nem/theory"):
+        for word in ("randn", "torch.rand", "bernoulli(", "manual_seed", "normal_("):
+            assert word not in file.read_text("utf-8"), f"{file.name} draws"
+
+
+def test_only_tasks_say_what_tasks_there_are():
+    naming = [
+        f"{file.relative_to(ROOT)}:{node.lineno}"
+        for name, file in MODULES.items()
+        if not inside(name, NAMING) and not inside(name, ["tools"])
+        for node in ast.walk(tree(file))
+        if isinstance(node, ast.Constant) and node.value in NAMES
+    ]
+    assert naming == []
+
+
+def test_no_more_lines_than_agreed():
+    lines = {file: len(file.read_text("utf-8").splitlines()) for file in files(*HOUSES, "tests")}
+    product = sum(count for file, count in lines.items() if file in MODULES.values())
+    assert {str(file.relative_to(ROOT)): count for file, count in lines.items() if count > FILE} == {}
+    assert product <= PRODUCT
+    assert sum(lines.values()) - product <= TESTS
+
+
+def test_no_function_with_more_parameters_than_agreed():
+    long = [
+        f"{file.relative_to(ROOT)}:{node.lineno} {node.name}"
+        for name, file in MODULES.items()
+        if name != "nem.fast"
+        for node in ast.walk(tree(file))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        for spelled in [[*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]]
+        if len([one for one in spelled if one.arg not in ("self", "cls")]) > PARAMETERS
+    ]
+    assert long == []

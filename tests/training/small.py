@@ -1,0 +1,65 @@
+"""Small data and settings that tests of training share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from nem.conditions import CONDITIONS
+from pipeline.common import sequences
+from pipeline.training.settings import NoiseTable, Settings, Strength
+from pipeline.training.train import Work
+
+
+def settings(**changes):
+    base = {
+        "cell": "lstm", "hidden": 5, "epochs": 3, "max_epochs": 4, "batch_size": 8, "optimiser": "adam",
+        "learning_rate": 0.01, "momentum": 0.0, "noise": NoiseTable(*(Strength(0.3, 0.5),) * 4),
+        "conditions": CONDITIONS,
+    }  # fmt: skip
+    return Settings(**{**base, **changes})
+
+
+def table(head="identity", count=40, slices=3, inputs=2, outputs=1, seed=0):
+    """Sequences whose target depends on their slices: two splits, a tenth for validation, a quarter for testing."""
+    generator = np.random.default_rng(seed)
+    pool = generator.standard_normal((count + slices, inputs)).astype(np.float32)
+    index = np.arange(count)[:, None] + np.arange(slices)
+    signal = pool[index].mean(1)
+    if head == "softmax":
+        labels = (signal[:, 0] > 0).astype(int) + (signal[:, -1] > 0.5)
+        targets = np.eye(outputs, dtype=np.float32)[labels % outputs]
+    else:
+        targets = np.repeat(signal[:, :1], outputs, 1)
+    side = np.full(count, "train", dtype="<U10")
+    side[: count // 10], side[-(count // 4) :] = "validation", "test"
+    return sequences.Table(
+        rows=np.arange(1000, 1000 + count),
+        index=index,
+        targets=targets,
+        group=None,
+        splits={"first": side, "second": side[::-1]},
+        pools={"": torch.from_numpy(pool)},
+        head=head,
+        target_scale=2.0 if head == "identity" else 1.0,
+        target_offset=0.5 if head == "identity" else 0.0,
+        unit="°" if head == "identity" else "",
+        classes=tuple(f"class {k}" for k in range(outputs)) if head == "softmax" else (),
+        origin={"weights": "seeded"},
+    )
+
+
+def work(folder=Path("data/sequences/sample"), **changes):
+    """Work on data that are written to ``folder``; fields of the settings and of the work alike may be given."""
+    fields = set(Work.__dataclass_fields__)
+    own = {name: value for name, value in changes.items() if name in fields}
+    if not (folder / sequences.ABOUT).is_file():
+        sequences.write(folder, table())
+    base = {
+        "data": folder, "split": None, "validation": "joined", "seed": 1, "stream": "sample", "repetitions": (0, 1),
+        "device": "cpu", "networks": True, "checkpoint_every": 1,
+        "settings": settings(**{name: value for name, value in changes.items() if name not in fields}),
+    }  # fmt: skip
+    return Work(**{**base, **own})
