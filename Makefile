@@ -28,6 +28,8 @@ setup: $(READY) ## Make the virtual environment from the hash-locked requirement
 	@mkdir -p -m 700 "$(SITE)"
 	@grep -qsF "site_cache_dir = $(SITE)" .dvc/config.local || $(BIN)/dvc config --local core.site_cache_dir "$(SITE)" 2>/dev/null \
 	  || echo "setup: DVC cannot note a folder that is not ASCII: outside of make, first export DVC_SITE_CACHE_DIR=\"$(SITE)\""
+	@git rev-parse --git-dir >/dev/null 2>&1 || grep -qs "no_scm = true" .dvc/config.local || $(BIN)/dvc config --local core.no_scm true
+	@! git rev-parse --git-dir >/dev/null 2>&1 || ! grep -qs no_scm .dvc/config.local || $(BIN)/dvc config --local --unset core.no_scm
 
 $(READY): $(LOCK)
 	@echo "Setting up $(VENV) (a few minutes the first time) …"
@@ -60,12 +62,12 @@ bench: setup ## Measure the engine against torch.nn, side by side in one run
 track: setup ## Bring MLflow up to date with the run files
 	@$(BIN)/python -m stages.track
 
-ui: setup ## Compare the noise conditions in MLflow's UI on http://127.0.0.1:5000
-	@$(BIN)/python -m stages.track --serve
+ui: setup ## Compare the noise conditions in MLflow's UI on http://127.0.0.1:5000 (PORT=5001: on another port)
+	@$(BIN)/python -m stages.track --serve $(if $(PORT),--port $(PORT))
 
-tune: setup ## Choose hyperparameters on validation sequences (TASK=fx)
+tune: setup ## Choose hyperparameters on validation sequences (TASK=fx SPLIT=…)
 	@$(BIN)/dvc repro $(if $(filter-out fx,$(TASK)),clips,windows)
-	@$(BIN)/python -m stages.tune $(or $(TASK),fx)
+	@$(BIN)/python -m stages.tune $(or $(TASK),fx) $(if $(SPLIT),--split $(SPLIT))
 
 study: setup ## When does NEM noise help? Half an hour on 2 cores (QUICK=1: the path only, a minute)
 ifdef QUICK

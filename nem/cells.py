@@ -13,8 +13,6 @@ blocks are row blocks:
 Shapes: T slices, ``…`` stack axes (G, C), I inputs, J hidden units, n gates, B batch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -122,14 +120,9 @@ def gru_step(u: Tensor, v: Tensor, h: Tensor, gates: Gates = clean) -> GRUSlice:
 
 
 def project(x: Tensor, W: Tensor) -> Tensor:
-    """Return u = W x + b of all slices and networks, in one product per group.
+    """Return u = W x + b ``(T, G, C, rows, B)`` of all slices and networks, in one product per group.
 
-    Args:
-        x: ``(T, G, I + 1, B)`` inputs with a last row of ones.
-        W: ``(G, I + 1, C, rows)`` input weights, the biases as last row of inputs.
-
-    Returns:
-        ``(T, G, C, rows, B)``.
+    ``x`` is ``(T, G, I + 1, B)``, its last row ones; ``W`` is ``(G, I + 1, C, rows)``, its last input the biases.
     """
     T, G, inputs, B = x.shape
     product = torch.bmm(W.flatten(2, 3).transpose(1, 2), x.permute(1, 2, 0, 3).reshape(G, inputs, T * B))
@@ -165,16 +158,10 @@ def forward(
     columns: int | None = None,
     keep_logits: bool = False,
 ) -> Pass:
-    """Run networks over T slices.
+    """Run networks with inputs ``u`` (of :func:`project`) and weights ``V`` ``(…, rows, J)`` over T slices.
 
-    Args:
-        cell: ``lstm`` or ``gru``.
-        u: ``(T, …, rows, B)`` projected inputs, see :func:`project`.
-        V: ``(…, rows, J)`` recurrent weights.
-        start: initial states; ``None`` is zero.
-        noise: noise in the gates of the first C' networks of each group; needs stack axes ``(G, C)``.
-        columns: how many of the B sequences count for the acceptance; ``None`` is all.
-        keep_logits: return the gates' pre-activations too.
+    ``noise`` enters the gates of the first C' networks of each group, and needs stack axes ``(G, C)``; the first
+    ``columns`` of the B sequences (all with ``None``) count for its acceptance.
     """
     start, J = start or Start(), V.shape[-1]
     zero = u.new_zeros(*u.shape[1:-2], J, u.shape[-1])
@@ -183,30 +170,28 @@ def forward(
     if start.bias is not None:
         bias = torch.cat([start.bias.new_zeros(*start.bias.shape[:-2], 2 * J, 1), start.bias], -2)
     masks: list[Tensor] = []
-    fixed = None
+    fixed: Sequence[Tensor | None] = [None] * len(u)
     if noise is not None and noise[0].granularity == "time":
         with torch.no_grad():
             clean_pass = forward(cell, u, V, start=start, keep_logits=True)
             if clean_pass.logits is not None:
                 logits = clean_pass.logits[:, :, : len(noise[0])]
-                fixed = noise[0].increments(logits, torch.sigmoid(logits), noise[1])[1]
+                fixed = noise[0].increments(logits, torch.sigmoid(logits), noise[1])[1].unbind()
     states, kept = [], []
     for t, now in enumerate(u.unbind(0)):
         v = torch.zeros_like(now) if t == 0 and start.h is None else V @ h
         v = v if bias is None else v + bias
-        gates = clean if noise is None else _noisy_gates(noise, t, None if fixed is None else fixed[t], masks)
+        gates = clean if noise is None else _noisy_gates(noise, t, fixed[t], masks)
         if cell == "lstm":
             lstm = lstm_step(now, v, s, gates)
-            h, s, logit = lstm.a_h, lstm.s, [lstm.o_gamma, lstm.o_phi, lstm.o_omega]
+            h, s, logit = lstm.a_h, lstm.s, list(lstm[:3])
         else:
             gru = gru_step(now, v, h, gates)
-            h, logit = gru.a_h, [gru.o_z, gru.o_r]
+            h, logit = gru.a_h, list(gru[:2])
         states.append(h)
-        kept.append(torch.stack(logit, -3) if keep_logits else h)
+        kept += [torch.stack(logit, -3)] if keep_logits else []
     acceptance = torch.stack(masks)[..., :columns].to(u.dtype).mean((0, 3, 4, 5)) if masks else None
-    return Pass(
-        torch.stack(states), s if cell == "lstm" else None, torch.stack(kept) if keep_logits else None, acceptance
-    )
+    return Pass(torch.stack(states), s if cell == "lstm" else None, torch.stack(kept) if kept else None, acceptance)
 
 
 def _noisy_gates(noise: tuple[GateNoise, Draws], t: int, fixed: Tensor | None, masks: list[Tensor]) -> Gates:
@@ -219,8 +204,7 @@ def _noisy_gates(noise: tuple[GateNoise, Draws], t: int, fixed: Tensor | None, m
         with torch.no_grad():
             increment, accepted = layer.increments(logit[:, : len(layer)], noisy, draws, fixed)
         masks.append(accepted)
-        used = layer.noisy(noisy, increment)
-        used = torch.cat([used, rest], 1) if rest.shape[1] else used
+        used = torch.cat([layer.noisy(noisy, increment), rest], 1)
         if layer.injection == "forward":
             return used.unbind(-3)
         parts = (logit.unbind(-3), activation.detach().unbind(-3), used.detach().unbind(-3))

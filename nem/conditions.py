@@ -10,8 +10,6 @@ A condition is a point on three axes:
 - ``place``: the ``output`` layer's targets, the ``hidden`` layer's sigmoid gates, or ``both``.
 """
 
-from __future__ import annotations
-
 import difflib
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -56,30 +54,19 @@ class Condition:
         return self.place in ("hidden", "both")
 
     @classmethod
-    def parse(cls, name: str) -> Condition:
-        """Return the condition called ``name``.
-
-        Raises:
-            ValueError: no condition has that name; the message suggests the nearest.
-        """
-        try:
-            return _BY_NAME[name]
-        except KeyError:
+    def parse(cls, name: str) -> "Condition":
+        """Return the condition called ``name``; a ValueError says that there is none, and suggests the nearest."""
+        if name not in _BY_NAME:
             near = difflib.get_close_matches(name, _BY_NAME, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; the paper's are {', '.join(CONDITIONS)}"
-            raise ValueError(f"expected the name of a noise condition, found {name!r}{hint}") from None
+            raise ValueError(f"expected the name of a noise condition, found {name!r}{hint}")
+        return _BY_NAME[name]
 
 
-def _family(kind: Kind) -> tuple[Condition, ...]:
-    return tuple(Condition(kind, mode, place) for mode in MODES for place in PLACES)
+_ALL = [Condition("none")] + [Condition(k, m, p) for k in get_args(Kind)[1:] for m in MODES for p in PLACES]
+_BY_NAME = {condition.name: condition for condition in _ALL}
 
-
-CONDITIONS: tuple[str, ...] = ("none", *(c.name for kind in ("blind", "nem") for c in _family(kind)))
-"""The paper's 13 conditions, in the reading order of its tables."""
-
-BEYOND: tuple[str, ...] = tuple(c.name for kind in ("matched", "expected-nem") for c in _family(kind))
+CONDITIONS: tuple[str, ...] = (*_BY_NAME,)[:13]
+"""The paper's, in the reading order of its tables."""
+BEYOND: tuple[str, ...] = (*_BY_NAME,)[13:]
 """Conditions that the paper does not have; off by default."""
-
-_BY_NAME: dict[str, Condition] = {"none": Condition("none")} | {
-    c.name: c for kind in ("blind", "nem", "matched", "expected-nem") for c in _family(kind)
-}

@@ -13,11 +13,10 @@ The noise served here is Algorithm 1 as the paper runs it: forward injection, on
 z, kinds blind, NEM and matched. :func:`serves` tells. Row blocks are those of :mod:`nem.cells`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
@@ -57,8 +56,7 @@ def _compiled(function: _Function, **options: Any) -> _Function:  # noqa: ANN401
     return cast(_Function, numba.njit(error_model="numpy", fastmath={"contract"}, **options)(function))
 
 
-def _inlined(function: _Function) -> _Function:
-    return _compiled(function, inline="always")
+_inlined = partial(_compiled, inline="always")
 
 
 # tanh x = x·P(x²)/Q(x²) for |x| <= 8, fitted by iteratively reweighted least squares to a relative error of 8e-9
@@ -161,14 +159,7 @@ def _gates(pre: Floats, recurrent: Floats, kind: int, mode: np.float32, draws: F
 
 @_compiled
 def _lstm_state(
-    act: Floats,
-    recurrent: Floats,
-    delta: Floats,
-    mode: np.float32,
-    before: Floats,
-    now: Floats,
-    tanh: Floats,
-    h: Floats,
+    act: Floats, recurrent: Floats, delta: Floats, mode: np.float32, before: Floats, now: Floats, a_s: Floats, h: Floats
 ) -> None:
     """Compute the candidate and a slice's states (B.8)-(B.11) from its clean gates and their increments."""
     J, B = h.shape
@@ -183,7 +174,7 @@ def _lstm_state(
             a = _tanh(s)
             act[3 * J + j, b] = c
             now[j, b] = s
-            tanh[j, b] = a
+            a_s[j, b] = a
             h[j, b] = o * a
 
 
@@ -388,17 +379,17 @@ class Pass:
 
 def serves(x: Tensor, noise: GateNoise | None) -> bool:
     """Tell whether the compiled form has what a pass needs: float32 on a CPU, and no noise or Algorithm 1's own."""
-    here = numba is not None and x.device.type == "cpu" and x.dtype == torch.float32
-    if noise is None or not here:
-        return here
+    if numba is None or x.device.type != "cpu" or x.dtype != torch.float32:
+        return False
+    if noise is None:
+        return True
     plain = noise.granularity == "slice" and noise.injection == "forward" and not (noise.clamp or noise.needs_uniform)
     return plain and set(noise.kinds) <= set(_KINDS)
 
 
 def _array(tensor: Tensor | None, axes: int = 4) -> Floats:
     """Return a contiguous array; without a tensor, one with so many axes and no elements."""
-    values: Floats = np.empty((0,) * axes, np.float32) if tensor is None else tensor.detach().contiguous().numpy()
-    return values
+    return np.empty((0,) * axes, np.float32) if tensor is None else tensor.detach().contiguous().numpy()
 
 
 def _injected(noise: tuple[GateNoise, Draws] | None, n: int, h: Tensor, space: Workspace) -> Injected:
@@ -473,14 +464,8 @@ def backward(
 ) -> Layer:
     """Propagate gradients back through :func:`forward`, with increments held constant; once per pass.
 
-    Args:
-        cell: as in the forward pass.
-        done: that pass, made with ``keep``.
-        grad_h: ``(T - first, G, C, J, B)`` gradients of the last hidden states, those that the error sees.
-        gradients: overwritten: gradients of W ``(G, I + 1, C, blocks·J)`` and V ``(G, C, blocks·J, J)``.
-        grad_s: ``(G, C, J, B)`` gradient of the last cell state; ``None`` is zero.
-        inputs: also return the gradient of x, if C = 1.
-        states: also return the gradients of the initial states.
+    ``grad_h`` and ``grad_s`` are those of :func:`_backward`. The gradients of W and V are overwritten; those of x (if
+    C = 1) and of the initial states are returned if asked for, as ``inputs`` and ``states``.
     """
     layer, (T, G, C, _, B) = done.layer, done.h.shape
     count, full = layer.W.shape[1], (done.h.shape[1:] if states else (0, 0, 0, 0))

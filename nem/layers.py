@@ -6,8 +6,6 @@ torch's h = (1 - z)∘c + z∘h_prev), so its rows change sign on the way to :mo
 paper's z.
 """
 
-from __future__ import annotations
-
 import math
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import lru_cache
@@ -30,21 +28,14 @@ class NoisyRecurrent(nn.RNNBase):
     """What :class:`NoisyLSTM` and :class:`NoisyGRU` share.
 
     Args:
-        input_size: I, features per time slice.
+        input_size: I, features per time slice; a ValueError refuses less than 1, as for the next.
         hidden_size: J, hidden units.
         noise: gate noise in training mode; ``None`` for none.
-        injection: ``forward`` or ``backward``; this and the next three are those of :class:`nem.noise.GateNoise`.
-        latent: ``mean-field`` or ``sampled``.
-        granularity: ``slice`` (Algorithm 1), ``neuron`` or ``time``.
+        injection: this and the next three are those of :class:`nem.noise.GateNoise`.
+        latent: z of the multiplicative gain.
+        granularity: what one test decides on.
         clamp: clip noisy gates to [0, 1].
         options: ``bias``, ``batch_first``, ``device`` and ``dtype``, as ``nn.LSTM`` takes them.
-
-    Attributes:
-        acceptance: share of gate draws that the last noisy pass injected, a scalar tensor; ``None`` before.
-        epoch: epochs finished, for annealing.
-
-    Raises:
-        ValueError: a size below 1.
     """
 
     cell: CellName
@@ -70,9 +61,9 @@ class NoisyRecurrent(nn.RNNBase):
                 f"expected bias, batch_first, device or dtype, found {', '.join(sorted(unknown))}; leave it out"
             )
         super().__init__(input_size, hidden_size, **options)  # type: ignore[arg-type]
-        self.noise, self.epoch = noise, 0
+        self.noise, self.epoch = noise, 0  # epochs finished, for annealing
         self._choices = (granularity, latent, injection, clamp)
-        self.acceptance: Tensor | None = None
+        self.acceptance: Tensor | None = None  # share of gate draws that the last noisy pass injected, a scalar
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw all parameters from U(-1/√J, 1/√J), as torch does; from ``generator`` if given."""
@@ -108,12 +99,14 @@ class NoisyRecurrent(nn.RNNBase):
         self, x: Tensor, states: tuple[Tensor, ...] | None, generator: torch.Generator | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Run the layer with noise; states are ``(h,)`` or ``(h, s)``, in and out."""
+        if self.noise is None:
+            raise ValueError("expected a layer with noise, found none")
         batched, states = x.dim() == 3, states or ()
         if not batched:
             x, states = x.unsqueeze(1), tuple(state.unsqueeze(1) for state in states)
         elif self.batch_first:
             x = x.transpose(0, 1)
-        noise = self._draws(len(x), x.shape[1], generator)
+        noise = self._draws(self.noise, len(x), x.shape[1], generator)
         W, V, bias = _stacked(self.cell, *(getattr(self, name) for name in self._flat_weights_names))
         h0, s0 = [None if state is None else state[0].t()[None, None] for state in (*states, None, None)][:2]
         x = x.transpose(1, 2)
@@ -129,10 +122,8 @@ class NoisyRecurrent(nn.RNNBase):
             return output[:, 0], tuple(state[:, 0] for state in last)
         return output.transpose(0, 1) if self.batch_first else output, last
 
-    def _draws(self, T: int, B: int, generator: torch.Generator | None) -> tuple[GateNoise, Draws]:
-        if self.noise is None:
-            raise ValueError("expected a layer with noise, found none")
-        layer = GateNoise((self.noise.kind,), (self.noise.mode,), *self._choices)
+    def _draws(self, noise: Noise, T: int, B: int, generator: torch.Generator | None) -> tuple[GateNoise, Draws]:
+        layer = GateNoise((noise.kind,), (noise.mode,), *self._choices)
         if generator is None and (layer.random or layer.needs_uniform):
             raise ValueError(
                 "expected a torch.Generator in training mode with noise, found None; "
@@ -144,14 +135,12 @@ class NoisyRecurrent(nn.RNNBase):
             draw = torch.rand if name == "uniform" else torch.randn
             return draw(shape, generator=generator, dtype=like.dtype, device=like.device)
 
-        sigma = torch.tensor([self.noise.at(self.epoch)], dtype=like.dtype, device=like.device)
+        sigma = torch.tensor([noise.at(self.epoch)], dtype=like.dtype, device=like.device)
         return layer, layer.draws(sigma, sample)
 
 
 class NoisyLSTM(NoisyRecurrent, nn.LSTM):
     """A one-layer ``nn.LSTM`` (B.1)-(B.11) whose input, forget and output gates can be noise-boosted.
-
-    Arguments are those of :class:`NoisyRecurrent`.
 
     Example:
         >>> layer = NoisyLSTM(4, 50, batch_first=True, noise=Noise("nem", "additive", sigma=0.1, decay=0.5))
@@ -163,15 +152,10 @@ class NoisyLSTM(NoisyRecurrent, nn.LSTM):
     def forward(  # type: ignore[override]
         self, x: Tensor, hx: tuple[Tensor, Tensor] | None = None, *, generator: torch.Generator | None = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Run the layer over a sequence, with inputs and outputs as in ``nn.LSTM``.
+        """Run the layer over a sequence ``x``, with inputs, states and outputs as in ``nn.LSTM``.
 
-        Args:
-            x: ``(T, B, I)``, ``(B, T, I)`` with ``batch_first``, or ``(T, I)``.
-            hx: initial hidden and cell states ``(1, B, J)``, unbatched ``(1, J)``; ``None`` is zero.
-            generator: source of the gate noise; required in training mode with random noise.
-
-        Raises:
-            ValueError: shapes do not fit, or random noise without a generator.
+        ``generator`` is the source of the gate noise, required in training mode with random noise. A ValueError says
+        that it is missing, or that shapes do not fit.
         """
         self._check(x, *(hx or ()))
         if self.noise is None or not self.training:
@@ -183,7 +167,7 @@ class NoisyLSTM(NoisyRecurrent, nn.LSTM):
 class NoisyGRU(NoisyRecurrent, nn.GRU):
     """A one-layer ``nn.GRU`` (C.1)-(C.7) whose update and reset gates can be noise-boosted.
 
-    Arguments are those of :class:`NoisyRecurrent`. The candidate's second bias ``b_hn`` is torch's; (C.5) has none.
+    The candidate's second bias ``b_hn`` is torch's; (C.5) has none.
     """
 
     cell = "gru"
@@ -225,10 +209,7 @@ def _threads() -> Any:  # noqa: ANN401 - threadpoolctl has no types
 
 def _one_thread() -> AbstractContextManager[object]:
     """Hold BLAS to one thread: on products this small more of them gain little, and on a busy machine lose a lot."""
-    held: AbstractContextManager[object] = (
-        _threads().limit(limits=1, user_api="blas") if threadpoolctl else nullcontext()
-    )
-    return held
+    return _threads().limit(limits=1, user_api="blas") if threadpoolctl else nullcontext()
 
 
 class _Compiled(torch.autograd.Function):

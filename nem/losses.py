@@ -4,8 +4,6 @@ The gradient follows the loss: noisy targets do not sum to 1, so that of the cro
 and not the a - (y + n) that (B.21) has for Σ y = 1.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -41,7 +39,7 @@ def nem_cross_entropy(
     epoch: int = 0,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Cross entropy (39) with noise in the one-hot targets (Theorem 2, Corollary 1), averaged over the batch.
+    """Return the cross entropy (39) in nats, averaged over the batch, with noise in the targets (Theorem 2).
 
     Args:
         logits: ``(..., K)`` inputs of the softmax neurons.
@@ -49,9 +47,6 @@ def nem_cross_entropy(
         noise: what to inject; ``None`` is ordinary cross entropy.
         epoch: epochs finished, for annealing.
         generator: source of the draws; required for random noise.
-
-    Returns:
-        The scalar mean loss in nats.
 
     Raises:
         ValueError: shapes do not fit, or random noise without a generator.

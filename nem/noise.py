@@ -17,17 +17,15 @@ are paired, and none depends on which others run beside it.
 Shapes: G groups, C networks per group, n gates, J hidden units, K outputs, S target slices, B batch.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from nem.conditions import Kind, Mode
+from nem.conditions import MODES, Kind, Mode
 from nem.theory import expected_ball_noise, expected_halfspace_noise
 
 Granularity = Literal["slice", "neuron", "time"]
@@ -40,10 +38,7 @@ def annealed(sigma: float, decay: float, epoch: int) -> float:
     """Return the standard deviation after ``epoch`` finished epochs: σ / (1 + epoch)^decay.
 
     The paper leaves annealing open. This schedule contains constant noise (decay 0) and the earlier NEM experiments
-    of the same group (variance falling as 1/epoch², decay 1).
-
-    Raises:
-        ValueError: a negative or non-finite argument.
+    of the same group (variance falling as 1/epoch², decay 1). A ValueError refuses negative and non-finite arguments.
     """
     for name, value in (("sigma", sigma), ("decay", decay), ("epoch", epoch)):
         if not (math.isfinite(value) and value >= 0):
@@ -53,28 +48,17 @@ def annealed(sigma: float, decay: float, epoch: int) -> float:
 
 @dataclass(frozen=True)
 class Noise:
-    """A source of noise for one layer of one network.
-
-    Attributes:
-        kind: ``blind``, ``nem``, ``matched`` or ``expected-nem`` (see :mod:`nem.conditions`).
-        mode: ``additive`` N(0, σ²I) or ``multiplicative`` N(1, σ²I).
-        sigma: standard deviation in epoch 0, in units of the signal.
-        decay: annealing exponent, see :func:`annealed`.
-
-    Raises:
-        ValueError: an unknown kind or mode, or a negative sigma or decay.
-    """
+    """A source of noise for one layer of one network; a ValueError refuses unknown names and negative numbers."""
 
     kind: Kind
     mode: Mode
-    sigma: float
-    decay: float = 0.0
+    sigma: float  # standard deviation in epoch 0, in units of the signal
+    decay: float = 0.0  # exponent of :func:`annealed`
 
     def __post_init__(self) -> None:
-        if self.kind not in ("blind", "nem", "matched", "expected-nem"):
-            raise ValueError(f"expected kind blind, nem, matched or expected-nem, found {self.kind!r}")
-        if self.mode not in ("additive", "multiplicative"):
-            raise ValueError(f"expected mode additive or multiplicative, found {self.mode!r}")
+        for value, known in ((self.kind, get_args(Kind)[1:]), (self.mode, MODES)):
+            if value not in known:
+                raise ValueError(f"expected {', '.join(known[:-1])} or {known[-1]}, found {value!r}")
         annealed(self.sigma, self.decay, 0)
 
     def at(self, epoch: int) -> float:
@@ -94,7 +78,7 @@ class Draws:
     test: Tensor | None = None  # the same, independent: what ``matched`` noise tests
     uniform: Tensor | None = None  # uniform draws for sampled latents
 
-    def at(self, t: int) -> Draws:
+    def at(self, t: int) -> "Draws":
         """Return the draws of slice ``t``."""
         normal, test, uniform = (None if d is None else d[t] for d in (self.normal, self.test, self.uniform))
         return replace(self, normal=normal, test=test, uniform=uniform)
@@ -104,18 +88,12 @@ class Draws:
 class LayerNoise:
     """Which noise enters one layer of C networks that train side by side; the base of the two signals.
 
-    Attributes:
-        kinds: kind per network; ``none`` where the layer receives no noise.
-        modes: mode per network; ``None`` with kind ``none``.
-        granularity: what one test decides on: ``slice`` (Algorithm 1: a layer at one time slice), ``neuron``, or
-            ``time`` (the sums over t of (79)-(89) as printed).
-
-    Raises:
-        ValueError: kinds and modes do not fit together.
+    One test decides on a ``slice`` (Algorithm 1: a layer at one time slice), on a ``neuron``, or on all slices
+    (``time``: the sums over t of (79)-(89) as printed). A ValueError says that kinds and modes do not fit together.
     """
 
-    kinds: tuple[Kind, ...]
-    modes: tuple[Mode | None, ...]
+    kinds: tuple[Kind, ...]  # per network; ``none`` where the layer receives no noise
+    modes: tuple[Mode | None, ...]  # per network; ``None`` with kind ``none``
     granularity: Granularity = "slice"
     _columns: dict[object, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -135,19 +113,10 @@ class LayerNoise:
         """Whether any network needs draws: the mean effect of NEM noise does not."""
         return any(kind not in ("none", "expected-nem") for kind in self.kinds)
 
-    @property
-    def needs_uniform(self) -> bool:
-        """Whether sampled latents need uniform draws."""
-        return False
-
     def draws(self, sigma: Tensor, sample: Callable[[Literal["normal", "test", "uniform"]], Tensor]) -> Draws:
         """Return the draws that this layer needs, each from ``sample(name)``, in the order of :class:`Draws`."""
-        return Draws(
-            sigma,
-            sample("normal") if self.random else None,
-            sample("test") if "matched" in self.kinds else None,
-            sample("uniform") if self.needs_uniform else None,
-        )
+        normal = sample("normal") if self.random else None
+        return Draws(sigma, normal, sample("test") if "matched" in self.kinds else None)
 
     def scale(self, values: Tensor) -> Tensor:
         """Return one value per network ``(C,)``, shaped to broadcast over the signal."""
@@ -166,7 +135,7 @@ def decide(layer: LayerNoise, gain: Callable[[Tensor], Tensor], draws: Draws, li
     """Return which draws are injected: Algorithm 1, for all networks of a stack.
 
     ``nem`` noise is injected where its gain is not negative, ``matched`` noise where the gain of an independent draw
-    is not negative, all other noise always.
+    is not negative, all other noise always. A ValueError says which draws are missing.
 
     Args:
         layer: the networks.
@@ -177,9 +146,6 @@ def decide(layer: LayerNoise, gain: Callable[[Tensor], Tensor], draws: Draws, li
 
     Returns:
         Booleans, ``(…, C, 1, B)``, or ``(…, C, K, B)`` for granularity ``neuron``.
-
-    Raises:
-        ValueError: draws that the stack needs are missing.
     """
 
     def passes(draw: Tensor) -> Tensor:
@@ -210,17 +176,16 @@ class OutputNoise(LayerNoise):
     def increments(self, head: Head, target: Tensor, activation: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         """Return what is added to the targets, ``(S, G, C, K, B)``, and the mask of :func:`decide`.
 
-        Args:
-            head: ``softmax`` or ``identity``.
-            target: ``(S, G, 1, K, B)`` clean targets y.
-            activation: ``(S, G, C, K, B)``: log a for ``softmax``, a for ``identity``.
-            draws: σ, 0 where the output receives no noise, and draws ``(S, G, 1, K, B)``.
+        Clean targets y are ``(S, G, 1, K, B)``, and so are draws, whose σ is 0 where the output receives no noise;
+        activations are ``(S, G, C, K, B)``: log a for ``softmax``, a for ``identity``.
 
         Raises:
             ValueError: draws that the stack needs are missing, or expected noise has no closed form here.
         """
         sigma = self.scale(draws.sigma)
-        lever = sigma * torch.where(self.where("multiplicative", target), target, torch.ones_like(target))
+        # Multiplicative noise is additive noise whose strength is the target's.
+        strength = torch.where(self.where("multiplicative", target), target, torch.ones_like(target))
+        lever = sigma * strength
 
         def gain(draw: Tensor) -> Tensor:
             if head == "softmax":
@@ -231,14 +196,12 @@ class OutputNoise(LayerNoise):
         accepted = decide(self, gain, draws, activation)
         increment = torch.zeros_like(activation) if draws.normal is None else lever * draws.normal * accepted
         if "expected-nem" in self.kinds:
-            mean = self._expected(head, target, activation, sigma)
+            mean = self._expected(head, target, activation, sigma, strength)
             increment = torch.where(self.where("expected-nem", target), mean, increment)
         return increment, accepted
 
-    def _expected(self, head: Head, target: Tensor, activation: Tensor, sigma: Tensor) -> Tensor:
+    def _expected(self, head: Head, target: Tensor, activation: Tensor, sigma: Tensor, lever: Tensor) -> Tensor:
         """Return the mean increment of NEM noise."""
-        # Multiplicative noise is additive noise whose strength is the target's.
-        lever = torch.where(self.where("multiplicative", target), target, torch.ones_like(target))
         if head == "softmax":
             mean = expected_halfspace_noise((lever * activation).transpose(-1, -2), 1.0).transpose(-1, -2)
             return lever * (mean * sigma)
@@ -255,17 +218,13 @@ class OutputNoise(LayerNoise):
 class GateNoise(LayerNoise):
     """Noise in the sigmoid gates of C networks, each gate tested by itself (Theorems 4, 5; Corollaries 3, 4).
 
-    Attributes:
-        latent: z of the multiplicative gain: ``mean-field`` (z := g) or ``sampled`` (z ~ Bernoulli(g)).
-        injection: ``forward``: the noisy gate replaces the gate. ``backward``: the forward pass is clean, and every
-            occurrence of a gate's activation in the backward recursions is the noisy one (Algorithm 1, read
-            literally).
-        clamp: clip noisy gates to [0, 1].
+    Injection ``forward``: the noisy gate replaces the gate. ``backward``: the forward pass is clean, and every
+    occurrence of a gate's activation in the backward recursions is the noisy one (Algorithm 1, read literally).
     """
 
-    latent: Latent = "mean-field"
+    latent: Latent = "mean-field"  # z of the multiplicative gain: z := g, or ``sampled``: z ~ Bernoulli(g)
     injection: Injection = "forward"
-    clamp: bool = False
+    clamp: bool = False  # clip noisy gates to [0, 1]
 
     AXES: ClassVar[int] = 3
 
@@ -274,19 +233,18 @@ class GateNoise(LayerNoise):
         """Whether sampled latents need uniform draws."""
         return self.latent == "sampled" and "multiplicative" in self.modes
 
+    def draws(self, sigma: Tensor, sample: Callable[[Literal["normal", "test", "uniform"]], Tensor]) -> Draws:
+        """Return the draws that this layer needs, uniform ones last."""
+        plain = super().draws(sigma, sample)
+        return replace(plain, uniform=sample("uniform")) if self.needs_uniform else plain
+
     def increments(
         self, logit: Tensor, gate: Tensor, draws: Draws, accepted: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return the increments δ of all gates at a time slice ``(G, C, n, J, B)``, and the mask of :func:`decide`.
 
-        Args:
-            logit: ``(G, C, n, J, B)`` gate pre-activations, which are logit g; leading axes may be added.
-            gate: the same, g.
-            draws: σ, and draws ``(G, 1, n, J, B)``.
-            accepted: a mask decided before; ``None`` decides here.
-
-        Raises:
-            ValueError: draws that the stack needs are missing.
+        Pre-activations, which are logit g, and gates g have the increments' shape, draws ``(G, 1, n, J, B)``; leading
+        axes may be added. ``accepted`` is a mask decided before. A ValueError says which draws are missing.
         """
         direction = logit
         if "multiplicative" in self.modes:

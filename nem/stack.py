@@ -14,8 +14,6 @@ Shapes: T slices, S of them with a target (the last ones), G groups, C networks 
 outputs, B sequences of a batch, padded.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -49,42 +47,31 @@ class Size:
 class Networks:
     """The parameters of G·C networks as views of one flat buffer, which an optimiser updates in one pass.
 
-    Attributes:
-        flat: all parameters, zero at first; ``flat.grad`` is ``grad``.
-        grad: all gradients, in the same layout.
-        W: ``(G, I + 1, C, blocks·J)`` input weights, the biases last; row blocks as in :mod:`nem.cells`.
-        V: ``(G, C, blocks·J, J)`` recurrent weights.
-        U: ``(G, C, K, J)`` output weights.
-        b: ``(G, C, K, 1)`` output biases.
+    They are zero at first. ``grad``, which is ``flat.grad``, has the gradients in the layout of ``flat``.
     """
-
-    NAMES = ("W", "V", "U", "b")
 
     def __init__(self, size: Size, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> None:
         self.size, G, C = size, size.groups, size.networks
         rows = BLOCKS[size.cell] * size.hidden
         self.shapes = {
-            "W": (G, size.inputs + 1, C, rows),
-            "V": (G, C, rows, size.hidden),
-            "U": (G, C, size.outputs, size.hidden),
-            "b": (G, C, size.outputs, 1),
+            "W": (G, size.inputs + 1, C, rows),  # input weights, the biases last; row blocks as in nem.cells
+            "V": (G, C, rows, size.hidden),  # recurrent weights
+            "U": (G, C, size.outputs, size.hidden),  # output weights
+            "b": (G, C, size.outputs, 1),  # output biases
         }
         total = sum(math.prod(shape) for shape in self.shapes.values())
         total += -total % LANES
-        self.flat = torch.zeros(total, dtype=dtype, device=device)
-        self.grad = torch.zeros(total, dtype=dtype, device=device)
+        self.flat, self.grad = (torch.zeros(total, dtype=dtype, device=device) for _ in range(2))
         self.flat.grad = self.grad
-        values, gradients = self.views(self.flat), self.views(self.grad)
-        self.W, self.V, self.U, self.b = (values[name] for name in self.NAMES)
-        self.grad_W, self.grad_V, self.grad_U, self.grad_b = (gradients[name] for name in self.NAMES)
+        self.W, self.V, self.U, self.b = self.views(self.flat).values()
+        self.grad_W, self.grad_V, self.grad_U, self.grad_b = self.views(self.grad).values()
 
     def views(self, flat: Tensor) -> dict[str, Tensor]:
         """Return the named views of a buffer in this layout."""
         views, start = {}, 0
         for name, shape in self.shapes.items():
-            size = math.prod(shape)
-            views[name] = flat[start : start + size].view(shape)
-            start += size
+            end = start + math.prod(shape)
+            views[name], start = flat[start:end].view(shape), end
         return views
 
     def by_network(self, flat: Tensor) -> dict[str, Tensor]:
@@ -112,8 +99,7 @@ class Networks:
 
     def outputs(self, h: Tensor) -> Tensor:
         """Return the output neurons' inputs (B.12): ``(S, G, C, J, B)`` to ``(S, G, C, K, B)``."""
-        U, b = self.U.flatten(0, 1), self.b.flatten(0, 1)
-        parts = [torch.baddbmm(b, U, states.flatten(0, 1)) for states in h]
+        parts = [torch.baddbmm(self.b.flatten(0, 1), self.U.flatten(0, 1), states.flatten(0, 1)) for states in h]
         return torch.stack(parts).view(len(h), self.size.groups, self.size.networks, self.size.outputs, -1)
 
 
@@ -126,11 +112,8 @@ class Batch:
     columns: int  # how many of the B sequences are no padding
 
     @classmethod
-    def of(cls, inputs: Tensor, targets: Tensor, space: Workspace | None = None) -> Batch:
-        """Lay out ``inputs`` ``(G, B, T, I)`` and ``targets`` ``(G, B, K)``, in the targets' type.
-
-        The batch is valid until the next one in ``space``, the buffers to reuse.
-        """
+    def of(cls, inputs: Tensor, targets: Tensor, space: Workspace | None = None) -> "Batch":
+        """Lay out inputs ``(G, B, T, I)`` and targets ``(G, B, K)``, valid until the next batch in ``space``."""
         G, B, T, count = inputs.shape
         padding = -B % LANES
         x = (space or Workspace()).take("x", (T, G, count + 1, B + padding), targets)
@@ -165,7 +148,7 @@ class StackNoise:
         latent: Latent = "mean-field",
         injection: Injection = "forward",
         clamp: bool = False,
-    ) -> StackNoise:
+    ) -> "StackNoise":
         """Sort the conditions called ``names``; the options are those of :class:`nem.noise.GateNoise`."""
         kinds = ("nem", "matched", "blind", "expected-nem")
         parsed = [Condition.parse(name) for name in names]
@@ -188,10 +171,11 @@ class StackNoise:
 
         One per network for ``output``, one per network with gate noise for ``hidden``; in type and place of ``like``.
         """
-        values = []
-        for condition in self.conditions if layer == "output" else self.conditions[: len(self.gates or ())]:
-            inside = condition.in_output if layer == "output" else condition.in_hidden
-            values.append(strength(layer, condition.mode) if inside and condition.mode is not None else 0.0)
+        if layer == "output":
+            modes = [condition.mode if condition.in_output else None for condition in self.conditions]
+        else:
+            modes = [condition.mode for condition in self.conditions[: len(self.gates or ())]]
+        values = [0.0 if mode is None else strength(layer, mode) for mode in modes]
         like = torch.empty(0) if like is None else like
         return torch.tensor(values, dtype=like.dtype, device=like.device)
 
@@ -203,16 +187,11 @@ class StackNoise:
         sample: Callable[[str, tuple[int, ...]], Tensor],
         first: int = -1,
     ) -> StackDraws:
-        """Return the draws of one pass.
+        """Return the draws of one pass, with standard deviations from :meth:`sigma`.
 
-        Args:
-            networks: the networks.
-            batch: the sequences.
-            sigma: standard deviations per layer, from :meth:`sigma`.
-            sample: ``sample(name, shape)`` returns draws with a first axis of slices and a second of groups. Names are
-                ``gate``, ``gate-test``, ``output``, ``output-test`` (standard normal) and ``latent`` (uniform on
-                [0, 1)); the same name gives the next draws of one stream.
-            first: first slice with a target, 0-based; negative counts from the end.
+        ``sample(name, shape)`` returns draws with a first axis of slices and a second of groups. Names are ``gate``,
+        ``gate-test``, ``output``, ``output-test`` (standard normal) and ``latent`` (uniform on [0, 1)); the same name
+        gives the next draws of one stream. ``first`` is that of :func:`gradients`.
         """
         size, T, B = networks.size, len(batch.x), batch.x.shape[3]
         hidden = (T, size.groups, 1, GATES[size.cell], size.hidden, B)
@@ -254,27 +233,17 @@ def gradients(
     """Run one forward and backward pass; leave the gradients in ``networks.grad``.
 
     The error, (39) or (43), is summed over K and over the slices from ``first`` on, and averaged over the batch.
-    Compiled where :func:`nem.fast.serves` says so, else by autograd through :mod:`nem.cells`.
+    That is 0-based; negative counts from the end. Compiled where :func:`nem.fast.serves` says so, else by autograd
+    through :mod:`nem.cells`; ``space`` has buffers to reuse.
 
-    Args:
-        networks: the networks.
-        batch: the sequences.
-        head: output neurons.
-        noise: which noise the networks get.
-        draws: its draws, from :meth:`StackNoise.draws`.
-        first: first slice with a target, 0-based; negative counts from the end.
-        space: buffers to reuse.
-
-    Returns:
-        ``loss`` ``(G, C)``, the noisy objective per sequence; ``output`` ``(G, C)`` and ``hidden`` ``(G, C')``, the
-        share of draws that were injected, if there is such noise.
+    Returns ``loss`` ``(G, C)``, the noisy objective per sequence; ``output`` ``(G, C)`` and ``hidden`` ``(G, C')``, the
+    share of draws that were injected, if there is such noise.
     """
     G, C, T = networks.size.groups, networks.size.networks, len(batch.x)
-    columns, target = batch.columns, batch.target
+    columns, target, means = batch.columns, batch.target, {}
     gates = None if noise.gates is None or draws.gates is None else (noise.gates, draws.gates)
     states, back = _recurrent(networks, batch, gates, first % T, space)
     h = states.h[first % T :].detach()
-    means: dict[str, Tensor] = {}
     with torch.no_grad():
         activation = activations(head, networks.outputs(h))
         if noise.output is not None and draws.output is not None:
@@ -286,11 +255,9 @@ def gradients(
         means["loss"] = errors(head, target, activation)[..., :columns].sum(0).mean(-1)
         grad = error_gradient(head, target, activation).mul_(1 / columns)
         grad[..., columns:] = 0
-        grad_flat = grad.flatten(1, 2)
-        U_t = networks.U.flatten(0, 1).transpose(1, 2)
+        grad_flat, U_t = grad.flatten(1, 2), networks.U.flatten(0, 1).transpose(1, 2)
         grad_h = torch.stack([torch.bmm(U_t, slices) for slices in grad_flat]).unflatten(1, (G, C))
         torch.sum(grad, (0, 4), out=networks.grad_b[..., 0])
-        # One product per slice; with one target, the usual case, there is one.
         products = [torch.bmm(g, now.flatten(0, 1).transpose(1, 2)) for g, now in zip(grad_flat, h, strict=True)]
         total = torch.stack(products).sum(0) if len(products) > 1 else products[0]
         networks.grad_U.copy_(total.view_as(networks.grad_U))
@@ -300,16 +267,12 @@ def gradients(
 
 def _recurrent(
     networks: Networks, batch: Batch, gates: tuple[GateNoise, Draws] | None, first: int, space: Workspace | None
-) -> tuple[cells.Pass | fast.Pass, Callable[[Tensor], None]]:
+) -> tuple[cells.Pass | fast.Pass, Callable[[Tensor], object]]:
     """Run the recurrent layer; return the pass, and what fills ``grad_W`` and ``grad_V`` from the gradient of h."""
     cell, x = networks.size.cell, batch.x
     if fast.serves(x, None if gates is None else gates[0]):
         done = fast.forward(cell, x, (networks.W, networks.V), noise=gates, space=space, columns=batch.columns)
-
-        def compiled(grad_h: Tensor) -> None:
-            fast.backward(cell, done, grad_h, (networks.grad_W, networks.grad_V))
-
-        return done, compiled
+        return done, lambda grad_h: fast.backward(cell, done, grad_h, (networks.grad_W, networks.grad_V))
     with torch.enable_grad():
         W, V = networks.W.detach().requires_grad_(), networks.V.detach().requires_grad_()
         states = cells.forward(cell, cells.project(x, W), V, noise=gates, columns=batch.columns)

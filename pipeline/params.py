@@ -16,7 +16,14 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from nem.cells import CellName as Cell
 from nem.conditions import CONDITIONS, Condition
@@ -31,14 +38,6 @@ Optimiser = Literal["sgd", "adam", "rmsprop"]
 Split = Literal["random", "groups"]
 
 MOST = 1_000_000  # steps, sequences, clips: beyond any use, within what integers and memory hold
-
-
-def _outside(place: str) -> str:
-    outputs = (paths.RAW, paths.SEQUENCES, paths.FRAMES, paths.FEATURES, paths.RUNS, paths.RESULTS)
-    own = next((folder for folder in outputs if Path(place).resolve().is_relative_to(folder.resolve())), None)
-    if own is not None:
-        raise ValueError(f"expected a place outside {own}, an output that DVC removes before its stage runs; move it")
-    return place
 
 
 def _once(names: list[Any]) -> list[Any]:
@@ -86,9 +85,9 @@ def _with_sgd(rates: dict[str, list[float]]) -> dict[str, list[float]]:
 
 Name = TypeVar("Name")
 Once = Annotated[list[Name], AfterValidator(_once), Field(min_length=1)]
-Line = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f]+$")]
+Line = sections.Line
+PathText = sections.PathText
 Word = Annotated[str, Field(max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-PathText = Annotated[Line, AfterValidator(_outside)]
 Pattern = Annotated[Line, AfterValidator(_compiles)]
 Index = Annotated[int, Field(ge=0, le=10_000_000)]
 Day = Annotated[Index | Annotated[str, Field(max_length=40)], BeforeValidator(_calendar)]
@@ -104,13 +103,28 @@ Preprocessing = Literal["torchvision", "inception-2015"]
 Weights = Literal["random", "imagenet", "file"]
 FxSource = Literal["synthetic", "paper", "csv"]
 Device = Literal["auto", "cpu", "cuda"]
+Conditions = Annotated[Once[str], AfterValidator(_conditions)]
+
+
+class FxCsv(Section):
+    """How yours is written."""
+
+    inline: ClassVar[bool] = True
+    date_order: Literal["auto", "ymd", "dmy", "mdy"] = Field("auto", description="auto, or ymd, dmy, mdy: year first …")
+    decimal: Literal["auto", "point", "comma"] = Field("auto", description="auto, or point, comma: the decimal mark")
+    separator: Literal["auto", "comma", "semicolon", "tab", "bar"] = Field(
+        "auto", description="auto, or comma, semicolon, tab, bar: the character between cells"
+    )
+    encoding: Word = Field("auto", description="auto, or the encoding's name, such as utf-8 or cp1251")
+    price: Line = Field("auto", description="auto, or the name of the column of prices")
 
 
 class FxAcquire(Section):
     """Where the series comes from."""
 
     source: FxSource = Field("synthetic", description="synthetic | paper: its USD/INR | csv: your file")
-    csv_path: PathText | None = Field(None, description="file for source csv: Date, Open, High, Low, Price (or Close)")
+    csv_path: PathText = Field(None, description="your file of daily rates, with a header, for source csv")
+    csv: FxCsv = FxCsv()
     synthetic_days: int = Field(2400, ge=32, le=200_000, description="length of the synthetic series [days]")
 
 
@@ -121,6 +135,9 @@ class FxWindows(Section):
     train_end: Day = Field(1980, description="last training day: 0-based index [days], or an ISO date (it or before)")
     validation_fraction: Fraction = Field(0.1, description="tail of the training days to choose on [fraction]")
     scaling: Literal["min-max", "z-score"] = Field("z-score", description="min-max | z-score, of training days")
+    inputs: Once[Literal["open", "high", "low", "price"]] = Field(
+        ["open", "high", "low", "price"], description="what a network sees of a day: open, high, low, price"
+    )
 
 
 class Fx(Section):
@@ -139,9 +156,9 @@ class VideoAcquire(Section):
     ucf11_from: Literal["auto", "rar", "zip", "folder"] = Field(
         "auto", description="rar, zip: archive | folder: unpacked, in the mirror | auto: the mirror's, else rar"
     )
-    folder: PathText | None = Field(None, description="root of class/group/clip or class/clip for source folder")
+    folder: PathText = Field(None, description="root of class/group/clip or class/clip for source folder")
     group_pattern: Pattern = Field(r"_g?(\d+)(?:_c?\d+)?$", description="finds the group in a file's stem (folder)")
-    features_path: PathText | None = Field(None, description="file or folder of feature sequences (features)")
+    features_path: PathText = Field(None, description="file or folder of feature sequences (features)")
     synthetic_groups: int = Field(6, ge=2, le=99, description="size of the synthetic set [groups per class]")
     synthetic_clips: int = Field(2, ge=1, le=99, description="size of the synthetic set [videos per group]")
 
@@ -161,7 +178,7 @@ class VideoFeatures(Section):
     """How Inception-v3 turns a frame into 2048 numbers."""
 
     weights: Weights = Field("random", description="random: seeded | imagenet: torchvision's | file: weights_path")
-    weights_path: PathText | None = Field(None, description="state_dict for weights file (.safetensors or .pth)")
+    weights_path: PathText = Field(None, description="state_dict for weights file (.safetensors or .pth)")
     preprocessing: Preprocessing = Field("torchvision", description="torchvision | inception-2015: (x - 128) / 128")
     batch_size: int = Field(16, ge=1, le=4096, description="size of a forward pass [frames]")
     precision: Literal["float32", "autocast"] = Field("float32", description="float32 | autocast: 16-bit on CUDA")
@@ -199,9 +216,7 @@ class Training(Section):
     """What all tasks and cells share."""
 
     repetitions: int = Field(2, ge=1, le=10_000, description="paired runs (seeds) of every condition [repetitions]")
-    conditions: Annotated[Once[str], AfterValidator(_conditions)] = Field(
-        list(CONDITIONS), description="noise conditions to train"
-    )
+    conditions: Conditions = Field(list(CONDITIONS), description="noise conditions to train")
     hidden_injection: Injection = Field(
         "forward", description="forward: all sees noisy gates | backward: that pass only"
     )
@@ -427,10 +442,7 @@ def render(params: Params) -> str:
 
 
 def compose(name: str, destination: Path = paths.PARAMS, *, force: bool = False) -> bool:
-    """Write the profile ``name`` to ``destination`` unless it is there already; return whether it was written.
-
-    Edits that are there are a fault too, unless ``force`` is set.
-    """
+    """Write a profile unless it is there; return whether it was. Without ``force``, edits there are a fault."""
     wanted = render(profile(name))
     present = destination.read_text(encoding="utf-8") if destination.is_file() else None
     if present == wanted:

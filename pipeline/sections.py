@@ -3,21 +3,21 @@
 A schema is a pydantic model of sections (:mod:`pipeline.params`); nothing here knows which.
 """
 
-from __future__ import annotations
-
 import difflib
 import io
 import reprlib
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
 from ruamel.yaml.representer import RoundTripRepresenter
+
+from pipeline.common import paths
 
 MAX_BYTES = 1 << 16  # a larger file is refused unread: a full one has 10 kB
 MAX_DEPTH = 16  # nesting of a file; the schema has 7 levels
@@ -26,21 +26,39 @@ LONG_LIST = 6  # items of a list that stands on one line
 UNION_MEMBERS = ("int", "str", "constrained-int", "constrained-str")  # pydantic's, no part of a parameter's name
 
 
+def _outside(place: str) -> str:
+    outputs = (paths.RAW, paths.SEQUENCES, paths.FRAMES, paths.FEATURES, paths.RUNS, paths.RESULTS)
+    own = next((folder for folder in outputs if Path(place).resolve().is_relative_to(folder.resolve())), None)
+    if own is not None:
+        raise ValueError(f"expected a place outside {own}, an output that DVC removes before its stage runs; move it")
+    return place
+
+
+def _named(value: object) -> object:
+    """Read "none" as None: DVC watches every path that is named here, and there is a file of that name for it."""
+    if value is None:
+        raise ValueError("expected a path or the word none, found null; write none")
+    return None if value == "none" else value
+
+
+Line = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f]+$")]
+PathText = Annotated[
+    Annotated[Line, AfterValidator(_outside)] | None,
+    BeforeValidator(_named),
+    PlainSerializer(lambda place: "none" if place is None else place),
+]
+
+
 class ParamsError(ValueError):
     """A parameter file that cannot be used; the message lists every fault with its place and remedy."""
 
 
 class Section(BaseModel):
-    """Base of all sections: unknown keys and silent conversions are errors.
-
-    Attributes:
-        inline: whether the section is written on one line.
-        partial: keys of mappings that may leave keys out, with the section that they are a part of.
-    """
+    """Base of all sections: unknown keys and silent conversions are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-    inline: ClassVar[bool] = False
-    partial: ClassVar[dict[str, type[BaseModel]]] = {}
+    inline: ClassVar[bool] = False  # written on one line
+    partial: ClassVar[dict[str, type[BaseModel]]] = {}  # mappings with some of the keys of these sections
 
 
 def _refused(text: str) -> str | None:
@@ -65,7 +83,7 @@ def read(source: Path) -> dict[str, Any]:
     try:
         text = source.read_text(encoding="utf-8")
         refused = _refused(text)
-        content = {} if refused else YAML(typ="safe", pure=True).load(text)
+        content = None if refused else YAML(typ="safe", pure=True).load(text)
     except Exception as error:  # on hostile text the parser also raises KeyError, IndexError, RecursionError, …
         raise ParamsError(f"expected valid YAML in {source}, found {type(error).__name__}: {error}") from error
     if refused:
@@ -181,6 +199,7 @@ def _nested(value: object) -> bool:
 
 
 def _depth(value: object) -> int:
+    """Return how many levels of mappings a value has."""
     return 1 + max(map(_depth, value.values()), default=0) if isinstance(value, Mapping) else 0
 
 
@@ -191,13 +210,13 @@ def lines(section: Section | Mapping[str, Any], told: set[type], indent: str = "
     """
     fields = type(section).model_fields if isinstance(section, Section) and type(section) not in told else {}
     told.add(type(section))
+    plain = section.model_dump() if isinstance(section, Section) else section
     for key, value in dict(section).items():
         note = fields[key].description if key in fields else None
         if key in fields and isinstance(value, Section) and type(value) not in told:
             note = (type(value).__doc__ or "").split("\n")[0].removesuffix(".")
         nested, items = _nested(value), value if isinstance(value, list) and len(value) > LONG_LIST else []
-        plain = value.model_dump() if isinstance(value, Section) else value
-        head = f"{indent}{key}:" + ("" if nested or items else f" {_flow(plain)}")
+        head = f"{indent}{key}:" + ("" if nested or items else f" {_flow(plain[key])}")
         yield f"{head:<34}  # {note}" if note else head
         yield from (f"{indent}  - {_flow(item)}" for item in items)
         yield from lines(value, told, indent + "  ") if nested else ()

@@ -11,8 +11,6 @@ own, and say whose runs they left alone. Writers of one folder wait for each oth
 ``NEM_PROJECT`` do not, and may disturb each other's runs until the next sync.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import json
@@ -58,38 +56,37 @@ logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 SLOT, DIGEST, COMPLETE, PARENT = "nem.slot", "nem.digest", "nem.complete", "mlflow.parentRunId"
 PROJECT, GROUP, ROLE = "nem.project", "nem.group", "nem.role"
-OWN = "this folder"
-"""The project of a store that lies in the project's folder, wherever that is copied or moved to."""
-BATCH = 1000
-"""Metrics that one ``log_batch`` call may hold."""
-PATIENCE, PATIENCE_LIVE = 600, 30
-"""Seconds that a sync waits for another writer, and that training does before it leaves its runs to a later sync."""
+OWN = "this folder"  # the project of a store that lies in the project's folder, wherever that is copied or moved to
+BATCH = 1000  # metrics that one log_batch call may hold
+PATIENCE, PATIENCE_LIVE = 600, 30  # seconds that a sync waits for another writer, and training before it leaves it be
+# Which result of the paper speaks of noise at a head, or in a cell's gates.
 THEOREMS = {
     ("softmax", "additive"): "Theorem 2", ("softmax", "multiplicative"): "Corollary 1",
     ("identity", "additive"): "Theorem 3", ("identity", "multiplicative"): "Corollary 2",
     ("lstm", "additive"): "Theorem 4", ("lstm", "multiplicative"): "Corollary 3",
     ("gru", "additive"): "Theorem 5", ("gru", "multiplicative"): "Corollary 4",
 }  # fmt: skip
-"""Which result of the paper speaks of noise at a head, or in a cell's gates."""
 
 
 class StoreError(OSError):
     """The MLflow store cannot be read or written; the message says which, why, and what to do."""
 
 
+def home() -> Path:
+    """Return the project's root, also from the copy that ``dvc exp run --temp`` makes of it and removes again."""
+    return Path(Path.cwd().as_posix().partition("/.dvc/tmp/exps/")[0])
+
+
 def store() -> str:
     """Return the tracking URI: ``MLFLOW_TRACKING_URI``, or a SQLite file in the project's root."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
 
 
 def project() -> str:
-    """Return who owns the runs that are made here: ``NEM_PROJECT``, or host and folder in a store that may be shared.
-
-    In the folder's own store there is nobody else, and the name stays when the folder moves.
-    """
+    """Return who owns the runs made here: ``NEM_PROJECT``, or host and folder in a store that may be shared."""
     # Not whether the variable is set: MLflow sets it, too.
-    shared = store() != f"sqlite:///{Path('mlflow.db').resolve()}"
-    return os.environ.get("NEM_PROJECT") or (f"{platform.node()}:{Path.cwd()}" if shared else OWN)
+    shared = store() != f"sqlite:///{home() / 'mlflow.db'}"
+    return os.environ.get("NEM_PROJECT") or (f"{platform.node()}:{home()}" if shared else OWN)
 
 
 @contextmanager
@@ -99,7 +96,7 @@ def connected(patience: float = PATIENCE) -> Iterator[MlflowClient]:
     Raises:
         StoreError: the store cannot be used, or another writer holds it for longer than ``patience`` seconds.
     """
-    uri, lock = store(), paths.CHECKPOINTS / "mlflow.lock"
+    uri, lock = store(), home() / paths.CHECKPOINTS / "mlflow.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(lock, timeout=patience):
@@ -120,9 +117,9 @@ def experiment(client: MlflowClient, title: str) -> str:
     name, local = f"noise-boosted-rbp/{title}", store().startswith("sqlite:")
     known = client.get_experiment_by_name(name)
     if known is None:
+        where = (home() / "mlartifacts" / title).as_uri() if local else None
         try:  # the kind opens the UI on training runs and not on traces of language models
-            where, kind = Path("mlartifacts", title), {"mlflow.experimentKind": "custom_model_development"}
-            return str(client.create_experiment(name, where.resolve().as_uri() if local else None, kind))
+            return client.create_experiment(name, where, {"mlflow.experimentKind": "custom_model_development"})
         except MlflowException:  # another project made it since we looked, or the fault is another one
             known = client.get_experiment_by_name(name)
             if known is None:
@@ -157,7 +154,8 @@ def axes_of(record: dict[str, Any], condition: str, repetition: int) -> dict[str
     }  # fmt: skip
 
 
-def _curve(array: Any) -> list[Metric]:  # noqa: ANN401 - (epochs, len(METRICS)) of floats
+def _curve(array: Any) -> list[Metric]:  # noqa: ANN401 - an array or a tensor
+    """Return the finite ones of ``(epochs, len(METRICS))`` numbers as metrics."""
     values = np.asarray(array, dtype=np.float64)
     values = np.where(np.isfinite(values[:, [METRICS.index("test_loss")]]), values, np.nan)  # failed: as in the files
     return [Metric(METRICS[k], float(values[epoch, k]), 0, int(epoch)) for epoch, k in np.argwhere(np.isfinite(values))]
@@ -219,13 +217,13 @@ class _Runs:
         if kept is not None:
             if kept.data.tags.get(PARENT) != entry.tags.get(PARENT):
                 self.client.set_tag(kept.info.run_id, PARENT, entry.tags[PARENT])
-            return str(kept.info.run_id), False
+            return kept.info.run_id, False
         own = {PROJECT: self.project, GROUP: self.group, SLOT: entry.slot, DIGEST: digest}
         run = self.client.create_run(self.experiment, tags={**_source_tags(), **own, **entry.tags}, run_name=entry.name)
-        run_id, params = str(run.info.run_id), [Param(key, value[:500]) for key, value in entry.params.items()]
-        for start in range(0, max(len(entry.metrics), 1), BATCH):  # one call per value would take minutes
-            metrics = entry.metrics[start : start + BATCH]
-            self.client.log_batch(run_id, metrics=metrics, params=params if start == 0 else [])
+        run_id = run.info.run_id
+        self.client.log_batch(run_id, params=[Param(key, value[:500]) for key, value in entry.params.items()])
+        for start in range(0, len(entry.metrics), BATCH):  # one call per value would take minutes
+            self.client.log_batch(run_id, metrics=entry.metrics[start : start + BATCH])
         data = [
             DatasetInput(Dataset(Path(path).stem, content[:16], "local", json.dumps({"uri": path})), [])
             for path, content in entry.data.items()
@@ -254,7 +252,7 @@ class _Training:
         self.parent, _ = self.runs.put(Entry(slot, self.base + self.suffix, tags, self.settings))
 
     def _differing(self) -> str:
-        """Return how the settings differ from those of the group's first training in the store, for names."""
+        """Return how the settings differ from those of the group's first training in the store."""
         parents = [run for runs in self.runs.by_slot.values() for run in runs if run.data.tags.get(ROLE) == "parent"]
         if not parents:
             return ""
@@ -279,11 +277,7 @@ class _Training:
 
 
 def live(record: dict[str, Any]) -> Callable[[Repetition], None]:
-    """Return a callback that logs each finished repetition, and never lets a faulty store stop training.
-
-    Args:
-        record: what training will write as ``run.json``.
-    """
+    """Return a callback that logs each finished repetition of what will be in ``run.json``; it never stops training."""
     broken, record = False, json.loads(json.dumps(record))
 
     def log(repetition: Repetition) -> None:
@@ -349,12 +343,9 @@ def _log_artifacts(client: MlflowClient, parent: str, files: results.TrainedRun)
         for file in shown:
             client.log_artifact(parent, str(file), file.suffix[1:])
         client.set_tag(parent, "nem.artifacts", state)
-
-    def loss(condition: str) -> float:
-        return float(np.nan_to_num(files.final(condition, "test_loss"), nan=np.inf).mean())
-
-    folder = paths.run_folder(files.task, files.cell, files.record["split"])
-    weights = folder / "models" / f"{min(files.conditions, key=loss)}.safetensors"
+    losses = {c: np.nan_to_num(files.final(c, "test_loss"), nan=np.inf).mean() for c in files.conditions}
+    folder = paths.run_folder(files.task, files.cell, files.record["split"]) / "models"
+    weights = folder / f"{min(losses, key=losses.__getitem__)}.safetensors"
     if weights.is_file() and tags.get("nem.model") != (content := records.sha256_of(weights)[:32]):
         _log_model(parent, weights, files.record)
         client.set_tag(parent, "nem.model", content)

@@ -1,6 +1,7 @@
-"""Bring MLflow up to date with the run files, and (``--serve``) open its server on the loopback interface."""
+"""Bring MLflow up to date with the run files, and (``--serve``) start its server on the loopback interface."""
 
 import os
+import socket
 import sys
 
 from pipeline import params, tracking
@@ -15,13 +16,31 @@ def server(port: int) -> list[str]:
     return [sys.executable, "-m", "mlflow", "server", *options]
 
 
+def free(port: int) -> None:
+    """Stop with an :class:`OSError` where something listens on a port of the loopback interface already."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except (OSError, OverflowError) as error:
+            raise OSError(
+                f"expected a free port, found {port} ({error}); see what runs on http://127.0.0.1:{port}, or take "
+                "another port: make ui PORT=5001"
+            ) from error
+
+
 @command.stage("track", {"--serve": SERVE, "--port": {"type": int, "default": 5000}})
 def main(serve: bool, port: int) -> None:
-    """Sync, then serve if asked."""
-    chosen = params.load()
+    """Sync, then serve if asked; a store that is a server has its own."""
+    chosen, uri = params.load(), tracking.store()
+    remote = uri.startswith(("http://", "https://"))
+    if serve and not remote:
+        free(port)
     added = tracking.sync(tracking.finished(chosen.tasks, chosen.cells))
-    print(f"track: {added} run(s) added to {tracking.store().split('://')[0]} store")
-    if serve:
+    print(f"track: {added} run(s) added to {uri.split('://')[0]} store")
+    if serve and remote:
+        print(f"Compare runs on {uri}")
+    elif serve:
         print(f"Compare runs on http://127.0.0.1:{port} (Ctrl-C ends)")
         sys.stdout.flush()
         os.execv(sys.executable, server(port))

@@ -22,8 +22,14 @@ def _markdown(frame: pd.DataFrame, by: list[str]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in shown.itertuples(index=False))])
 
 
-@command.stage("tune", {"task": {"nargs": "?", "default": "fx"}})
-def main(task: str) -> None:
+ARGUMENTS = {
+    "task": {"nargs": "?", "default": "fx"},
+    "--split": {"help": "whose validation part chooses; the task's first split otherwise"},
+}
+
+
+@command.stage("tune", ARGUMENTS)
+def main(task: str, split: str | None) -> None:
     """Search; what a worker needs not is imported here."""
     from pipeline import params, tasks
     from pipeline.training import settings, train, tune
@@ -34,19 +40,20 @@ def main(task: str) -> None:
     first = next(iter(folders.values()))
     networks = [settings.of(chosen.training.model_dump(), chosen.train[task], cell) for cell in chosen.cells]
     device = train.resolve_device(chosen.training.device)
-    plan = train.Work(first, None, "apart", networks[0], chosen.seed, task, (), device)
+    plan = train.Work(first, split, "apart", networks[0], chosen.seed, task, (), device)
     choice = tune.tune(folders, networks, plan)
     overrides: dict[str, Any] = {"train": {task: choice.networks}}
     if forms[choice.data][1]:
         overrides[task] = forms[choice.data][1]
     stream = io.StringIO()
     YAML().dump(overrides, stream)
-    data = sequences.load(first)
+    data = sequences.load(first, split)
     losses = f"squared errors [{data.unit or 'raw units'}²]" if data.head == "identity" else "cross entropies [nats]"
     source = records.read_json(paths.source_record(task)).get("source")
+    asked = f" SPLIT={split}" if split else ""
     text = (
         f"# Hyperparameters of the task {task}\n\n"
-        f"Written by `make tune TASK={task}` (profile `{chosen.profile}`, source `{source}`). Losses are mean "
+        f"Written by `make tune TASK={task}{asked}` (profile `{chosen.profile}`, source `{source}`). Losses are mean "
         f"{losses} on the validation part of the training sequences after R epochs, over {tune.Grid().repetitions} "
         "repetitions with seeds of their own (mean, lowest, highest). Test sequences chose nothing.\n\n"
         f"## Chosen\n\n```yaml\n{stream.getvalue()}```\n\n"

@@ -14,7 +14,7 @@ ENTRY = "- {package: %s, ids: [X-1], what: something that is bad, why: it is nev
 
 @pytest.fixture
 def database():
-    """Yield the address of a database that speaks OSV, the advisories it knows, and the packages asked about."""
+    """The audit against a database that speaks OSV, the advisories it knows, and the packages asked about."""
     known, asked = {}, []
 
     class Database(BaseHTTPRequestHandler):
@@ -36,36 +36,31 @@ def database():
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Database) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/v1/query", known, asked
+        address = f"http://127.0.0.1:{server.server_port}/v1/query"
+        yield ["-s", "osv", "--osv-url", address, "--progress-spinner", "off"], known, asked
         server.shutdown()
 
 
-def ask(address):
-    return audit.main(["-s", "osv", "--osv-url", address, "--progress-spinner", "off"])
-
-
 def test_every_locked_package_is_asked_about_and_accepted_advisories_pass(database, capfd):
-    address, known, asked = database
+    options, known, asked = database
     known["diskcache"] = ["GHSA-w8v5-vhqr-4h9v"]
-    assert ask(address) == 0
+    assert audit.main(options) == 0
     assert {"torch", "dvc", "mlflow", "pyarrow", "diskcache", "opencv-python"} <= set(asked)
     assert len(set(asked)) > 150
     assert "1 ignored" in capfd.readouterr().err
 
 
 def test_any_other_advisory_fails_the_audit(database, capfd):
-    address, known, _ = database
+    options, known, _ = database
     known["dvc"] = ["PYSEC-2099-1"]
-    assert ask(address) == 1
+    assert audit.main(options) == 1
     assert "PYSEC-2099-1" in capfd.readouterr().out
 
 
 def test_accepted_advisories_are_complete_current_and_of_locked_packages():
     day = datetime.date(2026, 1, 31)
-    names = audit.accepted(
-        (audit.REQUIREMENTS / "advisories.yaml").read_text(), (audit.REQUIREMENTS / "all.txt").read_text(), day
-    )
-    assert "CVE-2025-69872" in names
+    texts = [(audit.REQUIREMENTS / name).read_text() for name in ("advisories.yaml", "all.txt")]
+    assert "CVE-2025-69872" in audit.accepted(*texts, day)
     assert audit.accepted("", "", day) == []
     assert audit.accepted(ENTRY % "six", "six==1\n", day) == ["X-1"]
     for text, today, message in (

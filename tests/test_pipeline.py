@@ -117,7 +117,7 @@ RERUNS = {
     "pipeline/tasks/video.py": ({"evaluate"}, set()),
     "pipeline/fx/windows.py": ({"acquire@fx", "windows", "evaluate"}, FX),
     "pipeline/video/acquire/ucf11.py": ({"acquire@video", "evaluate"}, VIDEO),
-    "pipeline/video/layout.py": ({"acquire@video", "frames", "features", "evaluate"}, VIDEO),
+    "pipeline/video/layout.py": ({"acquire@video", "frames", "features", "clips", "evaluate"}, VIDEO),
     "pipeline/video/frames/sampling.py": ({"frames", "features", "clips", "evaluate"}, VIDEO),
     "pipeline/video/features/inception.py": ({"features", "clips", "evaluate"}, VIDEO),
     "pipeline/video/clips.py": ({"clips", "evaluate"}, VIDEO),
@@ -151,7 +151,8 @@ def copied(folder, *prefixes):
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    wanted = ("nem/", "pipeline/", "stages/", "profiles/", ".dvc/", "dvc.yaml", ".dvcignore", ".gitignore", *prefixes)
+    wanted = ("nem/", "pipeline/", "stages/", "profiles/", ".dvc/", "dvc.yaml", ".dvcignore", ".gitignore", "none")
+    wanted += prefixes
     for name in filter(None, listed.stdout.split("\0")):
         if name.startswith(wanted) and (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -236,6 +237,35 @@ def test_what_a_change_reruns(change, finished):
         else:
             file.write_text(before + "\n# another comment\n")
         assert stale(finished) == RERUNS[change]
+
+
+@pytest.mark.parametrize(
+    ("name", "stage"),
+    [
+        ("fx.acquire.csv_path", "acquire@fx"),
+        ("video.acquire.folder", "acquire@video"),
+        ("video.acquire.features_path", "acquire@video"),
+        ("video.features.weights_path", "features"),
+    ],
+)
+def test_what_lies_outside_is_watched_where_a_parameter_names_it(name, stage, finished, tmp_path):
+    """A file or a folder; where none is named, the file ``none`` stands for it."""
+    from dvc.repo import Repo
+
+    outside = tmp_path / "mine" if name.endswith("folder") else tmp_path / "mine.csv"
+    file = outside / "class" / "clip.avi" if name.endswith("folder") else outside
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("first")
+    with restored(finished / "params.yaml", finished / "dvc.lock") as before:
+        line = f"{name.rpartition('.')[2]}: none "
+        assert before.count(line) == 1
+        (finished / "params.yaml").write_text(before.replace(line, line.replace("none", str(outside))))
+        assert stage in stale(finished)[0]
+        with within(finished), Repo(finished) as repo:
+            repo.commit(force=True)
+            assert repo.status() == {}
+        file.write_text("second, of another size")
+        assert stale(finished)[0] == {stage}
 
 
 def test_a_default_that_changes_reruns_its_task_once_params_are_composed_again(finished):

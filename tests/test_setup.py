@@ -44,3 +44,24 @@ def test_a_folder_that_dvc_cannot_note_stops_nobody(tmp_path):
     subprocess.run(
         [sys.executable, "-m", "dvc", "config", "--list"], cwd=clone, env=own, check=True, capture_output=True
     )
+
+
+def test_a_folder_without_git_is_known_to_dvc(tmp_path):
+    """A downloaded ZIP; and once it is a repository, it is one."""
+    folder = tmp_path / "zip"
+    (folder / ".dvc").mkdir(parents=True)
+    for name in ("Makefile", ".dvc/config", "dvc.yaml", "params.yaml", str(LOCK.relative_to(ROOT))):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes((ROOT / name).read_bytes())
+    own = os.environ | {"GIT_CEILING_DIRECTORIES": str(tmp_path)}
+    setup = ["make", "-o", str(LOCK.relative_to(ROOT)), "-o", str(Path(sys.prefix) / ".ready"), f"VENV={sys.prefix}"]
+    listed = [sys.executable, "-m", "dvc", "stage", "list", "--name-only"]
+    for git in (False, False, True):
+        if git:
+            subprocess.run(["git", "init", "-q"], cwd=folder, env=own, check=True)
+        done = subprocess.run([*setup, "setup"], cwd=folder, env=own, check=True, capture_output=True, text=True)
+        assert done.stderr == ""
+        assert ("no_scm = true" in (folder / ".dvc" / "config.local").read_text()) != git
+        assert (
+            "windows" in subprocess.run(listed, cwd=folder, env=own, check=True, capture_output=True, text=True).stdout
+        )

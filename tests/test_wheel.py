@@ -12,6 +12,7 @@ from importlib import metadata
 import pytest
 
 from tests.conftest import ROOT
+from tests.test_imports import tree
 
 HOUSES = ("nem", "pipeline", "stages")
 NOT_CODE = (".pyc", ".tmp")
@@ -34,8 +35,7 @@ def wheel(tmp_path_factory):
 
 def pip(*arguments):
     command = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    subprocess.run(command, check=True)
 
 
 def test_the_wheel_holds_every_file_of_the_packages_and_asks_for_three_libraries(wheel):
@@ -93,10 +93,8 @@ def test_the_library_trains_a_network_beside_torch_numpy_and_scipy_alone(wheel, 
     assert not (beside / "numba").exists()
     code = ALONE.format(folders=[str(target), str(beside)])
     # -S: nothing of this environment but what lies beside.
-    command = [sys.executable, "-I", "-S", "-c", code]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    first, last = map(float, done.stdout.split())
+    told = subprocess.run([sys.executable, "-I", "-S", "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, check=True)
+    first, last = map(float, told.stdout.split())
     assert last < 0.7 * first
 
 
@@ -120,11 +118,10 @@ def imported(folder):
     """Top-level names of all imports below a folder, wherever in a module they stand."""
     names = set()
     for file in (ROOT / folder).rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
-            if isinstance(node, ast.Import):
-                names |= {alias.name.partition(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and not node.level:
-                names.add(node.module.partition(".")[0])
+        for node in ast.walk(tree(file)):
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                whole = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module]
+                names |= {name.partition(".")[0] for name in whole}
     return {canonical(NEEDS.get(name, name)) for name in names - set(sys.stdlib_module_names)}
 
 

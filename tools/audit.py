@@ -4,8 +4,6 @@ pip-audit asks an advisory database about every version in the lock. What it fin
 ``requirements/advisories.yaml`` accepts it with a reason and a day on which to look again.
 """
 
-from __future__ import annotations
-
 import datetime
 import re
 import subprocess

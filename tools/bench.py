@@ -1,18 +1,17 @@
 """The layers and the engine against torch.nn, side by side in one run: ``make bench`` → ``data/results/bench.json``.
 
-A *layer* row is one training step (forward and backward) of one network; an *engine* row (not with ``--layers``) is one
+A *layer* row is one training step (forward and backward) of one network; an *engine* row is one
 step of one network among all conditions and repetitions of a task, losses after each epoch and the start of processes
 included. The peer is ``torch.nn.LSTM`` or ``nn.GRU`` with autograd and ``torch.optim``, with one thread or torch's
 default number, whichever is faster. Ratios are peer / ours: above 1 we are faster.
 """
-
-from __future__ import annotations
 
 import itertools
 import platform
 import statistics
 import sys
 import time
+import timeit
 from collections.abc import Callable
 from contextlib import nullcontext
 
@@ -28,11 +27,10 @@ from pipeline.training.settings import NoiseTable, Settings, Strength
 
 OURS, PEER = {"lstm": NoisyLSTM, "gru": NoisyGRU}, {"lstm": nn.LSTM, "gru": nn.GRU}
 CELLS: tuple[CellName, ...] = ("lstm", "gru")
-LAYERS = ((64, 50, 32, 128), (64, 4, 4, 50))
-"""B, T, I, J of the layers' rows."""
+LAYERS = ((64, 50, 32, 128), (64, 4, 4, 50))  # B, T, I, J of the layers' rows
+# Training and test sequences, T, I, J, K and epochs of the engine's rows: the paper's days, and few of its clips.
 SIZES = {"days": (7997, 1696, 4, 4, 50, 1, 20), "clips": (256, 64, 7, 2048, 256, 11, 4)}
-"""Training and test sequences, T, I, J, K and epochs of the engine's rows: the paper's days, and few of its clips."""
-BATCH = 64
+BATCH, REPETITIONS = 64, 4
 
 
 def timed(work: Callable[[], object], rounds: int) -> float:
@@ -40,12 +38,8 @@ def timed(work: Callable[[], object], rounds: int) -> float:
     medians = []
     for threads in (jobs.one_thread, nullcontext):  # one thread is BLAS's, too: several wait for each other
         with threads():
-            times = []
-            for _ in range(rounds + 1):  # the first does not count
-                start = time.perf_counter()
-                work()
-                times.append(1e3 * (time.perf_counter() - start))
-            medians.append(statistics.median(times[1:]))
+            times = timeit.repeat(work, number=1, repeat=rounds + 1)[1:]  # the first does not count
+            medians.append(1e3 * statistics.median(times))
     return min(medians)
 
 
@@ -97,19 +91,19 @@ def one_by_one(task: str, cell: CellName, epochs: int) -> None:
                         optimiser.step()
 
 
-def engine(task: str, cell: CellName, repetitions: int = 4) -> tuple[float, float]:
+def engine(task: str, cell: CellName) -> tuple[float, float]:
     """Return how long a step of one network takes in the engine, and with torch.nn [ms]."""
     train, _, _, _, hidden, _, epochs = SIZES[task]
     noise = NoiseTable(*(Strength(0.1, 0.5),) * 4)
     settings = Settings(cell, hidden, epochs, epochs, BATCH, "sgd", 0.01, 0.0, noise, CONDITIONS)
-    work, steps = [(task, settings, number) for number in range(repetitions)], epochs * -(-train // BATCH)
+    work, steps = [(task, settings, number) for number in range(REPETITIONS)], epochs * -(-train // BATCH)
     start = time.perf_counter()
-    list(jobs.run(stack, work, total=repetitions * epochs, label=f"{task} {cell}"))
+    list(jobs.run(stack, work, total=REPETITIONS * epochs, label=f"{task} {cell}"))
     together = 1e3 * (time.perf_counter() - start)
-    return together / len(CONDITIONS) / repetitions / steps, timed(lambda: one_by_one(task, cell, epochs), 1) / steps
+    return together / len(CONDITIONS) / REPETITIONS / steps, timed(lambda: one_by_one(task, cell, epochs), 1) / steps
 
 
-def main(layers_only: bool) -> int:
+def main() -> int:
     """Run the benchmarks; return the exit status."""
     machine = f"{platform.machine()}, {jobs.workers()} workers, torch {torch.__version__}"
     rows: dict[str, dict[str, object]] = {"layer": {}, "engine": {}}
@@ -124,12 +118,11 @@ def main(layers_only: bool) -> int:
         for cell, kind in itertools.product(CELLS, ("NEM", "no")):
             name = f"{cell} {kind} noise, " + " ".join(f"{k}={v}" for k, v in zip("BTIJ", size, strict=True))
             show("layer", name, *layer(cell, size, Noise("nem", "additive", 0.1) if kind == "NEM" else None))
-    for task in () if layers_only else SIZES:
-        for cell in CELLS:
-            show("engine", f"{task} {cell}, 13 conditions", *engine(task, cell))
+    for task, cell in itertools.product(SIZES, CELLS):
+        show("engine", f"{task} {cell}, 13 conditions", *engine(task, cell))
     records.write_json(paths.RESULTS / "bench.json", rows)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(layers_only="--layers" in sys.argv))
+    sys.exit(main())

@@ -8,8 +8,6 @@ run with the committed ``dvc.lock``: bytes where docs/reproducibility.md promise
 committed metrics within its tolerances; ``--here`` takes the run that this folder already holds.
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import itertools
@@ -30,27 +28,26 @@ from ruamel.yaml import YAML
 from safetensors.numpy import load_file
 
 SMALL = {"hidden": 8, "epochs": 4, "max_epochs": 6}
+# The small form: the demo profile, in both clones, with these instead.
 QUICK = {
     "fx": {"acquire": {"synthetic_days": 400}, "windows": {"train_end": 320}},
     # Few pictures, since the network that looks at them keeps its size.
     "video": {"acquire": {"synthetic_groups": 2, "synthetic_clips": 1}, "frames": {"rate": 0.5, "per_clip": 2}},
     "training": {"repetitions": 2}, "train": {"fx": SMALL, "video": SMALL}, "evaluate": {"bootstrap": 500},
 }  # fmt: skip
-"""The small form: the demo profile, in both clones, with these instead."""
+# Surroundings of the two runs; the second also takes a foreign locale.
 FIRST = {"LC_ALL": "C.UTF-8", "TZ": "UTC", "PYTHONHASHSEED": "0", "NEM_WORKERS": "1"}
 SECOND = {"TZ": "IST-5:30", "PYTHONHASHSEED": "4711", "NEM_WORKERS": "2"}
-"""Surroundings of the two runs; the second also takes a foreign locale."""
 NOT_SHARED = ("PYTHONPATH", "MAKEFLAGS", "MFLAGS", "VIRTUAL_ENV", "LANG", "LANGUAGE", "LOCPATH")
-EXACT_EVERYWHERE = ("data/raw/fx", "data/sequences/fx")
-"""Outputs whose bytes are promised on every x86-64 machine; the others, on one machine type."""
+EXACT_EVERYWHERE = ("data/raw/fx", "data/sequences/fx")  # on every x86-64 machine; the others, on one machine type
+# Task and metric → largest difference across machine types, and whether it is relative: of every condition for days,
+# of the average over all conditions for clips, since a single one of few networks on few clips goes its own way.
 TOLERANCES: dict[tuple[str, str], tuple[float, bool]] = {
     ("fx", "baselines"): (1e-9, True), ("fx", "test_mse"): (1e-3, True), ("fx", "train_mse"): (1e-3, True),
     ("video", "test_cross_entropy"): (0.05, True), ("video", "train_cross_entropy"): (0.05, True),
     **{("video", name): (0.05, False) for name in ("baselines", "test_accuracy", "train_accuracy")},
     ("video", "calibration_error"): (0.05, False),
 }  # fmt: skip
-"""Task and metric → largest difference across machine types, and whether it is relative: of every condition for days,
-of the average over all conditions for clips, since a single one of few networks on few clips goes its own way."""
 
 
 class CheckError(RuntimeError):

@@ -4,8 +4,6 @@ Every run (a task, or a further split of one) whose marks ``<!-- NAME:start -->`
 holds gets its table between them; pictures that the README shows are copied from the present figures.
 """
 
-from __future__ import annotations
-
 import re
 import shutil
 import sys

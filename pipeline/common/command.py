@@ -1,7 +1,5 @@
 """What all commands of stages share: arguments, and expected faults that end with a message and not a traceback."""
 
-from __future__ import annotations
-
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping
@@ -15,10 +13,8 @@ def stage(name: str, arguments: Mapping[str, Mapping[str, Any]] | None = None) -
 
     Where the stage's module is the program (``python -m stages.<name>``), it runs at once: nothing may follow in it.
 
-    Args:
-        name: the stage's name, for messages.
-        arguments: what the command line may say, each with its settings for :meth:`ArgumentParser.add_argument`. The
-            work gets them as keywords. Without any, the command line is not looked at.
+    ``arguments`` are what the command line may say, each with its settings for :meth:`ArgumentParser.add_argument`; the
+    work gets them as keywords. Without any, the command line is not looked at.
     """
 
     def decorate(work: Callable[..., None]) -> Main:

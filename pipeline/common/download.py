@@ -29,9 +29,9 @@ class DownloadError(OSError):
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a file came from."""
+    """Where a file came from: from the mirror, from the network, or present (it was there already)."""
 
-    origin: str  # mirror, network, or present: it was there already
+    origin: str
     url: str
     sha256: str
     trusted_on_first_use: bool
@@ -117,10 +117,9 @@ class File:
         if self.expected not in (None, content):
             looks, kind = _describe(at), "SHA-256" if len(content) == 64 else "git blob"
             at.unlink()
-            raise DownloadError(
-                f"expected {kind} {self.expected} for {self.url}, found {content} ({looks}, from the {origin}); the "
-                f"file was removed. Try again; if it persists, the source changed: check it and {cure}"
-            )
+            raise DownloadError(f"expected {kind} {self.expected} for {self.url}, found {content} ({looks}, from the "
+                                f"{origin}); the file was removed. Try again; if it persists, the source changed: "
+                                f"check it and {cure}")  # fmt: skip
         return origin, content
 
     def _download(self) -> None:
@@ -170,10 +169,11 @@ class File:
                     f"Get the file by other means, and put it in the folder that {paths.MIRROR_VARIABLE} names"
                 )
             at = have if resumed else 0
-            total = None if length is None else int(length) + at
-            bar = tqdm(total=total, initial=at, unit="B", unit_scale=True, desc=part.stem, leave=False, disable=self.quiet)
+            size = None if length is None else int(length) + at
+            bar = tqdm(total=size, initial=at, unit="B", unit_scale=True, desc=part.stem, leave=False,
+                       disable=self.quiet)  # fmt: skip
             with part.open("ab" if resumed else "wb") as file, bar:
                 while block := answer.read(1 << 16):
                     bar.update(file.write(block))
-            if total is not None and (done := part.stat().st_size) < total:
-                raise ConnectionError(f"the connection ended after {done} of {total} bytes")
+            if size is not None and (done := part.stat().st_size) < size:
+                raise ConnectionError(f"the connection ended after {done} of {size} bytes")

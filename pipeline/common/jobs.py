@@ -5,8 +5,6 @@ change a byte of any result, so neither is a tracked parameter: ``NEM_EXECUTOR``
 ``NEM_WORKERS`` choose them.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import threading
@@ -35,8 +33,7 @@ _counter: Any = None
 def one_thread() -> ExitStack:
     """Keep this process to one thread of arithmetic, BLAS included: some sums change with the number of threads.
 
-    Returns:
-        What gives the threads back when it is closed or left as a context; whoever ignores it keeps one thread.
+    What is returned gives the threads back when it is closed or left as a context.
     """
     undo = ExitStack()
     undo.callback(torch.set_num_threads, torch.get_num_threads())
@@ -47,8 +44,7 @@ def one_thread() -> ExitStack:
 
 def _end_with_the_parent() -> None:
     """End this worker when its parent is gone: a killed parent cannot tell its workers to stop."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
+    if parent := multiprocessing.parent_process():
         parent.join()
         os._exit(1)
 
@@ -74,11 +70,7 @@ def progress(amount: int) -> None:
 
 
 def workers() -> int:
-    """Return the number of worker processes: ``NEM_WORKERS``, or one per core.
-
-    Raises:
-        ValueError: the variable is not a positive integer.
-    """
+    """Return the number of worker processes: ``NEM_WORKERS`` (a ValueError refuses all but integers), or one a core."""
     text = os.environ.get("NEM_WORKERS", "")
     if not text:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -142,11 +134,8 @@ def run(
     """Yield ``(number of the item, result)`` as jobs finish; no result is kept alive here.
 
     The function must be importable by name, since processes are spawned. The bar called ``label`` goes to ``total``, in
-    the units that the jobs report through :func:`progress`.
-
-    Raises:
-        ValueError: an unknown executor, or no number of workers.
-        ChildProcessError: a worker died, for instance killed for memory.
+    the units that the jobs report through :func:`progress`. A ValueError refuses an unknown executor and what is no
+    number of workers; ChildProcessError says that a worker died, for instance killed for memory.
     """
     kind = os.environ.get("NEM_EXECUTOR", "process")
     if kind not in EXECUTORS:

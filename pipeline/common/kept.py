@@ -6,8 +6,6 @@ parameter or a changed line never meets an old result, and a reworded docstring 
 digest of its name and content: a damaged one is not there.
 """
 
-from __future__ import annotations
-
 import ast
 import hashlib
 import importlib.util
@@ -22,17 +20,12 @@ from torch import Tensor
 
 from pipeline.common import paths, records
 
-_DIGEST = 32
-"""Bytes of SHA-256 before an entry's content."""
-
 
 class Kept:
     """A folder of entries, ``.checkpoints/<kind>/<digest of key and code>``. Can be sent to a worker.
 
-    Args:
-        kind: what it is that is kept; may have parts, as in ``train/<task>/<cell>``.
-        key: all that decides the entries but code: plain JSON values (others count as their text).
-        code: names of the modules whose source decides the entries (:func:`code_digest`).
+    The kind may have parts, as in ``train/<task>/<cell>``. The key is all that decides the entries but code: plain JSON
+    values (others count as their text). ``code`` names the modules whose source does (:func:`code_digest`).
     """
 
     def __init__(self, kind: str, key: object, code: Sequence[str] = ()) -> None:
@@ -48,15 +41,11 @@ class Kept:
             content = self._file(name).read_bytes()
         except OSError:
             return None
-        stated, content = content[:_DIGEST], content[_DIGEST:]
+        stated, content = content[:32], content[32:]
         return content if stated == _digest(name, content) else None
 
     def put(self, name: str, content: bytes) -> None:
-        """Keep an entry, whole or not at all, in place of an older one of this name.
-
-        Raises:
-            OSError: the disk is full or read-only.
-        """
+        """Keep an entry, whole or not at all, in place of an older one of this name."""
         records.write_bytes(self._file(name), _digest(name, content) + content)
 
     def has(self, name: str) -> bool:
@@ -83,17 +72,15 @@ def forget(kind: str) -> None:
 
 
 def _digest(name: str, content: bytes) -> bytes:
+    """Return the 32 bytes that stand before an entry's content."""
     return hashlib.sha256(name.encode() + b"\0" + content).digest()
 
 
 def code_digest(modules: Sequence[str]) -> str:
     """Return a SHA-256 over what the sources of modules say to do, without docstrings and comments.
 
-    Args:
-        modules: dotted names; of a package, all modules below it. Nothing is imported but parent packages.
-
-    Raises:
-        ModuleNotFoundError: there is no such module, or it has no source.
+    A package comprises all modules below it; nothing is imported but parent packages. ModuleNotFoundError says that
+    there is no such module, or that it has no source.
     """
     digest = hashlib.sha256()
     for name, source in sorted(_sources(modules).items()):

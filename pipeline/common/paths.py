@@ -5,8 +5,6 @@ Stages communicate through these files only, so this is also the map of the data
 tasks have in one form; training writes ``data/runs/<task>/<cell>``, and evaluation ``data/results``.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 
@@ -62,11 +60,7 @@ def run_name(task: str, split: str | None = None) -> str:
 
 
 def mirror() -> Path | None:
-    """Return the local mirror folder, or ``None`` when :data:`MIRROR_VARIABLE` is unset or empty.
-
-    Raises:
-        FileNotFoundError: the variable names a folder that does not exist.
-    """
+    """Return the folder that :data:`MIRROR_VARIABLE` names, if any; FileNotFoundError says that it does not exist."""
     value = os.environ.get(MIRROR_VARIABLE, "")
     folder = Path(value).expanduser()
     if value and not folder.is_dir():

@@ -1,7 +1,5 @@
 """Reading and writing files so that a reader never sees half of one, and equal content means equal bytes."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -19,13 +17,12 @@ import pyarrow.parquet as pq
 ROW_GROUP = 65_536
 """Rows per parquet row group: fixed, because the bytes of a parquet file depend on it."""
 
+AGAIN = "run the stage that writes it again"
+
 
 @contextmanager
 def atomic_path(destination: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``destination`` that replaces it, synced to disk, when the block ends well.
-
-    When the block raises, the temporary file is removed and ``destination`` stays as it was.
-    """
+    """Yield a temporary path that replaces ``destination``, synced to disk, when the block ends without an error."""
     destination.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=destination.parent, prefix=f".{destination.name}.", suffix=".tmp")
     os.close(handle)
@@ -57,17 +54,11 @@ def write_json(destination: Path, content: Any) -> None:  # noqa: ANN401 - any J
 
 
 def read_json(source: Path) -> Any:  # noqa: ANN401 - any JSON value
-    """Read a JSON file.
-
-    Raises:
-        ValueError: the file is not valid JSON; the message names it.
-    """
+    """Read a JSON file; a ValueError names one that is not valid."""
     try:
         return json.loads(source.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"expected valid JSON in {source}, found {error}; run the stage that writes it again"
-        ) from error
+        raise ValueError(f"expected valid JSON in {source}, found {error}; {AGAIN}") from error
 
 
 def lists(values: npt.NDArray[Any]) -> pa.Array:
@@ -91,36 +82,26 @@ def write_table(destination: Path, table: pa.Table, metadata: Mapping[str, str] 
 def read_table(source: Path, schema: pa.Schema | None = None) -> pa.Table:
     """Read a parquet file and check that it has the columns of ``schema``, if one is given.
 
-    Raises:
-        FileNotFoundError: the file does not exist.
-        ValueError: the file is damaged, or a column is missing or of another type.
+    FileNotFoundError says that there is none; a ValueError that it is damaged, or what :func:`check_schema` found.
     """
     if not source.is_file():
         raise FileNotFoundError(f"expected {source}, found no such file; run the stage that writes it (`dvc repro`)")
     try:
         table = pq.read_table(source, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(
-            f"expected a readable parquet file at {source}, found damage ({error}); run the stage that writes it again"
-        ) from error
+        raise ValueError(f"expected a readable parquet file at {source}, found damage ({error}); {AGAIN}") from error
     if schema is not None:
         check_schema(table, schema, source)
     return table
 
 
 def check_schema(table: pa.Table, schema: pa.Schema, source: Path) -> None:
-    """Check a table's columns and types (metadata and further columns are not compared).
-
-    Raises:
-        ValueError: a column of ``schema`` is missing from ``table`` or of another type.
-    """
+    """Raise ValueError where a column of ``schema`` is missing from a table, or is of another type."""
     for field in schema:
         kind = table.schema.field(field.name).type if field.name in table.column_names else "no such column"
         if kind != field.type:
-            raise ValueError(
-                f"expected column {field.name!r} of type {field.type} in {source}, found {kind}; run the stage that "
-                "writes it again"
-            )
+            wanted = f"column {field.name!r} of type {field.type}"
+            raise ValueError(f"expected {wanted} in {source}, found {kind}; {AGAIN}")
 
 
 def sha256_of(source: Path) -> str:

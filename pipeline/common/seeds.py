@@ -6,8 +6,6 @@ which noise conditions run beside it. Conditions never enter a name, which is wh
 initial weights, batch order and the underlying standard normal draws (common random numbers).
 """
 
-from __future__ import annotations
-
 import hashlib
 
 import numpy as np
@@ -15,24 +13,16 @@ import torch
 
 
 def seed_of(root: int, *name: str | int) -> int:
-    """Return the 63-bit seed of the stream ``name`` under ``root``.
-
-    Args:
-        root: the root seed (``seed`` in ``params.yaml``).
-        *name: the stream's path; parts are kept apart, so ``("a", "bc")`` and ``("ab", "c")`` differ.
-    """
+    """Return the 63-bit seed of the stream ``name`` under ``root``; ``("a", "bc")`` and ``("ab", "c")`` differ."""
     text = "\x1f".join([str(root), *(f"{type(part).__name__}:{part}" for part in name)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def torch_generator(root: int, *name: str | int, device: torch.device | str = "cpu") -> torch.Generator:
-    """Return a fresh torch generator for the stream ``name``.
-
-    Generators of different devices give different numbers for one seed.
-    """
+    """Return a fresh torch generator for a stream; those of different devices give different numbers for one seed."""
     return torch.Generator(device=device).manual_seed(seed_of(root, *name))
 
 
 def numpy_generator(root: int, *name: str | int) -> np.random.Generator:
-    """Return a fresh numpy generator (PCG64) for the stream ``name``."""
+    """Return a fresh numpy generator (PCG64) for a stream."""
     return np.random.Generator(np.random.PCG64(seed_of(root, *name)))

@@ -7,8 +7,6 @@ splits or one per split, and ``about.json``, written last, with the SHA-256 of t
 FileNotFoundError where a file is missing, and ValueError where one is damaged or the task is switched off.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -38,60 +36,41 @@ KINDS: dict[str, type | tuple[type, ...]] = {
 
 @dataclass(frozen=True)
 class Sequences:
-    """A set of labelled sequences.
+    """A set of labelled sequences."""
 
-    Attributes:
-        pool: ``(P, I)`` float32 slices, possibly memory-mapped.
-        index: ``(N, T)`` int64 rows of ``pool``.
-        targets: ``(N, K)`` float32: scaled values, or 1-in-K codes.
-        rows: ``(N,)`` int64 names of the sequences (day index or clip number).
-    """
-
-    pool: Tensor
-    index: Tensor
-    targets: Tensor
-    rows: Tensor
+    pool: Tensor  # (P, I) float32 slices, possibly memory-mapped
+    index: Tensor  # (N, T) int64 rows of ``pool``
+    targets: Tensor  # (N, K) float32: scaled values, or 1-in-K codes
+    rows: Tensor  # (N,) int64 names of the sequences (day index or clip number)
 
     def __len__(self) -> int:
         """Number of sequences."""
         return len(self.index)
 
-    def subset(self, chosen: Tensor) -> Sequences:
+    def subset(self, chosen: Tensor) -> "Sequences":
         """Return the sequences at positions ``chosen``."""
         return Sequences(self.pool, self.index[chosen], self.targets[chosen], self.rows[chosen])
 
-    def to(self, device: torch.device) -> Sequences:
+    def to(self, device: torch.device) -> "Sequences":
         """Return a copy on ``device`` (itself if it is there)."""
         return Sequences(*(part.to(device) for part in (self.pool, self.index, self.targets, self.rows)))
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """One split of a task's data, as training takes it.
-
-    Attributes:
-        train: training sequences.
-        test: test sequences.
-        validation: validation sequences; ``None`` where they were joined to the training sequences.
-        head: ``softmax`` (classes) or ``identity`` (values).
-        target_scale: raw units per scaled unit of the target (1 for classes).
-        target_offset: raw value of a scaled 0.
-        unit: of the raw target.
-        classes: class names, empty for values.
-        digest: SHA-256 of each file, by name.
-        origin: what made the slices (for features of frames: sampling, weights, preprocessing).
-    """
+    """One split of a task's data, as training takes it."""
 
     train: Sequences
     test: Sequences
-    validation: Sequences | None
-    head: Head
-    target_scale: float
-    target_offset: float
-    unit: str
-    classes: tuple[str, ...]
-    digest: dict[str, str]
-    origin: dict[str, Any] = field(default_factory=dict)
+    validation: Sequences | None  # ``None`` where they were joined to the training sequences
+    head: Head  # ``softmax`` (classes) or ``identity`` (values)
+    target_scale: float  # raw units per scaled unit of the target (1 for classes)
+    target_offset: float  # raw value of a scaled 0
+    unit: str  # of the raw target
+    classes: tuple[str, ...]  # names, empty for values
+    digest: dict[str, str]  # SHA-256 of each file, by name
+    # What made the slices (for features of frames: sampling, weights, preprocessing): plain JSON values.
+    origin: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def inputs(self) -> int:
@@ -111,21 +90,15 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Table:
-    """All sequences of a task, as its data stage writes them; what is not told here is as in the two classes above.
-
-    Attributes:
-        group: the group of each sequence, or ``None``.
-        splits: by name, the side of each sequence; the first is the paper's split.
-        pools: by split, ``(P, I)`` float32 slices; one pool called ``""`` serves all splits. A path names a
-            ``features.parquet`` with its twin ``vectors.safetensors``, which is linked or copied.
-        origin: plain JSON values.
-    """
+    """All sequences of a task, as its data stage writes them; what is not told here is as in the two classes above."""
 
     rows: npt.NDArray[np.int64]
     index: npt.NDArray[np.int64]
     targets: npt.NDArray[np.float32]
-    group: list[str] | None
-    splits: Mapping[str, npt.NDArray[np.str_]]
+    group: list[str] | None  # of each sequence
+    splits: Mapping[str, npt.NDArray[np.str_]]  # by name, the side of each sequence; the first is the paper's split
+    # By split, (P, I) float32 slices; one called "" serves all splits. A path names a features.parquet with its twin
+    # vectors.safetensors, which is linked or copied.
     pools: Mapping[str, Tensor | Path]
     head: Head
     target_scale: float = 1.0
@@ -138,11 +111,9 @@ class Table:
 def _schema(slices: int, outputs: int, names: Sequence[str]) -> pa.Schema:
     """Return the columns of ``sequences.parquet`` for sequences of T slices, K outputs and these splits."""
     lists = [("index", pa.list_(pa.int64(), slices)), ("target", pa.list_(pa.float32(), outputs))]
-    return pa.schema([("row", pa.int64()), *lists, *((n, pa.string()) for n in ("group", *map(_side_column, names)))])
-
-
-def _side_column(split: str) -> str:
-    return f"split_{split}"
+    return pa.schema(
+        [("row", pa.int64()), *lists, *((n, pa.string()) for n in ("group", *(f"split_{name}" for name in names)))]
+    )
 
 
 def _pool_name(split: str) -> str:
@@ -152,9 +123,7 @@ def _pool_name(split: str) -> str:
 def write(folder: Path, table: Table) -> None:
     """Write a task's sequences; ``about.json`` last, so that its presence means the folder is whole.
 
-    Raises:
-        ValueError: there are no sequences, or pools and splits do not fit together.
-        OSError: the disk is full or read-only.
+    A ValueError says that there are no sequences, or that pools and splits do not fit together.
     """
     count, T = table.index.shape
     names, K = list(table.splits), table.targets.shape[1]
@@ -167,16 +136,18 @@ def write(folder: Path, table: Table) -> None:
     (folder / ABOUT).unlink(missing_ok=True)
     for stale in folder.glob("pool*.safetensors"):
         stale.unlink()
-    columns = [
-        pa.array(table.rows),
-        records.lists(table.index),
-        records.lists(table.targets),
-        pa.nulls(count, pa.string()) if table.group is None else pa.array(table.group, pa.string()),
-        *(pa.array(np.asarray(side).tolist(), pa.string()) for side in table.splits.values()),
+    texts: list[Sequence[str | None]] = [
+        table.group or [None] * count,
+        *(np.asarray(side).tolist() for side in table.splits.values()),
     ]
+    columns = [pa.array(table.rows), records.lists(table.index), records.lists(table.targets)]
+    columns += [pa.array(text, pa.string()) for text in texts]
     records.write_table(folder / TABLE, pa.Table.from_arrays(columns, schema=_schema(T, K, names)))
     for split, pool in table.pools.items():
-        _write_pool(folder / _pool_name(split), pool)
+        if isinstance(pool, Path):
+            _borrow(folder / _pool_name(split), pool)
+        else:
+            write_vectors(folder / _pool_name(split), pool.detach().cpu().float().numpy())
     files = (TABLE, *map(_pool_name, table.pools))
     about = {name: getattr(table, name) for name in ("head", "target_scale", "target_offset", "unit")}
     about |= {"slices": T, "outputs": K, "splits": names, "pools": list(table.pools), "classes": list(table.classes)}
@@ -184,27 +155,20 @@ def write(folder: Path, table: Table) -> None:
     records.write_json(folder / ABOUT, about)
 
 
-def _write_pool(destination: Path, pool: Tensor | Path) -> None:
-    """Write slices, or link or copy the twin of a ``features.parquet``."""
-    if isinstance(pool, Path):
-        # The file itself and not what a link of DVC's cache is called.
-        twin = pool.with_name("vectors.safetensors").resolve()
-        try:
-            os.link(twin, destination)
-        except OSError:
-            with records.atomic_path(destination) as temporary:
-                shutil.copyfile(twin, temporary)
-        return
-    write_vectors(destination, pool.detach().cpu().float().numpy())
+def _borrow(destination: Path, features: Path) -> None:
+    """Link or copy the twin of a ``features.parquet``: the file itself and not what a link of DVC's cache is called."""
+    twin = features.with_name("vectors.safetensors").resolve()
+    try:
+        os.link(twin, destination)
+    except OSError:
+        with records.atomic_path(destination) as temporary:
+            shutil.copyfile(twin, temporary)
 
 
 def write_vectors(destination: Path, vectors: npt.NDArray[np.float32]) -> None:
     """Write ``(P, I)`` as a safetensors file from where they lie.
 
     The format's own writer makes a temporary file under a name of its own, which a kill would leave among the outputs.
-
-    Raises:
-        OSError: the disk is full or read-only.
     """
     described = {TENSOR: {"dtype": "F32", "shape": list(vectors.shape), "data_offsets": [0, vectors.nbytes]}}
     header = json.dumps(described, separators=(",", ":")).encode()
@@ -230,10 +194,7 @@ def _about(folder: Path) -> dict[str, Any]:
     if not source.is_file():
         raise FileNotFoundError(f"expected sequences in {folder}, found no {ABOUT}; run `dvc repro`")
     if absent(folder):
-        raise ValueError(
-            f"expected sequences in {folder}, found that the task is switched off; add it to tasks in params.yaml and "
-            "run `dvc repro`"
-        )
+        raise ValueError(f"expected sequences in {folder}, found its task switched off; add it to tasks in params.yaml")
     about = records.read_json(source)
     for name, kind in KINDS.items():
         if not isinstance(about, dict) or not isinstance(about.get(name), kind) or isinstance(about[name], bool):
@@ -278,18 +239,14 @@ def _mapped(source: Path) -> Tensor:
         # safetensors' own tensors are copies; a copy-on-write map is not.
         return torch.from_numpy(np.memmap(source, "<f4", "c", start, tuple(shape)))
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise ValueError(
-            f"expected float32 slices (P, I) in {source}, found otherwise ({error}); run `dvc repro`"
-        ) from error
+        raise ValueError(f"expected float32 (P, I) in {source}, found otherwise ({error}); run `dvc repro`") from error
 
 
 def load(folder: Path, split: str | None = None, *, validation: Literal["joined", "apart"] = "joined") -> Dataset:
     """Return one split of a task's sequences (``None``: the first), its pool mapped into memory.
 
-    Validation sequences are ``joined`` to the training sequences, in the table's order, or ``apart``.
-
-    Raises:
-        ValueError: there is no such split, or a side of it is empty.
+    Validation sequences are ``joined`` to the training sequences, in the table's order, or ``apart``. A ValueError says
+    that there is no such split, or that a side of it is empty.
     """
     about = _about(folder)
     name = about["splits"][0] if split is None else split
@@ -305,7 +262,7 @@ def load(folder: Path, split: str | None = None, *, validation: Literal["joined"
     if len(table) and not 0 <= int(index.min()) <= int(index.max()) < len(pool):
         raise ValueError(f"expected rows of the {len(pool)} slices in {folder / TABLE}, found others; run `dvc repro`")
     everything = Sequences(pool, index, targets, torch.tensor(table["row"].to_numpy().copy()))
-    side = np.array(table[_side_column(name)].to_pylist(), dtype=str)
+    side = np.array(table[f"split_{name}"].to_pylist(), dtype=str)
     wanted = {"training": ["train", "validation"], "test": ["test"]}
     if validation == "apart":
         wanted = {"training": ["train"], "test": ["test"], "validation": ["validation"]}

@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from pipeline.common import download, paths, records
 from pipeline.fx import rates, synthetic
+from pipeline.fx.csv_format import FEATURES, Form, RatesError
 
 if TYPE_CHECKING:
     from pipeline.params import FxAcquire
@@ -40,10 +43,11 @@ def acquire(settings: FxAcquire, seed: int) -> None:
         record |= origin.as_dict()
     else:
         if settings.csv_path is None:
-            raise rates.RatesError("expected fx.acquire.csv_path with source csv, found null; name your file there")
+            raise RatesError("expected fx.acquire.csv_path with source csv, found null; name your file there")
         original = Path(settings.csv_path)
-        series = rates.read(original)
-        record |= {"file": original.name, "sha256": records.sha256_of(original)}
+        series = rates.read(original, Form(**settings.csv.model_dump()))
+        record |= {"file": original.name, "sha256": records.sha256_of(original), "read_as": series.read_as}
+        record |= {"columns": series.columns, "days_without_values": series.left_out}
     rates.write(series, rates.RATES)
     record |= {
         "rows": len(series),
@@ -53,5 +57,13 @@ def acquire(settings: FxAcquire, seed: int) -> None:
     }
     records.write_json(paths.source_record("fx"), record)
     print(f"fx: {len(series)} days, {series.dates[0]} to {series.dates[-1]}, source {settings.source}")
+    if series.left_out:
+        print(f"fx: {series.left_out} day(s) without a value, such as holidays, left out")
+    if len(series.columns) < len(FEATURES):
+        print(f"fx: the file has {', '.join(series.columns)} only; name these in fx.windows.inputs")
+    steps = series.price[1:] / series.price[:-1]
+    for at in np.flatnonzero((steps > 10) | (steps < 0.1))[:1]:
+        before, after = series.price[at : at + 2]
+        print(f"fx: warning: price {before} is {after} on {series.dates[at + 1]}; check fx.acquire.csv.decimal")
     if series.ohlc_violations:
         print(f"fx: {series.ohlc_violations} day(s) with open or price outside [low, high]; kept")

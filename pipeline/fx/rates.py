@@ -1,45 +1,30 @@
 """Daily open, high, low and closing rates: reading anybody's CSV file, and refusing what cannot be used.
 
-Any file with columns Date, Open, High, Low and Price (or Close) will do, newest or oldest day first. Every fault
-names its row and column. Days whose open or price leave [low, high] are kept and counted: the paper's series has 7.
+Any file with columns Date and Price (or Close) will do, and Open, High and Low where they are inputs, newest or oldest
+day first; :mod:`pipeline.fx.csv_format` finds out how it is written. Every fault names its row and column. Days whose
+open or price leave [low, high] are kept and counted: the paper's series has 7.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import math
-import re
-from collections.abc import Iterable
-from contextlib import suppress
-from dataclasses import dataclass
-from datetime import date, datetime
+from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.common import paths, records
+from pipeline.fx import csv_format
+from pipeline.fx.csv_format import FEATURES, Form, RatesError
 
 RATES = paths.raw("fx") / "rates.csv"
 """The acquired series, as :func:`write` writes it."""
 
-FEATURES = ("open", "high", "low", "price")
-"""Inputs per day, in the paper's order (Section 6.3)."""
-
+OWN = Form("ymd", "point", "comma", "utf-8")  # as :func:`write` writes
 MAX_BYTES = 16 << 20  # a larger file is refused unread: 16 MiB hold some 800 years of days
-MAX_FAULTS = 20  # faults listed in one message
-TOO_MANY = 1000  # faults after which the rest of a file is not read
+MORE_ROWS = 10  # numbers of rows that a message lists for one cause
 PRICES = (1e-30, 1e30)  # smallest and largest price: wider than any currency's, and safe to square in float64
-
-_DATES = ("%Y-%m-%d", "%b %d, %Y", "%d %b %Y", "%Y/%m/%d", "%d.%m.%Y", "%Y%m%d", "%B %d, %Y", "%m/%d/%Y")
-_COMPACT = re.compile(r"\d{5,7}")
-# A decimal comma (68,8) must not pass for a thousands separator; groups of two digits are Indian (1,00,000.5).
-_NUMBER = re.compile(r"[+-]?(\d{1,3}(,\d{2,3})*,\d{3}|\d+)?(\.\d*)?([eE][+-]?\d+)?", re.ASCII)
-
-
-class RatesError(ValueError):
-    """A file of rates that cannot be used; the message lists the faults with row and column."""
 
 
 @dataclass(frozen=True)
@@ -48,15 +33,25 @@ class Rates:
 
     Attributes:
         dates: ``(N,)`` ``datetime64[D]``, strictly increasing.
-        values: ``(N, 4)`` float64 open, high, low, price [units of the quoted currency].
+        values: ``(N, 4)`` float64 open, high, low, price [units of the quoted currency]; NaN where a file has none.
+        read_as: how the file was read: encoding, separator, order of dates, decimal mark.
+        left_out: days without any value that the file has, such as holidays.
     """
 
     dates: npt.NDArray[np.datetime64]
     values: npt.NDArray[np.float64]
+    read_as: dict[str, str] = field(default_factory=dict)
+    left_out: int = 0
 
     def __len__(self) -> int:
         """Number of days."""
         return len(self.dates)
+
+    @property
+    def columns(self) -> list[str]:
+        """Which of open, high, low and price there are."""
+        there = np.isfinite(self.values).all(axis=0)
+        return [FEATURES[at] for at in np.flatnonzero(there)]
 
     @property
     def price(self) -> npt.NDArray[np.float64]:
@@ -71,31 +66,12 @@ class Rates:
         return int(outside.sum())
 
 
-def _parse_date(text: str) -> date | None:
-    """Return a date in one of the forms that are known."""
-    # strptime reads 201112 as 2 January 2011.
-    if text.isascii() and not _COMPACT.fullmatch(text):
-        for form in _DATES:
-            with suppress(ValueError):
-                return datetime.strptime(text, form).date()
-    return None
-
-
-def _parse_number(text: str) -> float | None:
-    """Return a plain decimal price; thousands separators are accepted, words and other scripts' digits are not."""
-    value = math.nan
-    if _NUMBER.fullmatch(text):
-        with suppress(ValueError):
-            value = float(text.replace(",", ""))
-    return value if PRICES[0] <= value <= PRICES[1] else None
-
-
-def read(source: Path) -> Rates:
-    """Read a CSV file of daily rates: UTF-8, with a header line.
+def read(source: Path, form: Form | None = None) -> Rates:
+    """Read a CSV file of daily rates with a header; ``form`` is what is known of how it is written.
 
     Raises:
         FileNotFoundError: there is no such file.
-        RatesError: the file is too large, not CSV, lacks a column, or has faulty rows, all named.
+        RatesError: the file is too large, not CSV, lacks a column, could be read two ways, or has faults, all named.
     """
     if not source.is_file():
         raise FileNotFoundError(
@@ -103,88 +79,77 @@ def read(source: Path) -> Rates:
         )
     if source.stat().st_size > MAX_BYTES:
         raise RatesError(f"expected a file under {MAX_BYTES} bytes, found {source.stat().st_size} in {source.name}")
-    try:
-        text = source.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise RatesError(f"expected UTF-8 text in {source.name}, found {error}; save the file as UTF-8") from error
-    return parse(text, source.name)
+    form = form or (OWN if source == RATES else Form())
+    return _series(csv_format.texts(source.read_bytes(), form, source.name), form, source.name)
 
 
-def parse(text: str, name: str = "rates") -> Rates:
+def parse(text: str, name: str = "rates", form: Form | None = None) -> Rates:
     """Read rates from CSV text; ``name`` is the file's name in messages.
 
     Raises:
         RatesError: as :func:`read`.
     """
-    if "\0" in text:
-        raise RatesError(f"expected text in {name}, found a NUL character; is it a CSV file?")
-    try:
-        return _parse_rows(csv.reader(io.StringIO(text, newline=""), strict=True), name)
-    except csv.Error as error:
-        raise RatesError(f"expected CSV in {name}, found: {error}") from error
+    return _series({"text": text}, form or Form(), name)
 
 
-def _parse_rows(cells: Iterable[list[str]], name: str) -> Rates:
-    """Read rows, header first; name the faults of all of them together."""
-    rows = ((number, row) for number, row in enumerate(cells, start=1) if any(cell.strip() for cell in row))
-    _, first = next(rows, (0, None))
-    if first is None:
-        raise RatesError(f"expected a header line and rows in {name}, found an empty file")
-    header = [cell.strip().lower() for cell in first]
-    place = _columns(header, name)
-    faults: list[str] = []
-    seen: dict[date, int] = {}
-    days: dict[date, list[float]] = {}
-    for number, row in rows:
-        if len(faults) >= TOO_MANY:
-            break
+def _series(texts: dict[str, str], form: Form, name: str) -> Rates:
+    """Return the rates of the text that makes sense; name the faults of all rows together, each cause once."""
+    encoding, sheet = csv_format.sheet(texts, form, name)
+    columns = [column for column in FEATURES if column in sheet.place]
+    places, at_date, width = [sheet.place[column] for column in columns], sheet.place["date"], len(sheet.header)
+    faults: dict[str, list[str]] = {}
+    rows: list[tuple[int, list[str]]] = []
+    for number, row in sheet.rows:
         # More cells than columns: an unquoted 1,234.5 would shift all columns after it.
-        if len(row) < len(header) or any(cell.strip() for cell in row[len(header) :]):
-            faults.append(f"row {number}: expected {len(header)} cells, found {len(row)}")
-            continue
-        texts = {column: row[at].strip() for column, at in place.items()}
-        day = _parse_date(texts["date"])
+        if len(row) < width or any(row[width:]):
+            cause = f"{{}}: expected {width} cells, found {{}}; quote numbers that hold the separator"
+            faults.setdefault(cause, []).append(f"{number} {len(row)}")
+        elif not all(row[at].lower() in csv_format.MISSING for at in places):
+            rows.append((number, row))
+    left_out = len(sheet.rows) - len(rows) - sum(map(len, faults.values()))
+    order, days = csv_format.dates([(number, row[at_date]) for number, row in rows], form, name)
+    others = [cell for _, row in rows for at, cell in enumerate(row) if at not in (at_date, *places)]
+    cells = [row[at] for _, row in rows for at in places]
+    decimal, flat = csv_format.numbers(cells, others, form, name, machine=sheet.header[0].startswith("<"))
+    values, seen = flat.reshape(len(rows), len(places)), dict[date, int]()
+    values[~((values >= PRICES[0]) & (values <= PRICES[1]))] = np.nan
+    for (number, row), day in zip(rows, days, strict=True):
         if day is None:
-            faults.append(f"row {number}, column date: expected a date such as 2011-02-09, found {texts['date']!r:.40}")
-            continue
-        if day in seen:
-            faults.append(f"row {number}, column date: {day} stands in row {seen[day]} already")
-            continue
-        seen[day] = number
-        numbers = {column: _parse_number(texts[column]) for column in FEATURES}
-        days[day] = [value for value in numbers.values() if value is not None]
-        faults += [
-            f"row {number}, column {column}: expected a positive finite number such as 1,234.5, "
-            f"found {texts[column]!r:.40}"
-            for column, value in numbers.items() if value is None
-        ]  # fmt: skip
+            cause = f"{{}}, column date: expected a date such as 2011-02-09 (order {order}), found {{}}"
+            faults.setdefault(cause, []).append(f"{number} {row[at_date]!r:.40}")
+        elif seen.setdefault(day, number) != number:
+            cause = "{}, column date: expected one row per day, found {} already; export daily rates"
+            faults.setdefault(cause, []).append(f"{number} that {day} stands in row {seen[day]}")
+    for at, which in np.argwhere(np.isnan(values)):
+        cause = f"{{}}, column {columns[which]}: expected a positive finite number (decimal {decimal}), found {{}}"
+        number, row = rows[at]
+        faults.setdefault(cause, []).append(f"{number} {row[places[which]]!r:.40}")
     if faults:
-        more = f"\n  and {len(faults) - MAX_FAULTS} more" if len(faults) > MAX_FAULTS else ""
-        listed = "\n  ".join(faults[:MAX_FAULTS])
-        count = f"{len(faults)} or more" if len(faults) >= TOO_MANY else len(faults)
-        raise RatesError(f"{name} has {count} fault(s); mend or remove these rows:\n  {listed}{more}")
-    if not days:
-        raise RatesError(f"expected at least one row under the header of {name}, found none")
-    dates, values = zip(*sorted(days.items()), strict=True)
-    return Rates(np.array(dates, dtype="datetime64[D]"), np.array(values, dtype=np.float64))
+        raise RatesError(_listed(faults, name))
+    if not rows:
+        raise RatesError(
+            f"expected at least one row under the header of {name}, found none ({left_out} without a value)"
+        )
+    dates, four = np.array(days, dtype="datetime64[D]"), np.full((len(rows), len(FEATURES)), np.nan)
+    four[:, [FEATURES.index(column) for column in columns]] = values
+    read_as = {"encoding": encoding, "separator": sheet.separator, "date_order": order, "decimal": decimal}
+    oldest_first = np.argsort(dates)
+    return Rates(dates[oldest_first], four[oldest_first], read_as, left_out)
 
 
-def _columns(header: list[str], name: str) -> dict[str, int]:
-    """Return the place of every column that is needed."""
-    twice = [column for column in ("date", *FEATURES, "close") if header.count(column) > 1]
-    if {"price", "close"} <= set(header):
-        twice.append("price (or close)")
-    if twice:
-        raise RatesError(f"expected one column {', '.join(twice)} in {name}, found more; rename or remove one")
-    known = {"price" if column == "close" else column: place for place, column in enumerate(header)}
-    missing = [column for column in ("date", *FEATURES) if column not in known]
-    if missing:
-        listed = ", ".join("price (or close)" if column == "price" else column for column in missing)
-        raise RatesError(f"expected a column {listed} in {name}, found columns {', '.join(header)[:200]!r}")
-    return {column: known[column] for column in ("date", *FEATURES)}
+def _listed(faults: dict[str, list[str]], name: str) -> str:
+    """Return a message that tells each cause once, with its first row and the numbers of some others."""
+    lines = [f"{name} has {sum(map(len, faults.values()))} fault(s); correct the file, or how fx.acquire.csv reads it:"]
+    for cause, places in faults.items():
+        (number, found), *others = (place.split(" ", 1) for place in places)
+        more = ", ".join(other for other, _ in others[:MORE_ROWS]) + ", …" * (len(others) > MORE_ROWS)
+        lines.append(cause.format(f"row {number}", found) + f" (and {len(others)} more: rows {more})" * bool(others))
+    return "\n  ".join(lines)
 
 
 def write(rates: Rates, destination: Path) -> None:
-    """Write rates as CSV: ISO dates, oldest day first, shortest exact decimals."""
-    rows = (f"{day}," + ",".join(map(repr, row)) for day, row in zip(rates.dates, rates.values.tolist(), strict=True))
-    records.write_text(destination, "\n".join(["date," + ",".join(FEATURES), *rows]) + "\n")
+    """Write rates as CSV: the columns that there are, ISO dates, oldest day first, shortest exact decimals."""
+    there = [at for at in range(len(FEATURES)) if FEATURES[at] in rates.columns]
+    rows = zip(rates.dates, rates.values[:, there].tolist(), strict=True)
+    lines = [f"{day}," + ",".join(map(repr, row)) for day, row in rows]
+    records.write_text(destination, "\n".join([",".join(["date", *rates.columns]), *lines]) + "\n")

@@ -20,7 +20,8 @@ import torch
 
 from pipeline.common import records, sequences
 from pipeline.common.sequences import SIDES, Side
-from pipeline.fx.rates import FEATURES, Rates, RatesError
+from pipeline.fx.csv_format import FEATURES, RatesError
+from pipeline.fx.rates import Rates
 
 if TYPE_CHECKING:
     from pipeline.params import FxWindows
@@ -121,24 +122,30 @@ def split_days(rates: Rates, settings: FxWindows) -> Windows:
 
 
 def table(rates: Rates, settings: FxWindows, *, unit: str = "", hold_out: bool = False) -> sequences.Table:
-    """Return the windows of a series as sequences of scaled days: ``(D, 4)`` open, high, low, price of all D days.
+    """Return the windows of a series as sequences of scaled days: ``(D, I)`` the chosen I inputs of all D days.
 
     Args:
         rates: the series.
-        settings: window length, split and scaling.
+        settings: window length, split, scaling and inputs.
         unit: of the rates.
         hold_out: fit the scaler on the days before the validation tail, as is right for choosing on that tail; else on
             all training days.
 
     Raises:
-        RatesError: too few days for the window or the split, or a rate beyond all scales.
+        RatesError: too few days for the window or the split, an input that is not there, or a rate beyond all scales.
     """
-    windows = split_days(rates, settings)
+    windows, lacking = split_days(rates, settings), [name for name in settings.inputs if name not in rates.columns]
+    if lacking:
+        raise RatesError(
+            f"expected {', '.join(lacking)} of each day, as fx.windows.inputs says, found {', '.join(rates.columns)}; "
+            f"set fx.windows.inputs to [{', '.join(rates.columns)}], or acquire a file that has the rest"
+        )
     unseen = windows.where("test", *(["validation"] if hold_out else []))  # type: ignore[arg-type]
     scaler = Scaler.fit(rates.values[: windows.day_index[unseen][0]], settings.scaling)
     with np.errstate(over="ignore"):
         scaled = scaler.apply(rates.values).astype(np.float32)
-    beyond = np.flatnonzero(~np.isfinite(scaled).all(1))
+    inputs = [FEATURES.index(name) for name in settings.inputs]
+    beyond = np.flatnonzero(~np.isfinite(scaled[:, [*inputs, PRICE]]).all(1))
     if len(beyond):
         raise RatesError(
             f"expected rates that the scaler of the training days can hold, found {rates.values[beyond[0]].tolist()} "
@@ -151,7 +158,7 @@ def table(rates: Rates, settings: FxWindows, *, unit: str = "", hold_out: bool =
         targets=scaled[days, PRICE : PRICE + 1],
         group=None,
         splits={SPLIT: windows.split},
-        pools={"": torch.from_numpy(scaled)},
+        pools={"": torch.from_numpy(np.ascontiguousarray(scaled[:, inputs]))},
         head="identity",
         target_scale=float(scaler.scale[PRICE]),
         target_offset=float(scaler.offset[PRICE]),

@@ -7,7 +7,7 @@ together (:func:`together`), and the *verdict* sums contexts up.
 import csv
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Literal
@@ -25,8 +25,8 @@ COLUMNS = ("claim", "source", "paper", "ours", "ci_low", "ci_high", "verdict", "
 REPRODUCED, ONLY_IF, NOT, CONTRADICTED = "reproduced", "reproduced only if", "not reproduced", "contradicted"
 HEADS = {"classes": ("softmax",), "values": ("identity",), "both": ("softmax", "identity")}
 SCORE: dict[str, Measure] = {"softmax": "accuracy", "identity": "error"}  # what claims of "accuracy" are judged by
-# Operations per sequence of a noiseless step: six per weight and slice, and 40 for each hidden unit and slice. Noise
-# adds 12 for each neuron that it meets: a normal draw (8), scaling, the gain's product and sum, the masked addition.
+# Operations per sequence: six per weight and slice, 40 for each hidden unit and slice. Noise adds 12 for each neuron
+# that it meets: a normal draw (8), scaling, the gain's product and sum, the masked addition.
 NOISELESS, ADDED = 7 * (6 * 4 * 256 * (2048 + 1 + 256) + 40 * 256) + 6 * 11 * (256 + 1), 12 * (7 * 3 * 256 + 11)
 COUNTED = {
     "claim": "The extra computation of NEM noise is slight (operations per training step)", "source": "6.1",
@@ -146,11 +146,11 @@ def _judged(
     """Judge a claim in one context, if it is about it and its conditions were trained there."""
     own = dict(everywhere[context])
     for other, several in everywhere.items():
-        if replace(other, cell=context.cell) == context:
+        if other._replace(cell=context.cell) == context:
             own |= {f"{other.cell}:{name}": one for name, one in several.items()}
     pairs = expand(claim.comparisons)
-    known = own.keys() >= {*itertools.chain(*pairs)}
-    if context.head not in HEADS[claim.about] or context.cell not in claim.cells.split() or not known:
+    about = context.head in HEADS[claim.about] and context.cell in claim.cells.split()
+    if not about or not own.keys() >= {*itertools.chain(*pairs)}:
         return None
     measure: Measure = SCORE[context.head] if claim.measure == "score" else "speed"
     amount, margin = (float(text) if text else None for text in (claim.amount, claim.margin))

@@ -6,8 +6,8 @@ a side failed has no effect in any measure. It is counted, since leaving out wha
 
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -42,8 +42,7 @@ class Effect:
     failed: int = 0
 
 
-@dataclass(frozen=True)
-class Context:
+class Context(NamedTuple):
     """Where conditions are compared."""
 
     purpose: str
@@ -92,7 +91,7 @@ def contexts(rows: pd.DataFrame) -> Iterator[tuple[Context, dict[str, pd.DataFra
         for setting, own in [((), part)] if values[0] in REGIMES else part.groupby(CHOSEN, sort=False):
             by_name = dict(iter(own.groupby("condition", sort=False)))
             if "none" in by_name:
-                yield replace(Context(*values), setting=setting), by_name
+                yield Context._make((*values, setting)), by_name
 
 
 def _references(
@@ -120,8 +119,7 @@ def comparisons(rows: pd.DataFrame, bootstrap: Bootstrap) -> pd.DataFrame:
     """
     families: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for context, trained in contexts(rows):
-        place = [getattr(context, name) for name in PLACE]
-        alike = rows[(rows[PLACE] == place).all(axis=1)]
+        alike = rows[(rows[PLACE] == list(context[1:-1])).all(axis=1)]
         by_name = dict(trained)
         if context.purpose == "theory":
             _, rate, sigma, _ = context.setting
@@ -131,7 +129,7 @@ def comparisons(rows: pd.DataFrame, bootstrap: Bootstrap) -> pd.DataFrame:
         for condition in (name for name in (*EVERY[1:], RESCALED) if name in by_name):
             own = by_name[condition]
             first, setting = side(own, by_name["none"]), context.setting or tuple(own[CHOSEN].iloc[0])
-            about = dict(zip(("purpose", *PLACE, *CHOSEN), (context.purpose, *place, *setting), strict=True))
+            about = dict(zip(("purpose", *PLACE, *CHOSEN), (*context[:-1], *setting), strict=True))
             about |= {"condition": condition, **own[list(MEANS)].mean()}
             for reference, other in _references(context, condition, by_name, alike):
                 second = side(other, by_name["none"])

@@ -8,8 +8,6 @@ One network that diverges is marked failed with its epoch and set to zero; the o
 operation mixes networks.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -22,7 +20,7 @@ from nem import cells
 from nem.cells import GATES
 from nem.conditions import Mode
 from nem.fast import Workspace
-from nem.noise import Draws, annealed
+from nem.noise import Draws, GateNoise, annealed
 from nem.stack import Batch, Layer, Networks, Size, StackNoise, activations, errors, gradients
 from nem.theory.montecarlo import noise_benefit
 from pipeline.common import jobs, seeds
@@ -59,39 +57,21 @@ def optimiser(settings: Settings, flat: Tensor) -> torch.optim.Optimizer:
 
 @dataclass
 class Repetition:
-    """What training gives for one repetition.
-
-    Attributes:
-        number: the repetition.
-        conditions: names, in the order of the arrays below.
-        curves: ``(C, max_epochs + 1, len(METRICS))`` float64; NaN where undefined.
-        failed_epoch: ``(C,)`` int64 epoch in which a network stopped being finite, 0 if it never did.
-        predictions: ``(C, N, K)`` float32 at epoch R: raw values, or class probabilities.
-        validation: ``(C, 2)`` float64 at epoch R: loss in squared raw units or nats, and accuracy (NaN for values);
-            ``None`` without a validation part.
-        parameters: per condition, its network at epoch R.
-    """
+    """What training gives for one repetition."""
 
     number: int
-    conditions: tuple[str, ...]
-    curves: Tensor
-    failed_epoch: Tensor
-    predictions: Tensor
-    validation: Tensor | None
-    parameters: list[dict[str, Tensor]] = field(repr=False)
+    conditions: tuple[str, ...]  # names, in the order of the arrays below
+    curves: Tensor  # (C, max_epochs + 1, len(METRICS)) float64; NaN where undefined
+    failed_epoch: Tensor  # (C,) int64 epoch in which a network stopped being finite, 0 if it never did
+    predictions: Tensor  # (C, N, K) float32 at epoch R: raw values, or class probabilities
+    validation: Tensor | None  # (C, 2) float64 at epoch R, if there is such a part: loss (raw² or nats) and accuracy
+    parameters: list[dict[str, Tensor]] = field(repr=False)  # per condition, its network at epoch R
 
 
 class Engine:
-    """Trains one stack of networks.
+    """Trains one stack of networks: a group per repetition.
 
-    Args:
-        dataset: data.
-        settings: all that decides the result but data, seed and repetition.
-        seed: root of the seed tree.
-        stream: name of the task in the seed tree.
-        repetitions: the repetitions (groups) of this stack.
-        device: where to train.
-        dtype: float32, or float64 in tests.
+    Seeds come from the root ``seed`` and from the task's name in the seed tree, ``stream``.
 
     Raises:
         ValueError: the first slice with a target is none, or a condition's name is unknown.
@@ -167,12 +147,9 @@ class Engine:
 
     def _batches(self, epoch: int) -> Iterator[Tensor]:
         """Yield ``(G, B)`` positions of training sequences: each group in its own order."""
-        orders = [
-            torch.randperm(
-                len(self.train), generator=seeds.torch_generator(self.seed, *self._name(repetition, "batches", epoch))
-            )
-            for repetition in self.repetitions
-        ]
+        names = [self._name(repetition, "batches", epoch) for repetition in self.repetitions]
+        generators = [seeds.torch_generator(self.seed, *name) for name in names]
+        orders = [torch.randperm(len(self.train), generator=generator) for generator in generators]
         yield from torch.stack(orders).split(self.settings.batch_size, dim=1)
 
     def _gather(self, data: Sequences, rows: Tensor, space: Workspace) -> Batch:
@@ -190,9 +167,8 @@ class Engine:
         for rows in self._batches(self.epoch):
             batch = self._gather(self.train, rows, self._training_space)
             draws = self.noise.draws(self.networks, batch, sigma, sample, self.first)
-            means = gradients(
-                self.networks, batch, self.dataset.head, self.noise, draws, self.first, self._training_space
-            )
+            space = self._training_space
+            means = gradients(self.networks, batch, self.dataset.head, self.noise, draws, self.first, space)
             self.optimiser.step()
             for name, value in means.items():
                 weighted = value.double() * (batch.columns / len(self.train))
@@ -201,18 +177,10 @@ class Engine:
 
     @torch.no_grad()
     def measure(self, data: Sequences, outputs: bool = False) -> dict[str, Tensor]:
-        """Measure clean losses without noise.
+        """Measure clean losses without noise; a ValueError says that there are no sequences.
 
-        Args:
-            data: sequences to measure on.
-            outputs: also return the last slice's activations.
-
-        Returns:
-            ``loss`` ``(G, C)`` per sequence in scaled units, ``accuracy`` ``(G, C)`` for classes, and
-            ``activation`` ``(G, C, N, K)``.
-
-        Raises:
-            ValueError: no sequences.
+        Returns ``loss`` ``(G, C)`` per sequence in scaled units, ``accuracy`` ``(G, C)`` for classes, and, if asked
+        for, ``activation`` ``(G, C, N, K)`` of the last slice's outputs.
         """
         if not len(data):
             raise ValueError("expected at least one sequence to measure on, found none; check the split of the data")
@@ -238,21 +206,16 @@ class Engine:
         return measured
 
     @torch.no_grad()
-    def noise_benefit(self) -> Tensor:
+    def noise_benefit(self, gates: GateNoise) -> Tensor:
         """Measure Q_N - Q of the gate noise, (70) less (68), on a few training sequences with draws of its own.
 
         One importance sample per sequence: for additive noise the benefit does not depend on the samples, for
         multiplicative noise z is the mean field g, or sampled from the prior, as ``latent`` says.
 
         Returns:
-            ``(G, C')`` nats per sequence, summed over slices and gates, for the networks with gate noise.
-
-        Raises:
-            ValueError: no condition has gate noise.
+            ``(G, C')`` nats per sequence, summed over slices and gates, for the networks with ``gates`` noise.
         """
-        gates, nets = self.noise.gates, self.networks
-        if gates is None:
-            raise ValueError("expected conditions with gate noise, found none")
+        nets = self.networks
         rows = torch.arange(min(BENEFIT_BATCH, len(self.probe)))
         batch = self._gather(self.probe, rows.unsqueeze(0), self._evaluation_space)
         x = batch.x.expand(-1, len(self.repetitions), -1, -1)
@@ -261,14 +224,8 @@ class Engine:
             raise ValueError("expected pre-activations, found none")
         logit, sample = logits[:, :, : len(gates)], self._sampler("benefit-")
         one = (1, len(self.repetitions), 1, GATES[self.settings.cell], self.settings.hidden, x.shape[3])
-
-        def drawn(name: str) -> Tensor:
-            return torch.cat([sample(name, one) for _ in x])
-
-        draws = Draws(
-            self.noise.sigma("hidden", self._strength, nets.flat),
-            *(drawn(name) for name in ("normal", "test", "uniform")),
-        )
+        drawn = [torch.cat([sample(name, one) for _ in x]) for name in ("normal", "test", "uniform")]
+        draws = Draws(self.noise.sigma("hidden", self._strength, nets.flat), *drawn)
         gate = torch.sigmoid(logit)
         increment, _ = gates.increments(logit, gate, draws)
         latent = gate if draws.uniform is None or gates.latent == "mean-field" else (draws.uniform < gate).to(gate)
@@ -289,7 +246,7 @@ class Engine:
             row["acceptance_output"] = totals["output"].double().cpu().where(noisy, math.nan)
         hidden = {"acceptance_hidden": totals.get("hidden")}
         if self.settings.noise_benefit and self.noise.gates is not None:
-            hidden["noise_benefit"] = self.noise_benefit()
+            hidden["noise_benefit"] = self.noise_benefit(self.noise.gates)
         for name, values in hidden.items():
             if values is not None:
                 row[name] = row[name].clone()
@@ -330,16 +287,13 @@ class Engine:
 
     def state(self) -> dict[str, Tensor]:
         """Return everything that resuming needs: draws are keyed by epoch, so no generator's state is part of it."""
-        state = {
-            "flat": self.networks.flat,
-            "curves": self.curves,
-            "failed": self.failed,
+        own = {"flat": self.networks.flat, "curves": self.curves, "failed": self.failed}
+        steps = self.optimiser.state.get(self.networks.flat, {})
+        return own | {
             "epoch": torch.tensor(self.epoch),
+            **{f"optimiser.{name}": value for name, value in steps.items() if isinstance(value, Tensor)},
+            **{f"snapshot.{name}": value for name, value in self.snapshot.items()},
         }
-        for name, value in self.optimiser.state.get(self.networks.flat, {}).items():
-            if isinstance(value, Tensor):
-                state[f"optimiser.{name}"] = value
-        return state | {f"snapshot.{name}": value for name, value in self.snapshot.items()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on from a state that :meth:`state` returned."""
@@ -350,10 +304,7 @@ class Engine:
         for name, value in state.items():
             owner, _, rest = name.partition(".")
             if owner in kept:
-                on_cpu = owner == "optimiser" and rest == "step" and self.device.type == "cpu"
-                kept[owner][rest] = (
-                    value.cpu() if on_cpu or rest in ("predictions", "validation") else value.to(self.device)
-                )
+                kept[owner][rest] = value.cpu() if rest in ("predictions", "validation") else value.to(self.device)
         if kept["optimiser"]:
             self.optimiser.state[self.networks.flat] = kept["optimiser"]
         self.snapshot = kept["snapshot"]
@@ -368,12 +319,9 @@ class Engine:
         """Train to ``max_epochs`` and return one result per repetition.
 
         On a CPU it runs in one thread, BLAS included: networks this small lose by more, and sums change with them.
-
-        Args:
-            load_state: returns a state of an interrupted run to go on from, or ``None``.
-            save_state: called with the number of finished epochs and the state after every epoch; the state's tensors
-                are the engine's own and change afterwards.
-            progress: called with the number of epochs finished since the last call.
+        ``load_state`` returns a state of an interrupted run to go on from, or ``None``; ``save_state`` is called after
+        every epoch with their number and the state, whose tensors change afterwards; ``progress`` with the epochs
+        finished since its last call.
         """
         with jobs.one_thread() if self.device.type == "cpu" else nullcontext():
             saved = None if load_state is None else load_state()
@@ -402,13 +350,10 @@ class Engine:
         validation = self.snapshot.get("validation")
         return [
             Repetition(
-                number,
-                tuple(self.settings.conditions),
-                self.curves[group, order],
-                self.failed[group, order],
+                number, self.settings.conditions, self.curves[group, order], self.failed[group, order],
                 self.snapshot["predictions"][group, order].cpu(),
                 None if validation is None else validation[group, order].cpu(),
                 [{name: view[group, c].clone().cpu() for name, view in views.items()} for c in order.tolist()],
             )
             for group, number in enumerate(self.repetitions)
-        ]
+        ]  # fmt: skip

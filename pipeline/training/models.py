@@ -1,7 +1,5 @@
 """Trained networks as files: a NoisyLSTM or NoisyGRU and a linear layer, under torch's names and in torch's order."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,14 +24,11 @@ REMEDY = "run `dvc repro train`"
 class TrainedNetwork:
     """A network that training wrote to ``data/runs/<task>/<cell>/models``.
 
-    Attributes:
-        layer: the recurrent layer, evaluating; inputs ``(N, T, I)``.
-        head: the output layer.
-        about: what it is: task, split, cell, condition, repetition, ``chosen_by``, sizes, ``classes``, scale of the
-            target, and ``origin`` of the inputs.
+    ``about`` says what it is: task, split, cell, condition, repetition, ``chosen_by``, sizes, ``classes``, scale of the
+    target, and ``origin`` of the inputs.
     """
 
-    layer: NoisyLSTM | NoisyGRU
+    layer: NoisyLSTM | NoisyGRU  # evaluating; inputs (N, T, I)
     head: nn.Linear
     about: dict[str, Any]
 
@@ -54,11 +49,8 @@ class TrainedNetwork:
 def state_dict(cell: str, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return an engine's network under torch's names: the layer's parameters, ``head.weight`` and ``head.bias``.
 
-    Args:
-        cell: ``lstm`` or ``gru``.
-        parameters: W ``(I + 1, blocks·J)``, its last row the biases, V ``(blocks·J, J)``, U ``(K, J)``, b ``(K, 1)``.
-            LSTM blocks: input, forget, output, candidate. GRU blocks of W: candidate, update, reset; of V: update,
-            reset, candidate.
+    Given are W ``(I + 1, blocks·J)``, its last row the biases, V ``(blocks·J, J)``, U ``(K, J)`` and b ``(K, 1)``, with
+    the row blocks of :mod:`nem.cells`.
     """
     W, V = (parameters[name] for name in ("W", "V"))
     J = V.shape[1]
@@ -78,9 +70,9 @@ def state_dict(cell: str, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
 def description(record: dict[str, Any]) -> dict[str, Any]:
     """Return what a run's record says about each of its networks."""
     names = ("task", "split", "cell", "inputs", "outputs", "slices", "classes", "unit", "target_scale", "target_offset")
-    first_target = record["settings"]["first_target"] or record["slices"]
-    own = {"hidden": record["settings"]["hidden"], "first_target": first_target}
-    return {**{name: record[name] for name in names}, **own}
+    settings = record["settings"]
+    own = {"hidden": settings["hidden"], "first_target": settings["first_target"] or record["slices"]}
+    return {name: record[name] for name in names} | own
 
 
 def save(destination: Path, parameters: dict[str, Tensor], about: dict[str, Any]) -> None:

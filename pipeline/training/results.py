@@ -1,7 +1,5 @@
 """Reading what training wrote, and refusing what it did not write."""
 
-from __future__ import annotations
-
 import itertools
 from collections import Counter
 from dataclasses import dataclass
@@ -37,21 +35,14 @@ RECORD: dict[str, tuple[type, ...]] = {
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """The results of one cell on one split of a task.
-
-    Attributes:
-        record: ``run.json``.
-        curves: learning curves, a row per condition, repetition and epoch: the columns of :data:`CURVES`.
-        outcomes: which networks stayed finite (:data:`OUTCOMES`).
-        predictions: predictions on the test set at epoch R (:func:`predictions_schema`).
-    """
+    """The results of one cell on one split of a task."""
 
     task: str
     cell: str
-    record: dict[str, Any]
-    curves: pd.DataFrame
-    outcomes: pd.DataFrame
-    predictions: pa.Table
+    record: dict[str, Any]  # run.json
+    curves: pd.DataFrame  # a row per condition, repetition and epoch: the columns of :data:`CURVES`
+    outcomes: pd.DataFrame  # which networks stayed finite (:data:`OUTCOMES`)
+    predictions: pa.Table  # on the test set at epoch R (:func:`predictions_schema`)
 
     @property
     def conditions(self) -> list[str]:
@@ -92,10 +83,8 @@ class TrainedRun:
 def check_record(record: Any, name: tuple[str, str, str | None], source: Path) -> dict[str, Any]:  # noqa: ANN401
     """Return ``record``, what ``run.json`` (``source``) holds, after a check for all of :data:`RECORD`.
 
-    ``name`` is the task, cell and split that it should be of.
-
-    Raises:
-        ValueError: it is no object, a key is missing, or a value is of another type or of another run.
+    A ValueError says that it is no object, a key is missing, a value is of another type, or it is of another run than
+    ``name``: the task, cell and split.
     """
     remedy = _remedy(*name[:2])
     if not isinstance(record, dict):

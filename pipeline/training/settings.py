@@ -1,7 +1,5 @@
 """What decides the result of training a network, but for its data, seed and repetition."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
@@ -53,46 +51,27 @@ class NoiseTable:
 class Settings:
     """All that decides a stack's result but data, seed, and repetition.
 
-    Attributes:
-        cell: ``lstm`` or ``gru``.
-        hidden: J, hidden units.
-        epochs: R, after which results are read.
-        max_epochs: last epoch trained.
-        batch_size: B, sequences per gradient step.
-        optimiser: ``sgd``, ``adam`` or ``rmsprop``.
-        learning_rate: step size.
-        momentum: of sgd and rmsprop.
-        noise: strengths of the noise.
-        conditions: noise conditions, by name.
-        hidden_injection: ``forward``: all downstream sees the noisy gate | ``backward``: only the backward pass does.
-        latent: z of (81), (89): ``mean-field`` (z := g) or ``sampled`` (z ~ Bernoulli(g)).
-        granularity: what one NEM test decides on: a time ``slice`` of a layer | one ``neuron`` | all slices (``time``).
-        gate_clamp: clip noisy gates to [0, 1].
-        first_target: t0, first slice with a target, from 1; ``None``: the last.
-        probe: training sequences that the clean training loss is measured on.
-        noise_benefit: log Q_N - Q (70) per epoch.
-
     Raises:
         ValueError: a value is of another type or out of range; the message names the parameter.
     """
 
     cell: CellName
-    hidden: Whole
-    epochs: Whole
-    max_epochs: Whole
-    batch_size: Whole
+    hidden: Whole  # J, hidden units
+    epochs: Whole  # R, after which results are read
+    max_epochs: Whole  # last epoch trained
+    batch_size: Whole  # B, sequences per gradient step
     optimiser: Literal["sgd", "adam", "rmsprop"]
     learning_rate: Number
-    momentum: Number
+    momentum: Number  # of sgd and rmsprop
     noise: NoiseTable
-    conditions: tuple[str, ...]
-    hidden_injection: Injection = "forward"
+    conditions: tuple[str, ...]  # by name
+    hidden_injection: Injection = "forward"  # this and the next three: :class:`nem.noise.GateNoise`
     latent: Latent = "mean-field"
     granularity: Granularity = "slice"
     gate_clamp: StrictBool = False
-    first_target: Whole | None = None
-    probe: Whole = 1024
-    noise_benefit: StrictBool = False
+    first_target: Whole | None = None  # t0, first slice with a target, from 1; ``None``: the last
+    probe: Whole = 1024  # training sequences that the clean training loss is measured on
+    noise_benefit: StrictBool = False  # log Q_N - Q (70) per epoch
 
     def __post_init__(self) -> None:
         if self.max_epochs < self.epochs:
@@ -108,11 +87,8 @@ class Settings:
 def of(shared: Mapping[str, Any], network: Mapping[str, Any], cell: str) -> Settings:
     """Return the settings of one cell of a task.
 
-    Args:
-        shared: what all tasks and cells share (``training`` of ``params.yaml``); what decides no result is left out.
-        network: the task's network, optimiser and noise table (``train.<task>``), with what differs per cell under
-            the cell's name; ``None`` there means: as for the task.
-        cell: the recurrent cell.
+    ``shared`` is ``training`` of ``params.yaml``; what decides no result is left out. ``network`` is ``train.<task>``,
+    with what differs per cell under the cell's name; ``None`` there means: as for the task.
 
     Raises:
         ValueError: a value is missing, unknown or out of range; the message names the parameter.

@@ -6,8 +6,6 @@ stack. No operation mixes networks and no draw knows what trains beside it, so a
 the deal. Finished repetitions are kept until whoever asked for them forgets them.
 """
 
-from __future__ import annotations
-
 import math
 import platform
 from collections.abc import Callable, Iterator, Sequence
@@ -42,33 +40,19 @@ STACK = 13
 
 @dataclass(frozen=True)
 class Work:
-    """Networks to train on one data set with one setting: all conditions in some repetitions.
+    """Networks to train on one data set with one setting: all conditions in some repetitions."""
 
-    Attributes:
-        data: folder of sequences.
-        split: name of the split; ``None`` is the first.
-        validation: ``joined`` to the training sequences, or ``apart``: measured at epoch R.
-        settings: network, optimiser, noise, conditions.
-        seed: root of the seed tree.
-        stream: the task's name in the seed tree.
-        repetitions: numbers of the repetitions.
-        device: ``cpu`` or ``cuda``.
-        stride: train on every so-manieth training sequence.
-        networks: return the trained networks, of each condition at least the best one.
-        checkpoint_every: epochs from one half-trained state to the next; ``None`` keeps none.
-    """
-
-    data: Path
-    split: str | None
-    validation: Validation
+    data: Path  # folder of sequences
+    split: str | None  # ``None`` is the first
+    validation: Validation  # ``joined`` to the training sequences, or ``apart``: measured at epoch R
     settings: Settings
-    seed: int
-    stream: str
-    repetitions: tuple[int, ...]
-    device: str
-    stride: int = 1
-    networks: bool = False
-    checkpoint_every: int | None = None
+    seed: int  # root of the seed tree
+    stream: str  # the task's name in the seed tree
+    repetitions: tuple[int, ...]  # their numbers
+    device: str  # ``cpu`` or ``cuda``
+    stride: int = 1  # train on every so-manieth training sequence
+    networks: bool = False  # return the trained networks, of each condition at least the best one
+    checkpoint_every: int | None = None  # epochs from one half-trained state to the next; ``None`` keeps none
 
 
 @dataclass(frozen=True)

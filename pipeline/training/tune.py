@@ -6,8 +6,6 @@ fixed, strength and annealing of the noise per place and mode, by the validation
 NEM noise its best chance, and blind noise then gets the same strength, so that the two differ in selection alone.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -43,19 +41,12 @@ class Grid:
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen, and on what grounds.
+    """What was chosen, and on what grounds."""
 
-    Attributes:
-        data: name of the form of the data.
-        networks: per cell, the chosen values as ``train.<task>.<cell>`` of ``params.yaml`` takes them.
-        noiseless: step 1, a row per cell, form and optimiser: mean, lowest and highest validation loss.
-        noisy: step 2, a row per cell, condition, σ and annealing.
-    """
-
-    data: str
-    networks: dict[str, dict[str, Any]]
-    noiseless: pd.DataFrame
-    noisy: pd.DataFrame
+    data: str  # name of the form of the data
+    networks: dict[str, dict[str, Any]]  # per cell, as ``train.<task>.<cell>`` of ``params.yaml`` takes them
+    noiseless: pd.DataFrame  # step 1, a row per cell, form and optimiser: mean, lowest and highest validation loss
+    noisy: pd.DataFrame  # step 2, a row per cell, condition, σ and annealing
 
 
 def _losses(trials: Mapping[Work, Mapping[str, Any]], label: str) -> pd.DataFrame:
@@ -83,13 +74,9 @@ def _best(rows: pd.DataFrame, what: str) -> pd.Series:
 
 
 def tune(data: Mapping[str, Path], networks: Sequence[Settings], work: Work, grid: Grid | None = None) -> Choice:
-    """Search for all cells of one task.
+    """Search for all cells of one task, whose data are in folders of sequences by the name of their form.
 
-    Args:
-        data: folders of sequences by the name of their form; one will do.
-        networks: one per cell; size, epochs and batch size are kept.
-        work: whose seed, stream and device are used.
-        grid: what to try.
+    Of ``networks``, one per cell, size, epochs and batch size are kept; of ``work``, seed, stream and device.
 
     Raises:
         ValueError: data have no validation sequences, or every trial failed; and what :func:`run` raises.
@@ -100,7 +87,7 @@ def tune(data: Mapping[str, Path], networks: Sequence[Settings], work: Work, gri
         fixed: dict[str, Any] = {"max_epochs": settings.epochs, "probe": 256, "noise_benefit": False}
         # Seeds of their own: what is chosen here must not know the repetitions that are reported.
         return replace(
-            work, data=data[form], split=None, validation="apart", settings=replace(settings, **fixed, **changes),
+            work, data=data[form], validation="apart", settings=replace(settings, **fixed, **changes),
             seed=seeds.seed_of(work.seed, "tune"), repetitions=tuple(range(grid.repetitions)),
         )  # fmt: skip
 

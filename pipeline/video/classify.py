@@ -4,8 +4,6 @@ The path is that of training, as the network itself records it: frames at the sa
 quality and the same Inception-v3, into windows of T slices; a window's probabilities hold from its last frame on.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,12 +38,10 @@ class Classified:
         return [(self.classes[k], float(mean[k])) for k in np.argsort(-mean, kind="stable")[:count]]
 
 
-def classify(source: Path, network: TrainedNetwork, device: str = "auto") -> Classified:
+def classify(source: Path, network: "TrainedNetwork", device: str = "auto") -> Classified:
     """Classify a video by a network that records how its features came about; ``device``: auto, cpu or cuda.
 
-    Raises:
-        FileNotFoundError: no such file, or the weights are gone.
-        ValueError: not a video, other weights than in training, or no classifier of whole Inception-v3 features.
+    No video, other weights than in training, and another kind of network are a ``ValueError``.
     """
     origin = network.about.get("origin") or {}
     if origin.get("weights") not in ("random", "imagenet", "file") or network.about["inputs"] != inception.WIDTH:
@@ -72,9 +68,7 @@ def classify(source: Path, network: TrainedNetwork, device: str = "auto") -> Cla
 def draw(source: Path, destination: Path, classified: Classified, count: int = 3) -> int:
     """Write the video (``.mp4``) with its ``count`` most probable classes drawn on it; return its number of frames.
 
-    Raises:
-        VideoError: the encoder refuses the destination.
-        OSError: the disk is full or read-only; an older file at the destination stays as it was.
+    When that fails (``VideoError``, ``OSError``), an older file at the destination stays as it was.
     """
     times = timeline(codec.scan(source))
 

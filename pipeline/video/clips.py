@@ -1,11 +1,8 @@
 """Clips: rows of seven features with a label, split at random as in the paper, and by group.
 
-A clip stores row numbers of the feature table, so that overlapping clips share features. Clips of one recording look
-alike; the random split puts them on both sides and so flatters every classifier. The split by groups keeps each
-recording on one side; report both.
+Overlapping clips share features, as rows of their table. Clips of one recording look alike: the random split puts them
+on both sides and so flatters every classifier, the one by groups keeps each recording on one side; report both.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,8 +24,7 @@ if TYPE_CHECKING:
 
 Strings = npt.NDArray[np.str_]
 _TEXT = [(name, pa.string()) for name in ("video_id", "class", "group")]
-SCHEMA = pa.schema([("clip", pa.int64()), *_TEXT, ("start_s", pa.float64())])
-"""Columns of ``clips.parquet``, which tells of each row of the sequences what evaluation needs besides."""
+SCHEMA = pa.schema([("clip", pa.int64()), *_TEXT, ("start_s", pa.float64())])  # of clips.parquet: what evaluation needs
 
 
 class ClipsError(ValueError):
@@ -52,11 +48,7 @@ class Clips:
 
 
 def make(manifest: pa.Table, table: FeatureTable, sampling: Sampling, stride: int) -> Clips:
-    """Return the clips of all usable videos, ``stride`` samples apart.
-
-    Raises:
-        ClipsError: frames and features do not fit together, or there are none.
-    """
+    """Return the clips of all usable videos, ``stride`` samples apart; a ``ClipsError`` if none fit."""
     first_row = {video_id: row for row, video_id in reversed([*enumerate(table.video_id)])}
     usable = [row for row in manifest.to_pylist() if row["frames_stored"]]
     if not usable:
@@ -77,21 +69,12 @@ def make(manifest: pa.Table, table: FeatureTable, sampling: Sampling, stride: in
     return Clips(video_id, labels, groups, rows, start_s, classes)
 
 
-def write(clips: Clips, table: FeatureTable, settings: VideoClips, origin: dict[str, Any], seed: int, folder: Path
+def write(clips: Clips, table: FeatureTable, settings: "VideoClips", origin: dict[str, Any], seed: int, folder: Path
           ) -> dict[str, Strings]:  # fmt: skip
-    """Write clips as sequences, with ``clips.parquet`` beside them; return the sides of each split.
+    """Write clips of the rows of ``table`` as sequences, with ``clips.parquet`` beside them; return the sides by split.
 
-    Args:
-        clips: the clips.
-        table: the features that they index, as they were loaded.
-        settings: splits, shares, groups for testing, and principal components.
-        origin: how frames were sampled, and what made the features of them.
-        seed: root of the seed tree.
-        folder: where to.
-
-    Raises:
-        ClipsError: a split cannot be made as asked, or there are fewer principal components than asked for.
-        OSError: the disk is full or read-only.
+    ``origin`` says how frames were sampled, and what made the features of them. What cannot be made as asked is a
+    ``ClipsError``, a full disk an ``OSError``.
     """
     splits: dict[str, Strings] = {name: split(clips, name, settings, seed) for name in settings.splits}
     pools: dict[str, Tensor | Path] = {"": table.source}
@@ -113,12 +96,7 @@ def write(clips: Clips, table: FeatureTable, settings: VideoClips, origin: dict[
 
 
 def load(source: Path) -> Clips:
-    """Read clips again from ``clips.parquet`` and the sequences beside it.
-
-    Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: a file is damaged, or they do not belong together.
-    """
+    """Read clips again from ``clips.parquet`` and the sequences beside it; else FileNotFoundError or ValueError."""
     table, rows = records.read_table(source, SCHEMA), sequences.read_table(source.parent)
     if table["clip"].to_pylist() != rows["row"].to_pylist():
         raise ValueError(f"expected {source} to name the clips of the sequences beside it; run stage clips again")
@@ -128,15 +106,12 @@ def load(source: Path) -> Clips:
     return Clips(video_id, label, group, index, table["start_s"].to_numpy(), tuple(classes.tolist()))
 
 
-def split(clips: Clips, name: str, settings: VideoClips, seed: int) -> Strings:
+def split(clips: Clips, name: str, settings: "VideoClips", seed: int) -> Strings:
     """Return the side of each clip: ``train``, ``validation`` or ``test``.
 
     Split ``random`` is one of clips, as in the paper, and ``groups`` one of whole groups, in each class by itself: of a
     share of them, or of those that the settings name. Validation clips are a share of those that are not for testing;
-    together with ``train`` they are the training clips, whatever their share is.
-
-    Raises:
-        ClipsError: a side would be empty, or a class has not the groups for it.
+    together with ``train`` they are the training clips. An empty side is a ``ClipsError``.
     """
     side = np.full(len(clips), "train", "<U10")
     if name == "random":
@@ -191,13 +166,10 @@ def _same_group(name: str, asked: int | str) -> bool:
 
 
 def principal_components(vectors: Tensor, fitted_on: npt.NDArray[np.int64], components: int) -> Tensor:
-    """Return vectors ``(P, I)`` in the principal axes of some rows, as ``(P, components)`` float32.
+    """Return vectors ``(P, I)`` in the principal axes of some rows, ``(P, components)`` float32, or a ``ClipsError``.
 
     They are centred and rotated, not scaled; axes of the largest variance come first, and point where their largest
     entry is positive.
-
-    Raises:
-        ClipsError: more components than rows or features.
     """
     from sklearn.decomposition import PCA
 

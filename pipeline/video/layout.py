@@ -4,8 +4,6 @@ A group is a set of videos that share actor, place and camera, often cut from on
 alike, so a fair test keeps whole groups on one side.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Iterable
@@ -60,21 +58,16 @@ def save(videos: Iterable[Video], destination: Path) -> None:
 
 
 def load(source: Path) -> list[Video]:
-    """Read the list that :func:`save` wrote.
-
-    Raises:
-        FileNotFoundError: no such file.
-        LayoutError: no such table, other columns, or a path that leads out of the folder.
-    """
+    """Read the list that :func:`save` wrote; a ``LayoutError`` if it has other columns, or paths out of the folder."""
     cure = "run `dvc repro -f acquire@video`"
     if not source.is_file():
         raise FileNotFoundError(f"expected the list of videos at {source}, found none; {cure}")
     try:
         head, *rows = csv.reader(io.StringIO(source.read_text(encoding="utf-8")))
+        if head != _FIELDS or any(len(row) != len(_FIELDS) for row in rows):
+            raise ValueError(f"other columns than {', '.join(_FIELDS)}")
+        if any(path.startswith("/") or ".." in path.split("/") for path, *_ in rows):
+            raise ValueError("paths that lead out of the folder of videos")
     except (csv.Error, ValueError) as error:
-        raise LayoutError(f"expected the list of videos in {source}, found damage ({error}); {cure}") from error
-    if head != _FIELDS or any(len(row) != len(_FIELDS) for row in rows):
-        raise LayoutError(f"expected columns {_FIELDS} in {source}, found others; {cure}")
-    if any(path.startswith("/") or ".." in path.split("/") for path, *_ in rows):
-        raise LayoutError(f"expected paths below the folder of videos in {source}, found others; {cure}")
+        raise LayoutError(f"expected the list of videos in {source}, found damage: {error}; {cure}") from error
     return check(Video(*row) for row in rows)

@@ -71,18 +71,12 @@ def test_a_bounded_window_is_in_flight_and_results_are_not_kept_alive(monkeypatc
     monkeypatch.setenv("NEM_WORKERS", "2")
     taken = []
 
-    class Items:
-        def __len__(self):
-            return 40
-
+    class Items(list):
         def __iter__(self):
-            for number in range(40):
-                taken.append(number)
-                yield number
+            yield from (taken.append(number) or number for number in range(len(self)))
 
     finished, alive = 0, []
-    for _, block in jobs.run(Block, Items(), total=40, label="test"):
-        finished += 1
+    for finished, (_, block) in enumerate(jobs.run(Block, Items(range(40)), total=40, label="test"), 1):
         assert len(taken) <= finished + 2 * 2 + 2
         alive = [reference for reference in alive if reference() is not None]
         assert len(alive) <= 2 * 2 + 3
@@ -119,17 +113,21 @@ if __name__ == "__main__":
 """
 
 
+def waited(condition):
+    """Whether a condition comes true in time."""
+    deadline = time.monotonic() + 120
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return condition()
+
+
 def test_workers_end_when_their_parent_is_killed(tmp_path):
     (tmp_path / "orphans.py").write_text(_ORPHANS)
     environment = os.environ | {"NEM_WORKERS": "2", "NEM_EXECUTOR": "process", "PYTHONPATH": str(ROOT)}
     parent = subprocess.Popen([sys.executable, "orphans.py"], cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while len([f for f in tmp_path.glob("*.pid") if f.read_text()]) < 2 and time.monotonic() < deadline:
-        time.sleep(0.2)
-    workers = [int(file.read_text() or 0) for file in tmp_path.glob("*.pid")]
-    assert len(workers) == 2
-    parent.send_signal(signal.SIGKILL)
-    parent.wait()
+
+    def workers():
+        return [int(text) for file in tmp_path.glob("*.pid") if (text := file.read_text())]
 
     def alive(pid):
         try:
@@ -137,6 +135,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path):
         except OSError:
             return False
 
-    while any(alive(pid) for pid in workers) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert not any(alive(pid) for pid in workers)
+    assert waited(lambda: len(workers()) == 2)
+    parent.kill()
+    parent.wait()
+    assert waited(lambda: not any(map(alive, workers())))

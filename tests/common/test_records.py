@@ -49,10 +49,9 @@ def test_damaged_tables_are_named(tmp_path, damage):
 def test_schemas_are_checked(tmp_path):
     file = tmp_path / "t.parquet"
     records.write_table(file, pa.table({"a": [1.0]}))
-    with pytest.raises(ValueError, match="'a' of type int32"):
-        records.read_table(file, pa.schema([("a", pa.int32())]))
-    with pytest.raises(ValueError, match="no such column"):
-        records.read_table(file, pa.schema([("b", pa.int32())]))
+    for name, words in (("a", "'a' of type int32"), ("b", "no such column")):
+        with pytest.raises(ValueError, match=words):
+            records.read_table(file, pa.schema([(name, pa.int32())]))
     with pytest.raises(FileNotFoundError, match="dvc repro"):
         records.read_table(tmp_path / "none")
 
@@ -65,10 +64,11 @@ def test_seeds_depend_on_names_alone():
 
 
 def test_generators_are_fresh_and_repeatable():
-    a, b = seeds.torch_generator(1, "x"), seeds.torch_generator(1, "x")
-    assert torch.equal(torch.randn(5, generator=a), torch.randn(5, generator=b))
-    assert (seeds.numpy_generator(1, "x").random(3) == seeds.numpy_generator(1, "x").random(3)).all()
-    assert (seeds.numpy_generator(1, "x").random(3) != seeds.numpy_generator(1, "y").random(3)).all()
+    a, b = (torch.randn(5, generator=seeds.torch_generator(1, "x")) for _ in range(2))
+    assert torch.equal(a, b)
+    a, b, c = (seeds.numpy_generator(1, name).random(3) for name in "xxy")
+    assert (a == b).all()
+    assert (a != c).all()
 
 
 def test_commands_turn_expected_faults_into_messages(capsys):

@@ -1,5 +1,6 @@
 """The form of data between tasks and training: what is written is loaded, equal is equal bytes, damage is named."""
 
+import itertools
 import os
 from dataclasses import replace
 
@@ -74,23 +75,20 @@ def test_a_pool_is_mapped_and_writing_to_it_reaches_no_file(tmp_path):
 
 @pytest.mark.parametrize("linkable", [True, False])
 def test_a_table_of_features_lends_its_vectors(tmp_path, monkeypatch, linkable):
-    store, features = tmp_path / "store", tmp_path / "features"
-    store.mkdir()
-    features.mkdir()
-    pool = table().pools[""]
-    save_file({"vectors": pool}, store / "entry", {"about": "x"})
-    (store / "entry").chmod(0o444)
-    (features / "vectors.safetensors").symlink_to(store / "entry")  # as DVC may leave it
+    pool, entry = table().pools[""], tmp_path / "entry"
+    save_file({"vectors": pool}, entry, {"about": "x"})
+    entry.chmod(0o444)
+    (tmp_path / "vectors.safetensors").symlink_to(entry)  # as DVC may leave it
     if not linkable:
         monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError("another disk")))
     for _ in range(2):
-        sequences.write(tmp_path / "s", table(pools={"": features / "features.parquet"}))
+        sequences.write(tmp_path / "s", table(pools={"": tmp_path / "features.parquet"}))
         assert torch.equal(sequences.load(tmp_path / "s").train.pool, pool)
     written = tmp_path / "s" / "pool.safetensors"
     assert not written.is_symlink()
-    assert written.samefile(store / "entry") == linkable
-    assert (store / "entry").stat().st_mode & 0o777 == 0o444
-    assert records.sha256_of(written) == records.sha256_of(store / "entry")
+    assert written.samefile(entry) == linkable
+    assert entry.stat().st_mode & 0o777 == 0o444
+    assert records.sha256_of(written) == records.sha256_of(entry)
 
 
 def test_every_damage_is_named_with_a_remedy(tmp_path):
@@ -107,11 +105,10 @@ def test_every_damage_is_named_with_a_remedy(tmp_path):
             sequences.load(tmp_path)
         place.write_bytes(whole)
     about = records.read_json(tmp_path / "about.json")
-    for key in ("slices", "splits", "head", "target_scale", "files", "origin"):
-        for value in (True, "x" if key != "head" else 3):
-            records.write_json(tmp_path / "about.json", {**about, key: value})
-            with pytest.raises(ValueError, match=rf"{key}|splits|column|expected"):
-                sequences.load(tmp_path)
+    for key, value in itertools.product(sequences.KINDS, (True, None)):
+        records.write_json(tmp_path / "about.json", {**about, key: value})
+        with pytest.raises(ValueError, match=f"expected '{key}' in .*about.json"):
+            sequences.load(tmp_path)
     for content in ([], None, 3):
         records.write_json(tmp_path / "about.json", content)
         with pytest.raises(ValueError, match="'slices'"):
@@ -140,7 +137,7 @@ def test_splits_are_checked(tmp_path):
     sequences.write(tmp_path, table(splits=everything))
     with pytest.raises(ValueError, match="at least one test sequence"):
         sequences.load(tmp_path)
-    cut_off = {"all": np.array(["train"] * N).astype("<U3")}
+    cut_off = {"all": everything["all"].astype("<U3")}
     for wrong in ({"pools": {}}, {"splits": {}}, {"pools": {"random": table().pools[""]}}, {"splits": cut_off}):
         with pytest.raises(ValueError, match="expected sequences with splits"):
             sequences.write(tmp_path, table(**wrong))

@@ -1,7 +1,5 @@
 """Data and runs in the forms that stages write, whose every statistic is known by construction."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -12,15 +10,17 @@ from pipeline.common import paths, records, seeds, sequences
 from pipeline.evaluation import evaluate
 from pipeline.evaluation.statistics import Bootstrap
 from pipeline.fx import rates, synthetic, windows
-from pipeline.training import results
-from pipeline.training.engine import METRICS
+from pipeline.params import FxWindows
+from pipeline.training import train
+from pipeline.training.engine import METRICS, Repetition
+from tests.training import small
 
 BOOTSTRAP = Bootstrap(0.95, 200, 1)
 EPOCHS, MAX_EPOCHS, REPETITIONS = 10, 15, 4
 FAILING = ("blind-additive-output", 1, 4)
 """The network that stops after its epoch 3."""
 CLASSES = ("biking", "diving", "golf_swing")
-WINDOWS = SimpleNamespace(window=4, train_end=90, validation_fraction=0.1, scaling="min-max")
+WINDOWS = FxWindows(window=4, train_end=90, validation_fraction=0.1, scaling="min-max")
 
 
 def fx_data():
@@ -61,12 +61,8 @@ def class_data(task, groups=True):
 
 def loss(condition, repetition, epoch):
     """A noiseless loss of 1/(1 + epoch); NEM twice as fast; blind noise never gets below 0.5."""
-    start = 10.0 + repetition
-    if condition.startswith("nem"):
-        return start / (1 + 2 * epoch)
-    if condition.startswith("blind"):
-        return max(start / (1 + epoch), 0.5 * start)
-    return start / (1 + epoch)
+    start, speed = 10.0 + repetition, 2 if condition.startswith("nem") else 1
+    return max(start / (1 + speed * epoch), 0.5 * start if condition.startswith("blind") else 0)
 
 
 def mistakes(split, condition, repetition, count):
@@ -74,60 +70,46 @@ def mistakes(split, condition, repetition, count):
     return 0 if condition.startswith("nem") else min(count, 1 + repetition + (2 if split == "groups" else 0))
 
 
+def repetition(number, split, data, truth, conditions, failing):
+    """What training hands over: values are 0.1 too high; a class is taken for the next, all with probability 0.8."""
+    epochs, count = np.arange(MAX_EPOCHS + 1), len(conditions)
+    curves, failed = np.full((count, len(epochs), len(METRICS)), np.nan), torch.zeros(count, dtype=torch.int64)
+    answers = np.tile(truth[:, None] + 0.1, (count, 1, 1))
+    if data.head == "softmax":
+        answers = np.zeros((count, len(truth), data.outputs))
+    for c, condition in enumerate(conditions):
+        losses = np.array([loss(condition, number, epoch) for epoch in epochs])
+        columns = {"train_loss": losses / 2, "test_loss": losses}
+        if condition.startswith("nem"):
+            columns["acceptance_output"] = np.where(epochs, 0.5, np.nan)
+        if data.head == "softmax":
+            wrong = mistakes(split, condition, number, len(truth))
+            right = (1 - wrong / len(truth)) * np.minimum(1, (epochs + 1) / 5)
+            columns |= {"train_accuracy": np.ones(len(epochs)), "test_accuracy": right}
+            said = (truth + (np.arange(len(truth)) < wrong)) % data.outputs
+            answers[c] = np.where(np.eye(data.outputs)[said], 0.8, 0.1)
+        for name, column in columns.items():
+            curves[c, :, METRICS.index(name)] = column
+        if (condition, number) == failing[:2]:
+            failed[c], curves[c, failing[2] :] = failing[2], np.nan
+    return Repetition(number, conditions, torch.from_numpy(curves), failed, torch.from_numpy(answers), None, [])
+
+
 def run(task, cell, split=None, *, conditions=CONDITIONS, repetitions=REPETITIONS, failing=FAILING):
-    """Write one run: values are predicted 0.1 too high; a class is taken for the next, all with probability 0.8."""
-    data = sequences.load(paths.sequences(task), split)
-    names, targets = data.test.rows.tolist(), data.test.targets.numpy().astype(np.float64)
-    classes = data.head == "softmax"
-    truth = targets.argmax(1) if classes else raw_targets(task, data)
-    rows, outcomes, predictions = [], [], []
-    for condition in conditions:
-        for repetition in range(repetitions):
-            key = {"condition": condition, "repetition": repetition}
-            dead = failing is not None and (condition, repetition) == failing[:2]
-            wrong = mistakes(split, condition, repetition, len(names))
-            for epoch in range(failing[2] if dead else MAX_EPOCHS + 1):
-                value = loss(condition, repetition, epoch)
-                row = dict.fromkeys(METRICS, None) | {"train_loss": value / 2, "test_loss": value}
-                row |= {"acceptance_output": 0.5} if condition.startswith("nem") and epoch else {}
-                right = (1 - wrong / len(names)) * min(1, (epoch + 1) / 5)
-                row |= {"train_accuracy": 1.0, "test_accuracy": right} if classes else {}
-                rows.append({**key, "epoch": epoch, **row})
-            status = {"status": "failed" if dead else "ok", "failed_epoch": failing[2] if dead else None}
-            outcomes.append(key | status)
-            for place, name in enumerate([] if dead else names):
-                p = np.full(len(data.classes), 0.1)
-                if classes:
-                    p[(truth[place] + (place < wrong)) % len(p)] = 0.8
-                answer = {"probabilities": p.tolist()} if classes else {"prediction": float(truth[place]) + 0.1}
-                predictions.append({**key, "row": name, **answer})
-    noise = {mode: {"sigma": 0.1, "decay": 1.0} for mode in ("additive", "multiplicative")}
-    record = {
-        "task": task, "split": split, "cell": cell, "seed": 1, "repetitions": repetitions, "device": "cpu",
-        "settings": {
-            "cell": cell, "hidden": 3, "epochs": EPOCHS, "max_epochs": MAX_EPOCHS, "batch_size": 8, "optimiser": "adam",
-            "learning_rate": 0.01, "momentum": 0.0, "noise": {"output": noise, "hidden": noise},
-            "conditions": list(conditions),
-        },
-        "data": data.digest, "train_sequences": len(data.train), "test_sequences": len(data.test),
-        "classes": list(data.classes), "versions": {"torch": "2", "numpy": "2", "python": "3"},
-    }  # fmt: skip
-    described = ("inputs", "outputs", "slices", "unit", "head", "target_scale", "target_offset")
-    record |= {name: getattr(data, name) for name in described}
-    folder = paths.run_folder(task, cell, split)
-    records.write_table(folder / "curves.parquet", pa.Table.from_pylist(rows, schema=results.CURVES))
-    records.write_table(folder / "outcomes.parquet", pa.Table.from_pylist(outcomes, schema=results.OUTCOMES))
-    layout = results.predictions_schema(record)
-    records.write_table(folder / "predictions.parquet", pa.Table.from_pylist(predictions, schema=layout))
+    """Write one run, whose ``failing`` network (condition, repetition) stops before an epoch."""
+    settings = small.settings(cell=cell, hidden=3, epochs=EPOCHS, max_epochs=MAX_EPOCHS, conditions=tuple(conditions))
+    work = small.work(paths.sequences(task), settings=settings, split=split, repetitions=tuple(range(repetitions)))
+    data = train.dataset(work)
+    truth = data.test.targets.argmax(1).numpy()
+    if data.head == "identity":
+        raw = windows.load(paths.sequences(task) / windows.FILE)  # prices as they were before they were scaled
+        truth = raw.target_raw[raw.where("test")]
+    trained = [repetition(number, split, data, truth, conditions, failing) for number in work.repetitions]
+    folder, record = paths.run_folder(task, cell, split), train.run_record(task, work)
+    records.write_table(folder / "curves.parquet", train.curves_table(trained))
+    records.write_table(folder / "outcomes.parquet", train.outcomes_table(trained))
+    records.write_table(folder / "predictions.parquet", train.predictions_table(trained, record, data))
     records.write_json(folder / "run.json", record)
-
-
-def raw_targets(task, data):
-    """Return the test targets in raw units; those of the exchange rate as they were before they were scaled."""
-    if task == "fx":
-        raw = windows.load(paths.sequences("fx") / "windows.parquet")
-        return raw.target_raw[raw.where("test")]
-    return data.test.targets[:, 0].double().numpy() * data.target_scale + data.target_offset
 
 
 def judge(*tasks, cells=("lstm", "gru")):

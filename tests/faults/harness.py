@@ -49,7 +49,7 @@ PATIENCE = 400
 CONDITIONS = ["none", "nem-additive-both"]
 
 
-def tiny(task, beside=None, **training):
+def tiny(task, beside=None, sigma=0.2):
     """Return parameters whose every stage takes about a second; weights of videos are made once, ``beside``."""
     content = params.Params(tasks=[task], cells=["gru"]).model_dump()
     content["fx"]["acquire"]["synthetic_days"] = 200
@@ -60,9 +60,10 @@ def tiny(task, beside=None, **training):
         save_file(inception.random_weights(1), beside / "weights.safetensors")
         given = {"weights": "file", "weights_path": str(beside / "weights.safetensors"), "batch_size": 2}
         content["video"]["features"] |= given
-    content["training"] |= {"repetitions": 2, "conditions": CONDITIONS, "checkpoint_every": 2, **training}
+    content["training"] |= {"repetitions": 2, "conditions": CONDITIONS, "checkpoint_every": 2}
     content["evaluate"]["bootstrap"] = 200
     content["train"][task] |= {"hidden": 4, "epochs": 20, "max_epochs": 30, "batch_size": 32 if task == "fx" else 4}
+    content["train"]["fx"]["gru"]["noise"]["output"]["additive"]["sigma"] = sigma
     return params.validate(content)
 
 

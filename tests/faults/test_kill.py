@@ -111,9 +111,7 @@ def test_old_results_and_old_kept_work_are_never_taken_for_new_ones(launcher, co
     output = harness.output(copy, "train")
     old, mine = harness.hashes(output), (copy / "params.yaml").read_text()
     shutil.copytree(output, copy / "old")
-    other = harness.tiny("fx").model_dump()
-    other["train"]["fx"]["noise"]["output"]["additive"]["sigma"] = 0.123
-    (copy / "params.yaml").write_text(params.render(params.validate(other)))
+    (copy / "params.yaml").write_text(params.render(harness.tiny("fx", sigma=0.123)))
     for number in range(1, 200):
         shutil.rmtree(output)
         shutil.copytree(copy / "old", output)

@@ -32,6 +32,17 @@ def test_anybodys_file(project, capsys):
         acquire.acquire(FxAcquire(source="csv"), 1)
 
 
+def test_a_file_of_one_column_says_what_was_left_out_and_how_it_was_read(project, capsys):
+    mine = project / "fred.csv"
+    mine.write_text("observation_date,DEXINUS\n2012-01-02,.\n2012-01-03,53.11\n2012-01-04,5285.0\n")
+    acquire.acquire(FxAcquire(source="csv", csv_path=str(mine)), 1)
+    record, told = records.read_json(paths.source_record("fx")), capsys.readouterr().out
+    assert (record["days_without_values"], record["columns"], record["read_as"]["decimal"]) == (1, ["price"], "point")
+    for line in ("1 day(s) without a value", "fx.windows.inputs", "warning: price 53.11 is 5285.0 on 2012-01-04"):
+        assert line in told
+    assert rates.read(rates.RATES).columns == ["price"]
+
+
 def test_the_paper_file_comes_from_the_mirror_or_not_at_all(project, monkeypatch):
     folder = project / "mirror"
     (folder / "fx").mkdir(parents=True)

@@ -82,6 +82,17 @@ def test_a_pegged_rate_gets_scale_one(scaling, peg):
     np.testing.assert_allclose(table.targets[76:, 0], values[80:, 3] - peg, rtol=1e-5)
 
 
+def test_a_parameter_chooses_what_a_network_sees_of_a_day():
+    series = synthetic.generate(120, 1)
+    table, whole = windows.table(series, settings(inputs=["price", "open"])), windows.table(series, settings())
+    np.testing.assert_array_equal(table.pools[""].numpy(), whole.pools[""].numpy()[:, [3, 0]])
+    np.testing.assert_array_equal(table.targets, whole.targets)
+    alone = rates.Rates(series.dates, np.where([False, False, False, True], series.values, np.nan))
+    np.testing.assert_array_equal(windows.table(alone, settings(inputs=["price"])).targets, whole.targets)
+    with pytest.raises(rates.RatesError, match=r"expected open, high, low .*set fx\.windows\.inputs to \[price\]"):
+        windows.table(alone, settings())
+
+
 def test_a_rate_beyond_all_scales_is_an_error():
     series = synthetic.generate(120, 1)
     values = series.values.copy()

@@ -1,7 +1,5 @@
 """Small random stacks that tests of the cells and of their compiled form share."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,5 +1,7 @@
 """The drop-in layers: torch's own numbers without noise, exact gradients with it."""
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given
@@ -7,9 +9,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from nem import Noise, NoisyGRU, NoisyLSTM, fast
+from tests.nem import stacks
 
 PAIRS = [(NoisyLSTM, nn.LSTM), (NoisyGRU, nn.GRU)]
 DOUBLE = torch.float64
+draw = partial(stacks.draw, dtype=torch.float32)
 
 
 def generator(seed=0):
@@ -25,16 +29,17 @@ def flat(outputs):
     return [output, *(last if isinstance(last, tuple) else (last,))]
 
 
+def ran(layer, x, h, **options):
+    """Outputs and last states of a layer, and the gradients of all that it took."""
+    layer.zero_grad()
+    x, h = x.clone().requires_grad_(), None if h is None else h.clone().requires_grad_()
+    outputs = flat(layer(x, None if h is None else states(layer, h), **options))
+    sum((k + 1) * out.sin().sum() for k, out in enumerate(outputs)).backward()
+    return [*outputs, x.grad, *([] if h is None else [h.grad]), *(p.grad.clone() for p in layer.parameters())]
+
+
 @pytest.mark.parametrize(("mine", "torchs"), PAIRS)
-@given(
-    st.integers(1, 6),
-    st.integers(1, 7),
-    st.integers(1, 5),
-    st.integers(1, 4),
-    st.booleans(),
-    st.booleans(),
-    st.booleans(),
-)
+@given(*(st.integers(1, most) for most in (6, 7, 5, 4)), *[st.booleans()] * 3)
 def test_without_noise_it_is_torchs_layer(mine, torchs, T, J, I, B, bias, batch_first, initial):
     torch_layer = torchs(I, J, bias=bias, batch_first=batch_first, dtype=DOUBLE)
     layer = mine(I, J, bias=bias, batch_first=batch_first, dtype=DOUBLE)
@@ -42,24 +47,8 @@ def test_without_noise_it_is_torchs_layer(mine, torchs, T, J, I, B, bias, batch_
     assert list(layer.state_dict()) == list(torch_layer.state_dict())
     x = torch.randn(*((B, T) if batch_first else (T, B)), I, generator=generator(1), dtype=DOUBLE)
     h = torch.randn(1, B, J, generator=generator(2), dtype=DOUBLE)
-    found, expected = [], []
-    for each, store in ((layer, found), (torch_layer, expected)):
-        x_leaf, h_leaf = x.clone().requires_grad_(), h.clone().requires_grad_()
-        outputs = flat(each(x_leaf, states(each, h_leaf)) if initial else each(x_leaf))
-        sum((k + 1) * out.sin().sum() for k, out in enumerate(outputs)).backward()
-        store += [*outputs, x_leaf.grad, *([h_leaf.grad] if initial else []), *(p.grad for p in each.parameters())]
-    assert len(found) == len(expected)
-    for a, b in zip(found, expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
-
-
-@pytest.mark.parametrize(("mine", "torchs"), PAIRS)
-def test_unbatched_input_and_single_precision(mine, torchs):
-    torch_layer, layer = torchs(3, 4), mine(3, 4)
-    layer.load_state_dict(torch_layer.state_dict())
-    x = torch.randn(5, 3, generator=generator())
-    for a, b in zip(flat(layer(x)), flat(torch_layer(x)), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    for one, two in zip(*(ran(module, x, h if initial else None) for module in (layer, torch_layer)), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("layer_class", [NoisyLSTM, NoisyGRU])
@@ -67,7 +56,7 @@ def test_unbatched_input_and_single_precision(mine, torchs):
 @pytest.mark.parametrize("mode", ["additive", "multiplicative"])
 def test_zero_noise_changes_nothing_and_evaluation_no_bit(layer_class, kind, mode):
     quiet = layer_class(3, 4, noise=None)
-    x = torch.randn(5, 2, 3, generator=generator())
+    x = draw(0, 5, 2, 3)
     zero = layer_class(3, 4, noise=Noise(kind, mode, 0.0))
     loud = layer_class(3, 4, noise=Noise(kind, mode, 0.5))
     for layer in (zero, loud):
@@ -80,28 +69,9 @@ def test_zero_noise_changes_nothing_and_evaluation_no_bit(layer_class, kind, mod
 
 
 @pytest.mark.parametrize("layer_class", [NoisyLSTM, NoisyGRU])
-def test_backward_injection_leaves_the_forward_pass_alone(layer_class):
-    layers = [
-        layer_class(3, 4, dtype=DOUBLE, noise=noise, injection="backward")
-        for noise in (None, Noise("blind", "additive", 0.4), Noise("blind", "additive", 0.0))
-    ]
-    for layer in layers[1:]:
-        layer.load_state_dict(layers[0].state_dict())
-    x = torch.randn(5, 2, 3, generator=generator(), dtype=DOUBLE)
-    outputs = [layer(x, generator=generator(1))[0] for layer in layers]
-    assert torch.equal(outputs[1], outputs[2])
-    torch.testing.assert_close(outputs[0], outputs[1])
-    for out in outputs:
-        out.sin().sum().backward()
-    grads = [layer.weight_hh_l0.grad for layer in layers]
-    assert not torch.allclose(grads[0], grads[1])
-    torch.testing.assert_close(grads[0], grads[2])
-
-
-@pytest.mark.parametrize("layer_class", [NoisyLSTM, NoisyGRU])
 def test_a_seed_is_a_sequence_and_a_missing_one_an_error(layer_class):
     layer = layer_class(3, 4, noise=Noise("nem", "additive", 0.4, decay=1.0))
-    x = torch.randn(5, 2, 3, generator=generator())
+    x = draw(0, 5, 2, 3)
     with pytest.raises(ValueError, match=r"torch\.Generator"):
         layer(x)
     first = layer(x, generator=generator(1))[0]
@@ -114,25 +84,21 @@ def test_a_seed_is_a_sequence_and_a_missing_one_an_error(layer_class):
 
 @pytest.mark.parametrize("layer_class", [NoisyLSTM, NoisyGRU])
 @pytest.mark.parametrize("granularity", ["slice", "neuron", "time"])
-@pytest.mark.parametrize("latent", ["mean-field", "sampled"])
-def test_every_option_runs_and_accepts_some(layer_class, granularity, latent):
-    for mode in ("additive", "multiplicative"):
-        layer = layer_class(3, 6, noise=Noise("nem", mode, 0.4), granularity=granularity, latent=latent)
-        out = layer(torch.randn(5, 40, 3, generator=generator()), generator=generator(1))[0]
-        out.sum().backward()
-        assert 0.3 < layer.acceptance < 1
-        assert all(torch.isfinite(p.grad).all() for p in layer.parameters())
-    expected = layer_class(3, 6, noise=Noise("expected-nem", "additive", 0.4))
-    assert torch.isfinite(expected(torch.randn(5, 4, 3, generator=generator()))[0]).all()
+@pytest.mark.parametrize("mode", ["additive", "multiplicative"])
+def test_every_option_runs_and_accepts_some(layer_class, granularity, mode):
+    layer = layer_class(3, 6, noise=Noise("nem", mode, 0.4), granularity=granularity, latent="sampled")
+    layer(draw(0, 5, 40, 3), generator=generator(1))[0].sum().backward()
+    assert 0.3 < layer.acceptance < 1
+    assert all(torch.isfinite(p.grad).all() for p in layer.parameters())
+    assert torch.isfinite(layer_class(3, 6, noise=Noise("expected-nem", mode, 0.4))(draw(0, 5, 4, 3))[0]).all()
 
 
 def test_shapes_are_checked():
-    with pytest.raises(ValueError, match="last size 3"):
-        NoisyLSTM(3, 4)(torch.zeros(5, 2, 2))
+    for shape in ((5, 2, 2), (0, 2, 3)):
+        with pytest.raises(ValueError, match="last size 3, not empty"):
+            NoisyLSTM(3, 4)(torch.zeros(shape))
     with pytest.raises(ValueError, match="hidden_size of at least 1"):
         NoisyGRU(3, 0)
-    with pytest.raises(ValueError, match="not empty"):
-        NoisyGRU(3, 4)(torch.zeros(0, 2, 3))
     with pytest.raises(TypeError, match="num_layers"):
         NoisyLSTM(3, 4, num_layers=2)
 
@@ -156,28 +122,18 @@ def test_the_compiled_layer_is_the_cells(mine, torchs, I, form, monkeypatch):
     """With initial states, and gradients into every input: nothing but rounding depends on the form."""
     layer = mine(I, 6, batch_first=form == "batch_first", noise=Noise("nem", "multiplicative", 0.4))
     layer.load_state_dict(torchs(I, 6).state_dict())
-    shape, J = (
-        {"batched": (5, 4, I), "batch_first": (4, 5, I), "unbatched": (5, I)}[form],
-        (1, 6) if form == "unbatched" else (1, 4, 6),
-    )
-    x, h = torch.randn(shape, generator=generator(1)), torch.randn(J, generator=generator(2))
-    results = []
-    for compiled in (True, False):
-        if not compiled:
-            monkeypatch.setattr(fast, "numba", None)
-        leaves = [x.clone().requires_grad_(), h.clone().requires_grad_()]
-        layer.zero_grad()
-        outputs = flat(layer(leaves[0], states(layer, leaves[1]), generator=generator(7)))
-        sum((k + 1) * out.sin().sum() for k, out in enumerate(outputs)).backward()
-        results.append([*outputs, *(leaf.grad for leaf in leaves), *(p.grad.clone() for p in layer.parameters())])
-    for one, two in zip(*results, strict=True):
+    x = draw(1, *{"batched": (5, 4, I), "batch_first": (4, 5, I), "unbatched": (5, I)}[form])
+    h = draw(2, *((1, 6) if form == "unbatched" else (1, 4, 6)))
+    compiled = ran(layer, x, h, generator=generator(7))
+    monkeypatch.setattr(fast, "numba", None)
+    for one, two in zip(compiled, ran(layer, x, h, generator=generator(7)), strict=True):
         torch.testing.assert_close(one, two, rtol=1e-3, atol=2e-4)
 
 
 @pytest.mark.parametrize("layer_class", [NoisyLSTM, NoisyGRU])
 def test_a_retained_graph_gives_the_same_gradient_twice(layer_class):
     layer = layer_class(3, 4, noise=Noise("nem", "additive", 0.4))
-    loss = layer(torch.randn(5, 2, 3, generator=generator()), generator=generator(1))[0].sin().sum()
+    loss = layer(draw(0, 5, 2, 3), generator=generator(1))[0].sin().sum()
     first, second = (torch.autograd.grad(loss, list(layer.parameters()), retain_graph=True) for _ in range(2))
     assert all(torch.equal(one, two) for one, two in zip(first, second, strict=True))
 
@@ -189,7 +145,7 @@ def test_input_gradients_are_made_only_when_asked(layer_class, monkeypatch):
     monkeypatch.setattr(fast, "backward", lambda *a, **k: asked.append((k["inputs"], k["states"])) or backward(*a, **k))
     layer = layer_class(3, 4, noise=Noise("nem", "additive", 0.4))
     for wanted in (False, True):
-        x = torch.randn(5, 2, 3, generator=generator(), requires_grad=wanted)
+        x = draw(0, 5, 2, 3).requires_grad_(wanted)
         layer(x, generator=generator(1))[0].sum().backward()
     assert asked == [(False, False), (True, False)]
 
@@ -210,6 +166,9 @@ def test_it_is_torchs_layer_to_whoever_asks(mine, torchs):
     layer = mine(3, 4, noise=Noise("nem", "additive", 0.2))
     assert isinstance(layer, torchs)
     assert "noise=Noise" in repr(layer)
+    told = mine(3, 4, noise=layer.noise, granularity="time", latent="sampled", injection="backward", clamp=True)
+    gates = told._draws(layer.noise, 1, 1, generator())[0]
+    assert (gates.granularity, gates.latent, gates.injection, gates.clamp) == ("time", "sampled", "backward", True)
     one, two = mine(3, 4), mine(3, 4)
     one.reset_parameters(generator(5))
     two.reset_parameters(generator(5))

@@ -102,10 +102,3 @@ def test_the_compiled_gradients_are_the_cells(cell, head, monkeypatch):
         results.append([networks.grad, *means.values(), networks.forward(batch.x)])
     for one, two in zip(*results, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)
-
-
-def test_zero_noise_gives_all_networks_the_same_gradient():
-    networks, batch, noise, draws = stack(sigma=0.0, dtype=torch.float32)
-    gradients(networks, batch, "identity", noise, draws)
-    for view in networks.by_network(networks.grad).values():
-        assert (view == view[:, :1]).all()

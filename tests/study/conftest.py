@@ -27,7 +27,7 @@ def prepared(project, monkeypatch):
     """A project folder with sequences of both tasks: values that follow their input, and three classes."""
     monkeypatch.setenv("NEM_EXECUTOR", "serial")
     for task, head in HEADS.items():
-        table = small.table(head, 60, outputs=3 if head == "softmax" else 1)
+        table = small.table(head, 60)
         splits = dict(zip(SPLITS[task], table.splits.values(), strict=False))
         sequences.write(paths.sequences(task), replace(table, splits=splits))
         records.write_json(paths.source_record(task), {"source": "synthetic"})

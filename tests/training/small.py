@@ -1,7 +1,5 @@
 """Small data and settings that tests of training share."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -22,23 +20,19 @@ def settings(**changes):
     return Settings(**{**base, **changes})
 
 
-def table(head="identity", count=40, slices=3, inputs=2, outputs=1, seed=0):
+def table(head="identity", count=40, *, seed=0, outputs=3):
     """Sequences whose target depends on their slices: two splits, a tenth for validation, a quarter for testing."""
-    generator = np.random.default_rng(seed)
-    pool = generator.standard_normal((count + slices, inputs)).astype(np.float32)
-    index = np.arange(count)[:, None] + np.arange(slices)
-    signal = pool[index].mean(1)
+    pool = np.random.default_rng(seed).standard_normal((count + 3, 2)).astype(np.float32)
+    index = np.arange(count)[:, None] + np.arange(3)
+    targets = signal = pool[index].mean(1)
     if head == "softmax":
-        labels = (signal[:, 0] > 0).astype(int) + (signal[:, -1] > 0.5)
-        targets = np.eye(outputs, dtype=np.float32)[labels % outputs]
-    else:
-        targets = np.repeat(signal[:, :1], outputs, 1)
+        targets = np.eye(outputs, dtype=np.float32)[(signal[:, 0] > 0).astype(int) + (signal[:, 1] > 0.5)]
     side = np.full(count, "train", dtype="<U10")
     side[: count // 10], side[-(count // 4) :] = "validation", "test"
     return sequences.Table(
         rows=np.arange(1000, 1000 + count),
         index=index,
-        targets=targets,
+        targets=targets if head == "softmax" else signal[:, :1],
         group=None,
         splits={"first": side, "second": side[::-1]},
         pools={"": torch.from_numpy(pool)},
@@ -46,9 +40,20 @@ def table(head="identity", count=40, slices=3, inputs=2, outputs=1, seed=0):
         target_scale=2.0 if head == "identity" else 1.0,
         target_offset=0.5 if head == "identity" else 0.0,
         unit="°" if head == "identity" else "",
-        classes=tuple(f"class {k}" for k in range(outputs)) if head == "softmax" else (),
+        classes=("class 0", "class 1", "class 2") if head == "softmax" else (),
         origin={"weights": "seeded"},
     )
+
+
+def dataset(head="identity", sequences_of=(20, 9, 0)):
+    """Training, test and, if any, validation sequences, in memory."""
+    whole, start, sides = table(head, 60), 0, []
+    for count in sequences_of:
+        chosen = torch.arange(start, start + count)
+        parts = (torch.from_numpy(values)[chosen] for values in (whole.index, whole.targets, whole.rows))
+        sides.append(sequences.Sequences(whole.pools[""], *parts) if count else None)
+        start += count
+    return sequences.Dataset(*sides, head, whole.target_scale, 0.5, "", (), {})
 
 
 def work(folder=Path("data/sequences/sample"), **changes):

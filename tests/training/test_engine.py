@@ -1,6 +1,8 @@
 """The stacked engine: paired, exact, resumable, and indifferent to a neighbour's failure."""
 
+import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,9 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from nem.conditions import BEYOND, CONDITIONS
-from nem.fast import FEW
 from pipeline.common import seeds
-from pipeline.common.sequences import Dataset, Sequences
 from pipeline.training.engine import METRICS, Engine
 from pipeline.training.models import state_dict
 from pipeline.training.settings import NoiseTable, Strength
@@ -20,31 +20,11 @@ from tests.training import small
 LOSS = METRICS.index("test_loss")
 
 
-def dataset(head="identity", sequences=20, slices=3, inputs=2, outputs=1, validation=0):
-    """Sequences whose target depends on their slices; test sequences differ from training sequences."""
-    generator = torch.Generator().manual_seed(0)
-
-    def part(count, first):
-        pool = torch.randn(count * slices, inputs, generator=generator)
-        index = torch.arange(count * slices).view(count, slices)
-        signal = pool.view(count, slices, inputs).mean(1)
-        if head == "softmax":
-            labels = (signal[:, 0] > 0).long() + (signal[:, -1] > 0.5).long()
-            targets = functional.one_hot(labels % outputs, outputs).float()
-        else:
-            targets = signal[:, :1].repeat(1, outputs) + 0.1 * torch.arange(outputs)
-        return Sequences(pool, index, targets, torch.arange(first, first + count))
-
-    sides = part(sequences, 0), part(9, 1000), part(validation, 2000) if validation else None
-    return Dataset(*sides, head, 2.0 if head == "identity" else 1.0, 0.5, "", (), {})
-
-
 def engine(cell="lstm", head="identity", conditions=CONDITIONS, repetitions=(0,), *, data=None, sigma=0.3,
            dtype=torch.float32, **changes):  # fmt: skip
     base = {"optimiser": "sgd", "learning_rate": 0.1, "noise": NoiseTable(*(Strength(sigma, 0.0),) * 4)}
     settings = small.settings(**base | {"cell": cell, "conditions": tuple(conditions)} | changes)
-    data = dataset(head, outputs=1 if head == "identity" else 3) if data is None else data
-    return Engine(data, settings, seed=1, stream="fx", repetitions=repetitions, dtype=dtype)
+    return Engine(data or small.dataset(head), settings, seed=1, stream="fx", repetitions=repetitions, dtype=dtype)
 
 
 def torch_twin(made, network=0):
@@ -70,29 +50,23 @@ def test_noiseless_training_is_torchs_training(cell, head, first_target):
     trainable = [layer.weight_ih_l0, layer.weight_hh_l0, layer.bias_ih_l0, *out.parameters()]
     optimiser = torch.optim.SGD(trainable, lr=0.1, momentum=0.5)
     data, first = made.train, made.first
+
+    def loss_of(x, y):
+        outputs = out(layer(x.double())[0][:, first:])
+        goal = y.double()[:, None].expand_as(outputs)
+        if head == "softmax":
+            return -(goal * functional.log_softmax(outputs, -1)).sum((1, 2)).mean()
+        return (outputs - goal).square().sum((1, 2)).mean()
+
     for epoch in range(3):
         made._train_epoch()
         made.epoch += 1
         order = torch.randperm(len(data), generator=seeds.torch_generator(1, "fx", cell, 0, "batches", epoch))
         for rows in order.split(8):
-            x, y = data.pool[data.index[rows]].double(), data.targets[rows].double()
-            outputs = out(layer(x)[0][:, first:])
-            goal = y[:, None].expand_as(outputs)
-            if head == "softmax":
-                loss = -(goal * functional.log_softmax(outputs, -1)).sum((1, 2)).mean()
-            else:
-                loss = (outputs - goal).square().sum((1, 2)).mean()
             optimiser.zero_grad()
-            loss.backward()
+            loss_of(data.pool[data.index[rows]], data.targets[rows]).backward()
             optimiser.step()
-    x, y = made.test.pool[made.test.index].double(), made.test.targets.double()
-    outputs = out(layer(x)[0][:, first:])
-    goal = y[:, None].expand_as(outputs)
-    expected = (
-        -(goal * functional.log_softmax(outputs, -1)).sum((1, 2)).mean()
-        if head == "softmax"
-        else (outputs - goal).square().sum((1, 2)).mean()
-    )
+    expected = loss_of(made.test.pool[made.test.index], made.test.targets)
     torch.testing.assert_close(made.measure(made.test)["loss"][0, 0], expected.detach(), rtol=1e-9, atol=1e-11)
 
 
@@ -106,9 +80,8 @@ def test_all_conditions_start_alike_and_zero_noise_stays_alike(cell, head):
     for c in range(len(CONDITIONS)):
         for k in (METRICS.index("train_loss"), LOSS):
             assert torch.equal(result.curves[c, :, k], none[:, k]), result.conditions[c]
-        assert all(
-            torch.equal(a, b) for a, b in zip(result.parameters[c].values(), result.parameters[0].values(), strict=True)
-        )
+        pairs = zip(result.parameters[c].values(), result.parameters[0].values(), strict=True)
+        assert all(torch.equal(mine, noiseless) for mine, noiseless in pairs)
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
@@ -128,54 +101,44 @@ def test_noise_matters_and_epoch_zero_does_not_know_it(cell):
 
 def test_a_condition_does_not_depend_on_which_others_run_beside_it():
     every = engine(conditions=[*CONDITIONS, *BEYOND], dtype=torch.float64).run()[0]
-    for name in ("none", "nem-additive-both", "blind-multiplicative-hidden", "nem-multiplicative-output"):
+    names = ("none", "nem-additive-both", "blind-multiplicative-hidden", "nem-multiplicative-output")
+    for name in (*names, "matched-additive-both", "expected-nem-multiplicative-hidden"):
         alone = engine(conditions=dict.fromkeys(["none", name]), dtype=torch.float64).run()[0]
         mine, theirs = every.curves[every.conditions.index(name)], alone.curves[alone.conditions.index(name)]
         torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-11, equal_nan=True)
-
-
-def test_repetitions_differ_and_do_not_depend_on_the_deal():
-    together = engine(repetitions=(0, 1), dtype=torch.float64).run()
-    assert not torch.equal(together[0].curves[0, 0], together[1].curves[0, 0])
-    alone = engine(repetitions=(1,), dtype=torch.float64).run()[0]
-    torch.testing.assert_close(together[1].curves, alone.curves, rtol=1e-9, atol=1e-11, equal_nan=True)
 
 
 @pytest.mark.parametrize("optimiser", ["sgd", "adam", "rmsprop"])
 def test_resuming_gives_the_same_bytes(optimiser):
     """From every epoch's state, the last and those after R included."""
     changes = {"optimiser": optimiser, "momentum": 0.0 if optimiser == "adam" else 0.9, "learning_rate": 0.01,
-               "max_epochs": 5, "data": dataset(validation=7)}  # fmt: skip
+               "max_epochs": 5, "data": small.dataset(sequences_of=(20, 9, 7))}  # fmt: skip
     states = {}
-
-    def save(epoch, state):
-        states[epoch] = {name: tensor.clone() for name, tensor in state.items()}
-
-    whole = engine(**changes).run(save_state=save)[0]
+    whole = engine(**changes).run(save_state=lambda epoch, state: states.update({epoch: copy.deepcopy(state)}))[0]
     assert sorted(states) == [1, 2, 3, 4, 5]
     for epoch, state in states.items():
         told = []
         result = engine(**changes).run(lambda state=state: state, progress=told.append)[0]
         assert told == [epoch] + [1] * (5 - epoch)
-        assert torch.equal(result.curves.nan_to_num(-1), whole.curves.nan_to_num(-1))
-        assert torch.equal(result.predictions, whole.predictions)
-        assert torch.equal(result.validation.nan_to_num(-1), whole.validation.nan_to_num(-1))
+        for name in ("curves", "predictions", "validation"):
+            assert torch.equal(getattr(result, name).nan_to_num(-1), getattr(whole, name).nan_to_num(-1)), name
         for mine, theirs in zip(result.parameters, whole.parameters, strict=True):
             assert all(torch.equal(a, b) for a, b in zip(mine.values(), theirs.values(), strict=True))
 
 
 @pytest.mark.parametrize("head", ["identity", "softmax"])
 def test_a_validation_part_is_measured_at_epoch_R_and_changes_nothing_else(head):
-    outputs = 1 if head == "identity" else 3
-    with_part, without = (engine(head=head, data=dataset(head, outputs=outputs, validation=n)).run()[0] for n in (7, 0))
+    data = small.dataset(head, (20, 9, 7))
+    with_part, without = engine(head=head, data=data).run()[0], engine(head=head).run()[0]
     assert without.validation is None
     assert torch.equal(with_part.predictions, without.predictions)
     assert with_part.validation.shape == (len(CONDITIONS), 2)
     assert with_part.validation.dtype == torch.float64
-    made = engine(head=head, data=dataset(head, outputs=outputs, validation=7), max_epochs=3)
+    made = engine(head=head, data=data, max_epochs=3)
     made.run()
     measured = made.measure(made.validation)
-    order = [next(k for k, c in enumerate(made.noise.conditions) if c.name == name) for name in CONDITIONS]
+    names = [condition.name for condition in made.noise.conditions]
+    order = [names.index(name) for name in CONDITIONS]
     scale = made.dataset.target_scale**2
     torch.testing.assert_close(with_part.validation[:, 0], measured["loss"][0, order] * scale)
     if head == "softmax":
@@ -190,11 +153,9 @@ def test_it_runs_in_one_thread_and_gives_the_threads_back():
     torch.set_num_threads(2)
     try:
         blas = [pool["num_threads"] for pool in threadpool_info()]
-        inside = engine(max_epochs=3)
-        inside.run(
-            progress=lambda _: seen.append((torch.get_num_threads(), *{p["num_threads"] for p in threadpool_info()}))
-        )
-        assert set(seen) == {(1, 1)}
+        threads = lambda _: seen.extend([torch.get_num_threads(), *(p["num_threads"] for p in threadpool_info())])  # noqa: E731
+        engine(max_epochs=3).run(progress=threads)
+        assert set(seen) == {1}
         assert torch.get_num_threads() == 2
         assert [pool["num_threads"] for pool in threadpool_info()] == blas
     finally:
@@ -204,7 +165,7 @@ def test_it_runs_in_one_thread_and_gives_the_threads_back():
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_one_diverging_network_is_marked_and_disturbs_nobody(cell):
     made = engine(cell)
-    victim = made.noise.conditions.index(next(c for c in made.noise.conditions if c.name == "blind-additive-output"))
+    victim = [condition.name for condition in made.noise.conditions].index("blind-additive-output")
     reference = engine(cell).run()[0]
     step = made._train_epoch
 
@@ -264,38 +225,24 @@ def test_first_target_beyond_the_window_is_an_error():
         engine(first_target=4)
 
 
-def test_raw_units_and_predictions():
-    result = engine().run()[0]
-    made = engine()
-    assert made.dataset.target_scale == 2.0
-    scaled = made.measure(made.test)["loss"][0, made.noise.conditions.index(made.noise.conditions[-1])]
-    torch.testing.assert_close(result.curves[0, 0, LOSS], scaled.double() * 4)
-    truth = made.test.targets[:, 0] * 2.0 + 0.5
-    error = (result.predictions[:, :, 0] - truth).square().mean(-1)
-    torch.testing.assert_close(error.double(), result.curves[:, 3, LOSS], rtol=1e-4, atol=1e-5)
-
-
-def test_probabilities_sum_to_one_and_give_the_reported_accuracy():
-    result = engine(head="softmax").run()[0]
-    made = engine(head="softmax")
-    torch.testing.assert_close(result.predictions.sum(-1), torch.ones(13, 9))
-    right = (result.predictions.argmax(-1) == made.test.targets.argmax(-1)).double().mean(-1)
-    torch.testing.assert_close(right, result.curves[:, 3, METRICS.index("test_accuracy")])
-
-
-@pytest.mark.parametrize("inputs", [2, FEW + 6])
-def test_many_inputs_and_no_numba_train_the_same_networks(inputs, monkeypatch):
-    data = dataset(inputs=inputs)
-    compiled = engine(data=data, learning_rate=0.01).run()[0]
-    monkeypatch.setattr("nem.fast.numba", None)
-    plain = engine(data=data, learning_rate=0.01).run()[0]
-    torch.testing.assert_close(compiled.curves[..., LOSS], plain.curves[..., LOSS], rtol=1e-3, atol=1e-4)
+@pytest.mark.parametrize("head", ["identity", "softmax"])
+def test_predictions_are_raw_and_give_the_reported_metric(head):
+    made = engine(head=head)
+    result = made.run()[0]
+    truth = made.test.targets if head == "softmax" else made.test.targets * 2.0 + 0.5
+    if head == "softmax":
+        torch.testing.assert_close(result.predictions.sum(-1), torch.ones(13, 9))
+        metric = (result.predictions.argmax(-1) == truth.argmax(-1)).double().mean(-1)
+    else:
+        metric = (result.predictions - truth).square().sum(-1).double().mean(-1)
+    name = "test_accuracy" if head == "softmax" else "test_loss"
+    torch.testing.assert_close(metric, result.curves[:, 3, METRICS.index(name)], rtol=1e-4, atol=1e-5)
 
 
 def test_no_test_sequences_are_an_error():
-    data = dataset()
+    data = small.dataset()
     with pytest.raises(ValueError, match="expected at least one sequence to measure on"):
-        engine(data=Dataset(data.train, data.test.subset(torch.arange(0)), None, *list(vars(data).values())[3:])).run()
+        engine(data=replace(data, test=data.test.subset(torch.arange(0)))).run()
 
 
 @pytest.mark.cuda
@@ -304,5 +251,7 @@ def test_no_test_sequences_are_an_error():
 def test_a_gpu_trains_the_same_noiseless_network(cell):
     cpu = engine(cell, conditions=["none"], dtype=torch.float64).run()[0]
     settings = engine(cell, conditions=["none"]).settings
-    gpu = Engine(dataset(), settings, seed=1, stream="fx", repetitions=[0], device="cuda", dtype=torch.float64).run()[0]
+    gpu = Engine(
+        small.dataset(), settings, seed=1, stream="fx", repetitions=[0], device="cuda", dtype=torch.float64
+    ).run()[0]
     torch.testing.assert_close(cpu.curves, gpu.curves, rtol=1e-8, atol=1e-10, equal_nan=True)

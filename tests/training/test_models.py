@@ -16,49 +16,36 @@ from tests.training import small
 
 
 def trained(cell, head, folder):
-    """Return a dataset and one trained repetition."""
-    sequences.write(folder, small.table(head, outputs=1 if head == "identity" else 3))
+    """Return a dataset, one trained repetition, and a description of its networks."""
+    sequences.write(folder, small.table(head))
     data = sequences.load(folder)
     settings = small.settings(cell=cell, conditions=("none",))
-    return data, Engine(data, settings, seed=1, stream="sample", repetitions=[0]).run()[0]
+    about = {"cell": cell, "inputs": 2, "hidden": 5, "outputs": data.outputs, "classes": [*data.classes]}
+    return data, Engine(data, settings, seed=1, stream="sample", repetitions=[0]).run()[0], about
 
 
-def about(cell, data):
-    sizes = {"inputs": data.inputs, "hidden": 5, "outputs": data.outputs}
-    return {"cell": cell, **sizes, "classes": [*data.classes]}
-
-
-@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@pytest.mark.parametrize(("cell", "ours", "theirs"), [("lstm", NoisyLSTM, nn.LSTM), ("gru", NoisyGRU, nn.GRU)])
 @pytest.mark.parametrize("head", ["identity", "softmax"])
-def test_a_loaded_network_predicts_what_the_engine_did(cell, head, tmp_path):
-    data, repetition = trained(cell, head, tmp_path)
-    models.save(tmp_path / "m", repetition.parameters[0], about(cell, data))
-    network = models.load(tmp_path / "m")
-    predictions = network.predict(data.test.pool[data.test.index].numpy())
+def test_a_loaded_network_predicts_what_the_engine_did(cell, ours, theirs, head, tmp_path):
+    """And its tensors have torch's names and order."""
+    data, repetition, about = trained(cell, head, tmp_path)
+    models.save(tmp_path / "m", repetition.parameters[0], about)
+    network, x = models.load(tmp_path / "m"), data.test.pool[data.test.index]
+    predictions = network.predict(x.numpy())
     expected = repetition.predictions[0]
     if head == "identity":
         expected = (expected - data.target_offset) / data.target_scale
     assert predictions.shape == (len(data.test), data.outputs)
     np.testing.assert_allclose(predictions, expected, rtol=1e-4, atol=1e-5)
-    assert network.about == about(cell, data)
-    models.save(tmp_path / "again", repetition.parameters[0], dict(reversed(about(cell, data).items())))
+    assert network.about == about
+    models.save(tmp_path / "again", repetition.parameters[0], dict(reversed(about.items())))
     assert (tmp_path / "again").read_bytes() == (tmp_path / "m").read_bytes()
-
-
-@pytest.mark.parametrize(("cell", "ours", "theirs"), [("lstm", NoisyLSTM, nn.LSTM), ("gru", NoisyGRU, nn.GRU)])
-def test_its_tensors_have_torchs_names_and_order(cell, ours, theirs, tmp_path):
-    data, repetition = trained(cell, "identity", tmp_path)
-    models.save(tmp_path / "m", repetition.parameters[0], about(cell, data))
-    tensors = load_file(tmp_path / "m")
-    head = nn.Linear(5, 1)
-    head.load_state_dict({name[5:]: tensors.pop(name) for name in ("head.weight", "head.bias")})
-    x = data.test.pool[data.test.index]
-    predictions = []
-    for layer in (ours(2, 5, batch_first=True), theirs(2, 5, batch_first=True)):
-        layer.load_state_dict(tensors)
-        predictions.append(head(layer.eval()(x)[0][:, -1]).detach() * data.target_scale + data.target_offset)
-    torch.testing.assert_close(predictions[0], predictions[1])
-    torch.testing.assert_close(predictions[1], repetition.predictions[0], rtol=1e-4, atol=1e-5)
+    assert isinstance(network.layer, ours)
+    layer, tensors = theirs(2, 5, batch_first=True), load_file(tmp_path / "m")
+    layer.load_state_dict({name: tensor for name, tensor in tensors.items() if not name.startswith("head.")})
+    torch.testing.assert_close(layer(x)[0], network.layer(x)[0])
+    assert torch.equal(tensors["head.weight"], network.head.weight)
+    assert torch.equal(tensors["head.bias"], network.head.bias)
 
 
 def test_a_model_says_how_it_was_chosen_and_what_it_reads(project):
@@ -76,19 +63,19 @@ def test_a_model_says_how_it_was_chosen_and_what_it_reads(project):
 def test_other_files_and_shapes_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="dvc repro train"):
         models.load(tmp_path / "none.safetensors")
-    data, repetition = trained("gru", "identity", tmp_path)
+    _, repetition, about = trained("gru", "identity", tmp_path)
     tensors = models.state_dict("gru", repetition.parameters[0])
-    for described in (None, "{", "3", "{}", json.dumps(about("lstm", data)), json.dumps(about("rnn", data))):
+    for described in (None, "{", "3", "{}", *(json.dumps(about | {"cell": cell}) for cell in ("lstm", "rnn"))):
         save_file(tensors, tmp_path / "m", None if described is None else {"model": described})
         with pytest.raises(ValueError, match=r"(?s)expected a trained network in .*dvc repro train"):
             models.load(tmp_path / "m")
-    save_file({"W": torch.zeros(1)}, tmp_path / "m", {"model": json.dumps(about("gru", data))})
+    save_file({"W": torch.zeros(1)}, tmp_path / "m", {"model": json.dumps(about)})
     with pytest.raises(ValueError, match=r"head\.weight"):
         models.load(tmp_path / "m")
     (tmp_path / "m").write_bytes(b"x" * 50)
     with pytest.raises(ValueError, match="dvc repro train"):
         models.load(tmp_path / "m")
-    models.save(tmp_path / "m", repetition.parameters[0], about("gru", data))
+    models.save(tmp_path / "m", repetition.parameters[0], about)
     for shape in ((1, 2, 3), (2, 2)):
         with pytest.raises(ValueError, match=r"expected inputs of shape \(N, T, 2\)"):
             models.load(tmp_path / "m").predict(np.zeros(shape, np.float32))

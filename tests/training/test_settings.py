@@ -2,6 +2,8 @@
 
 import copy
 import json
+from functools import reduce
+from operator import getitem
 
 import pytest
 
@@ -50,19 +52,13 @@ def test_as_a_dictionary_it_is_plain_and_whole():
         ("noise.output.additive.decay", None, r"noise\.output\.additive\.decay"),
         ("batch_size", None, "batch_size"), ("granularity", "all", "granularity"), ("conditions", [], "conditions"),
         ("conditions", ["none", "none"], "conditions"), ("first_target", 0, "first_target"),
-        ("hiden", 3, "network, found .hiden"),
+        ("hiden", 3, "network, found .hiden"), ("cell", "rnn", "cell to be lstm or gru"),
     ],
 )  # fmt: skip
 def test_every_fault_names_its_parameter(place, value, words):
     network = copy.deepcopy(NETWORK)
-    node, *rest = network, *place.split(".")
-    for key in rest[:-1]:
-        node = node[key]
-    node[rest[-1]] = value
+    *parents, last = place.split(".")
+    if place != "cell":
+        reduce(getitem, parents, network)[last] = value
     with pytest.raises(ValueError, match=f"expected .*{words}.*"):
-        settings.of(SHARED, network, "lstm")
-
-
-def test_another_cell_is_refused():
-    with pytest.raises(ValueError, match="cell to be lstm or gru"):
-        settings.of(SHARED, NETWORK, "rnn")
+        settings.of(SHARED, network, "lstm" if place != "cell" else value)

@@ -15,7 +15,7 @@ import torch
 from nem.conditions import CONDITIONS
 from pipeline.common import jobs, kept, paths, records, sequences
 from pipeline.training import results, train
-from pipeline.training.engine import METRICS, Engine, Repetition
+from pipeline.training.engine import METRICS, Repetition
 from tests.training import small
 
 ROOT = Path(__file__).parent.parent.parent
@@ -60,14 +60,14 @@ def test_files_do_not_depend_on_executor_workers_or_split_order(monkeypatch):
     assert len(written[0]) == 2 * (4 + len(FEW))
     assert not (paths.CHECKPOINTS / "train" / "sample" / "lstm").exists()
     run, other = results.load("sample", "lstm"), results.load("sample", "lstm", "second")
-    assert run.conditions == list(FEW)
-    assert run.repetitions == 3
+    assert (run.conditions, run.repetitions) == (list(FEW), 3)
     assert len(run.curve("none", "test_loss")[2]) == 5
     assert len(run.predictions) == 3 * 3 * 10
     assert run.predictions["row"].to_pylist()[:10] == list(range(1030, 1040))
     assert (run.record["split"], other.record["split"]) == (None, "second")
-    # Both splits start from the same weights, and train on other sequences.
+    # Both splits start from the same weights, and train on other sequences; repetitions start from their own.
     assert other.final("none", "test_loss")[0] != run.final("none", "test_loss")[0]
+    assert len({curve[0] for curve in run.curve("none", "test_loss")}) == 3
 
 
 def test_a_repetition_does_not_depend_on_the_deal(monkeypatch):
@@ -95,10 +95,7 @@ def test_every_core_is_busy_with_any_number_of_repetitions(repetitions, conditio
 
 def test_live_tracking_sees_every_repetition_once():
     seen = []
-
-    def live(record):
-        return lambda repetition: seen.append((record["cell"], record["split"], repetition.number))
-
+    live = lambda record: lambda repetition: seen.append((record["cell"], record["split"], repetition.number))  # noqa: E731
     train.train("sample", both_splits(conditions=FEW, repetitions=(0, 1, 2)), live)
     assert sorted(seen, key=str) == sorted((("lstm", s, n) for s in (None, "second") for n in range(3)), key=str)
 
@@ -132,13 +129,9 @@ def test_another_work_meets_no_kept_repetition(changes):
     collect([base])
     store = [kept.Kept("test", [kept.code_digest(train.CODE), train._key(work)]) for work in (base, other)]
     assert [one.has("repetition 0") for one in store] == [True, False]
-
-
-def test_changed_data_meet_no_kept_repetition():
-    work = small.work(conditions=("none",))
-    before = train._key(work)
-    sequences.write(work.data, small.table(seed=1))
-    assert train._key(work) != before
+    before = train._key(base)
+    sequences.write(base.data, small.table(seed=1))
+    assert train._key(base) != before
 
 
 def test_the_code_that_decides_a_repetition_is_in_its_key():
@@ -203,27 +196,6 @@ def test_a_killed_training_goes_on_to_the_same_bytes(project):
         assert contents(paths.RUNS) == whole
         assert sum(epochs) <= 2 * 2 * 4  # what is gone on with counts from where it was
         assert not (paths.CHECKPOINTS / "train").exists() or not any((paths.CHECKPOINTS / "train").rglob("*.*"))
-
-
-def test_the_engine_called_directly_keeps_blas_to_one_thread(monkeypatch):
-    """With two threads per process it is many times slower; sums change with their number."""
-    from threadpoolctl import threadpool_info, threadpool_limits
-
-    seen = set()
-    before = Engine._train_epoch
-
-    def watched(self):
-        seen.update((pool["internal_api"], pool["num_threads"]) for pool in threadpool_info())
-        seen.add(("torch", torch.get_num_threads()))
-        return before(self)
-
-    monkeypatch.setattr(Engine, "_train_epoch", watched)
-    data = train.dataset(small.work())
-    with threadpool_limits(2):
-        threads = torch.get_num_threads()
-        Engine(data, small.settings(), seed=1, stream="sample", repetitions=[0]).run()
-        assert torch.get_num_threads() == threads
-    assert {number for _, number in seen} == {1}
 
 
 def test_a_job_that_keeps_no_states_writes_nothing(project):

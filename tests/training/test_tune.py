@@ -19,10 +19,9 @@ def search(project, monkeypatch):
     monkeypatch.setenv("NEM_EXECUTOR", "serial")
 
     def run(change=lambda table: table, head="identity"):
-        outputs = 1 if head == "identity" else 3
         forms = {"plain": Path("plain"), "large": Path("large")}
         for name, folder in forms.items():
-            table = small.table(head, outputs=outputs)
+            table = small.table(head)
             table = replace(table, pools={"": table.pools[""] * (1 if name == "plain" else 30)})
             sequences.write(folder, change(table))
         work = small.work(forms["plain"], networks=False, checkpoint_every=None)

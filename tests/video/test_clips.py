@@ -16,22 +16,20 @@ from pipeline.video.frames import frames
 from pipeline.video.frames.sampling import Sampling
 
 
-def world(groups=4, clips_per_group=2, classes=("ball", "dance", "run"), samples=12, rate=1.4):
-    """A manifest and a feature table of videos of ``samples`` samples."""
-    rows, ids, index, times = [], [], [], []
-    for name in classes:
-        for group in range(1, groups + 1):
-            for clip in range(clips_per_group):
-                video_id = f"{name}/{group:02d}/{clip}"
-                row = dict.fromkeys(frames.MANIFEST_SCHEMA.names)
-                rows.append({**row, "video_id": video_id, "class": name, "group": f"{group:02d}", "status": "ok",
-                             "frames_wanted": samples, "frames_stored": samples})  # fmt: skip
-                ids += [video_id] * samples
-                index += [18 * k for k in range(samples)]
-                times += [k / rate for k in range(samples)]
-    count = len(ids)
-    table = FeatureTable(ids, np.array(index, np.int32), np.array(times), np.ones(count, np.int32),
-                         torch.arange(count).float()[:, None].repeat(1, 3), {})  # fmt: skip
+def world(groups=4, samples=12):
+    """A manifest and a feature table of videos of ``samples`` samples, two in each group of three classes."""
+    names = [
+        (kind, f"{group:02d}", k) for kind in ("ball", "dance", "run") for group in range(1, groups + 1) for k in "ab"
+    ]
+    rows = [
+        dict.fromkeys(frames.MANIFEST_SCHEMA.names)
+        | {"video_id": "/".join(name), "class": name[0], "group": name[1], "frames_stored": samples}
+        for name in names
+    ]
+    index = np.tile(np.arange(samples, dtype=np.int32), len(rows))
+    ids = [row["video_id"] for row in rows for _ in range(samples)]
+    vectors = torch.randn(len(ids), 3, generator=torch.Generator().manual_seed(3)) * torch.tensor([3, 1, 0.1])
+    table = FeatureTable(ids, 18 * index, index / 1.4, np.ones_like(index), vectors, {})
     return pa.Table.from_pylist(rows, schema=frames.MANIFEST_SCHEMA), table
 
 
@@ -44,16 +42,14 @@ def split(name, seed=1, world_=None, **settings):
 
 
 def test_a_clip_is_seven_consecutive_samples():
-    found = make()
-    assert len(found) == 24 * 6
-    assert found.rows[0].tolist() == list(range(7))
-    assert found.rows[5].tolist() == list(range(5, 12))
-    assert found.rows[6].tolist() == list(range(12, 19))
-    assert found.start_s[:6] == pytest.approx(np.arange(6) / 1.4)
-    assert found.classes == ("ball", "dance", "run")
-    found = make(Sampling(phases=3), world_=world(samples=22))
-    assert found.rows[:4].tolist() == [[k + 3 * j for j in range(7)] for k in range(4)]
-    assert len(found) == 24 * 4
+    made = make()
+    assert len(made) == 24 * 6
+    assert made.rows[[0, 5, 6]].tolist() == [[*range(7)], [*range(5, 12)], [*range(12, 19)]]
+    assert made.start_s[:6] == pytest.approx(np.arange(6) / 1.4)
+    assert made.classes == ("ball", "dance", "run")
+    made = make(Sampling(phases=3), world_=world(samples=22))
+    assert made.rows[:4].tolist() == [[k + 3 * j for j in range(7)] for k in range(4)]
+    assert len(made) == 24 * 4
     manifest, table = world(samples=4)
     assert make(world_=(manifest, table)).rows[0].tolist() == [0, 1, 2, 3, 3, 3, 3], "the last frame is repeated"
     table.samples[:] = np.tile([1, 3, 2, 2], 24)  # a frame that several samples show counts as often
@@ -62,12 +58,7 @@ def test_a_clip_is_seven_consecutive_samples():
         make(world_=(world()[0], world(samples=11)[1]))
 
 
-@given(
-    groups=st.integers(2, 9),
-    fraction=st.floats(0.01, 0.99),
-    validation=st.sampled_from([0.0, 0.1, 0.5, 0.8]),
-    seed=st.integers(0, 2**40),
-)
+@given(st.integers(2, 9), st.floats(0.01, 0.99), st.sampled_from([0.0, 0.1, 0.5, 0.8]), st.integers(0, 2**40))
 def test_no_group_is_on_two_sides_and_every_class_is_on_both(groups, fraction, validation, seed):
     label = np.repeat(np.arange(3), groups * 4)
     group = np.tile(np.repeat([f"{g:02d}" for g in range(groups)], 4), 3)
@@ -76,15 +67,13 @@ def test_no_group_is_on_two_sides_and_every_class_is_on_both(groups, fraction, v
     side = clips.split(some, "groups", settings, seed)
     plain = clips.split(some, "groups", VideoClips(test_fraction=fraction), seed)
     assert ((side == "test") == (plain == "test")).all(), "the validation part is within training"
+    test = min(groups - 1, max(1, round(groups * fraction)))
+    held = min(groups - test - 1, max(1, round((groups - test) * validation))) if validation else 0
     for number in range(3):
         sides = [set(side[(label == number) & (group == g)].tolist()) for g in sorted(set(group.tolist()))]
-        assert all(len(only) == 1 for only in sides)
-        test, train = sides.count({"test"}), sides.count({"train"})
-        assert test == min(groups - 1, max(1, round(groups * fraction)))
-        rest = groups - test
-        held = sides.count({"validation"})
-        assert held == (min(rest - 1, max(1, round(rest * validation))) if validation else 0)
-        assert train == rest - held > 0
+        counts = [sides.count({name}) for name in ("test", "validation", "train")]
+        assert counts == [test, held, groups - test - held]
+        assert counts[2] > 0
 
 
 @pytest.mark.parametrize(
@@ -94,12 +83,13 @@ def test_named_groups_are_for_testing(asked, groups):
     made, side = make(), split("groups", **asked)
     assert set(made.group[side == "test"].tolist()) == groups
     assert set(made.label[side == "test"].tolist()) == {0, 1, 2}
-    with pytest.raises(clips.ClipsError, match=r"ball has no group 9 of \['01', '02', '03', '04'\]"):
-        split("groups", leave_group_out=9)
-    with pytest.raises(clips.ClipsError, match="ball has only group '01'"):
-        split("groups", world_=world(groups=1))
-    with pytest.raises(clips.ClipsError, match="ball has nothing but group 1, 2"):
-        split("groups", test_groups=[1, 2], world_=world(groups=2))
+    for count, settings, message in (
+        (4, {"leave_group_out": 9}, r"ball has no group 9 of \['01', '02', '03', '04'\]"),
+        (1, {}, "ball has only group '01'"),
+        (2, {"test_groups": [1, 2]}, "ball has nothing but group 1, 2"),
+    ):
+        with pytest.raises(clips.ClipsError, match=message):
+            split("groups", world_=world(groups=count), **settings)
 
 
 def test_the_random_split_is_five_to_one_and_mixes_groups():
@@ -124,9 +114,8 @@ def written(tmp_path):
 
     def write(**settings):
         manifest, table = world()
-        noise = np.random.default_rng(3).normal(size=(len(table), 3)).astype(np.float32) * [3, 1, 0.1]
         columns = {name: getattr(table, name) for name in features.schema(1).names[:-1]}
-        features.save(tmp_path / "features", columns, noise.astype(np.float32), {"weights": "unknown"})
+        features.save(tmp_path / "features", columns, table.vectors.numpy(), {"weights": "unknown"})
         table = features.load(tmp_path / "features" / "features.parquet")
         made = clips.make(manifest, table, Sampling(), 1)
         sides = clips.write(made, table, VideoClips(**settings), {"rate": 1.4}, 1, tmp_path / "video")
@@ -135,29 +124,22 @@ def written(tmp_path):
     return write
 
 
-@pytest.mark.parametrize("name", ["random", "groups"])
-def test_training_reads_clips_as_sequences(written, name):
+def test_training_reads_clips_as_sequences_and_they_survive_their_files(written):
     made, table, folder, sides = written()
-    data = sequences.load(folder, name)
-    assert data.train.rows.tolist() == np.flatnonzero(sides[name] != "test").tolist(), "in order, validation joined"
-    assert data.test.rows.tolist() == np.flatnonzero(sides[name] == "test").tolist()
-    assert torch.equal(data.test.pool[data.test.index], table.vectors[made.rows[data.test.rows]])
-    assert data.test.targets.argmax(1).tolist() == made.label[data.test.rows].tolist()
-    assert (data.classes, data.head, data.slices) == (made.classes, "softmax", 7)
-    assert data.origin == {"rate": 1.4, "components": None}
-    apart = sequences.load(folder, name, validation="apart")
-    assert apart.validation.rows.tolist() == np.flatnonzero(sides[name] == "validation").tolist()
-    assert sequences.splits(folder) == ("random", "groups")
-
-
-def test_clips_survive_their_files(written):
-    made, _, folder, _ = written()
+    assert sequences.splits(folder) == tuple(sides) == ("random", "groups")
+    for name, side in sides.items():
+        data, apart = sequences.load(folder, name), sequences.load(folder, name, validation="apart")
+        assert data.train.rows.tolist() == np.flatnonzero(side != "test").tolist(), "in order, validation joined"
+        assert data.test.rows.tolist() == np.flatnonzero(side == "test").tolist()
+        assert apart.validation.rows.tolist() == np.flatnonzero(side == "validation").tolist()
+        assert torch.equal(data.test.pool[data.test.index], table.vectors[made.rows[data.test.rows]])
+        assert data.test.targets.argmax(1).tolist() == made.label[data.test.rows].tolist()
+        assert (data.classes, data.head, data.slices) == (made.classes, "softmax", 7)
+        assert data.origin == {"rate": 1.4, "components": None}
     again = clips.load(folder / "clips.parquet")
-    for name in ("video_id", "label", "group", "rows", "start_s"):
-        assert np.array_equal(getattr(again, name), getattr(made, name)), name
-    assert again.classes == made.classes
-    table = records.read_table(folder / "clips.parquet")
-    records.write_table(folder / "clips.parquet", table[1:])
+    for name, value in vars(again).items():
+        assert np.array_equal(value, getattr(made, name)), name
+    records.write_table(folder / "clips.parquet", records.read_table(folder / "clips.parquet")[1:])
     with pytest.raises(ValueError, match="run stage clips again"):
         clips.load(folder / "clips.parquet")
 
@@ -167,12 +149,9 @@ def test_components_are_fitted_on_training_frames_of_the_split(written):
     for name, side in sides.items():
         data = sequences.load(folder, name)
         own = np.unique(made.rows[side == "train"])
-        assert data.inputs == 2
         axes = data.train.pool[own].double().numpy()
         assert axes.mean(0) == pytest.approx(0, abs=1e-6), "centred on training frames"
-        spread = np.cov(axes.T)
-        assert spread[0, 1] == pytest.approx(0, abs=1e-5)
         values = np.linalg.eigvalsh(np.cov(table.vectors[own].double().numpy().T))[::-1]
-        assert np.diag(spread) == pytest.approx(values[:2], rel=1e-4)
+        assert np.cov(axes.T) == pytest.approx(np.diag(values[:2]), rel=1e-4, abs=1e-5)
     with pytest.raises(clips.ClipsError, match=r"expected 1 to 3 principal components, found 4"):
         written(components=4)

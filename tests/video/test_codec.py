@@ -15,6 +15,17 @@ from tests.video import samples
 KINDS = pytest.mark.parametrize(("suffix", "name"), [(".mpg", "PIM1"), (".avi", "MJPG"), (".mp4", "mp4v")])
 
 
+@contextlib.contextmanager
+def limit(size):
+    """Let no file grow beyond ``size`` bytes: a full disk, for whoever may not mount one."""
+    kept = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, kept[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, kept)
+
+
 @pytest.mark.parametrize("rate", [25.0, 30_000 / 1001])
 @KINDS
 def test_all_frames_written_are_found_and_picked_by_number(tmp_path, suffix, name, rate):
@@ -22,9 +33,8 @@ def test_all_frames_written_are_found_and_picked_by_number(tmp_path, suffix, nam
     scan = codec.scan(file)
     assert (len(scan), scan.width, scan.height) == (57, 320, 240)
     assert scan.nominal_rate == pytest.approx(rate, rel=1e-3)
-    picked = [0, 1, 13, 40, 56]
-    assert [samples.number_of(frame) for frame in codec.pick(file, picked)] == picked
-    assert [samples.number_of(frame) for frame in codec.pick(file, range(57))] == list(range(57))
+    for picked in ([0, 1, 13, 40, 56], list(range(57))):
+        assert [samples.number_of(frame) for frame in codec.pick(file, picked)] == picked
     with pytest.raises(codec.VideoError, match="expected frame 57, found the end after 57 frames"):
         list(codec.pick(file, [2, 57]))
     assert samples.video(tmp_path / f"b{suffix}", 57, rate, name).read_bytes() == file.read_bytes()
@@ -34,9 +44,7 @@ def test_colours_keep_their_order_and_pictures_their_quality(tmp_path):
     red = np.zeros((240, 320, 3), np.uint8)
     red[..., 0] = 200
     (tmp_path / "red.mpg").write_bytes(codec.encode_video([red] * 3, 25.0))
-    shown = next(codec.pick(tmp_path / "red.mpg", [0])).mean((0, 1))
-    assert shown[0] > 180
-    assert max(shown[1:]) < 30
+    assert next(codec.pick(tmp_path / "red.mpg", [0])).mean((0, 1)) == pytest.approx([200, 0, 0], abs=20)
     assert codec.decode(codec.encode(red, 95)).mean((0, 1)) == pytest.approx([200, 0, 0], abs=4)
     image = np.random.default_rng(0).integers(0, 255, (40, 50, 3), np.uint8)
     assert np.array_equal(codec.decode(codec.encode(image, codec.LOSSLESS)), image)
@@ -60,31 +68,17 @@ def test_what_is_no_video_says_so_and_opens_no_other_file(tmp_path):
         codec.scan(tmp_path / "absent.mpg")
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
+def test_what_the_encoder_refuses_says_so():
+    for changes, message in (
         ({"rate": 13.7}, "encoder can write"), ({"codec": "ZZZZ"}, "encoder can write"),
         ({"frames": []}, "at least one frame"), ({"suffix": ".mkv"}, r"expected a video named \.mpg"),
-    ],
-)  # fmt: skip
-def test_what_the_encoder_refuses_says_so(changes, message):
-    with pytest.raises(codec.VideoError, match=message):
-        codec.encode_video(**{"frames": [samples.numbered(0)], "rate": 25.0, **changes})
-
-
-@contextlib.contextmanager
-def limit(size):
-    """Let no file grow beyond ``size`` bytes: a full disk, for whoever may not mount one."""
-    kept = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, kept[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, kept)
+    ):  # fmt: skip
+        with pytest.raises(codec.VideoError, match=message):
+            codec.encode_video(**{"frames": [samples.numbered(0)], "rate": 25.0, **changes})
 
 
 @KINDS
-def test_a_full_disk_is_an_error_and_never_a_shorter_video(suffix, name):
+def test_a_full_disk_is_an_error_and_never_a_shorter_video(monkeypatch, suffix, name):
     """Also where what fits ends between two packets and at the end of a page, as on a small tmpfs."""
 
     def film():
@@ -97,25 +91,19 @@ def test_a_full_disk_is_an_error_and_never_a_shorter_video(suffix, name):
             film()
     with limit(len(whole) + 1):
         assert film() == whole
-
-
-def test_frames_that_a_disk_lost_before_there_was_room_again_are_missed(tmp_path, monkeypatch):
-    monkeypatch.setattr(codec, "_packets", lambda file: 7)
-    with pytest.raises(OSError, match=r"expected 9 frames in .*\.mpg, found 7: the disk may be full"):
-        samples.video(tmp_path / "a.mpg", 9)
+    monkeypatch.setattr(codec, "_packets", lambda file: 7)  # lost before there was room again
+    with pytest.raises(OSError, match=rf"expected 40 frames in .*{suffix}, found 7: the disk may be full"):
+        film()
 
 
 @pytest.mark.parametrize(
-    ("suffix", "name", "counts"),
-    [
-        (".webm", "VP80", False), (".mkv", "mp4v", False), (".ts", "PIM1", False), (".flv", "FLV1", False),
-        (".wmv", "WMV2", False), (".mpg", "PIM1", False), (".avi", "MJPG", True), (".mp4", "mp4v", False),
-    ],
-)  # fmt: skip
-def test_a_declared_count_is_believed_only_where_the_container_counts(tmp_path, monkeypatch, suffix, name, counts):
+    ("suffix", "name"),
+    [(".webm", "VP80"), (".mkv", "mp4v"), (".ts", "PIM1"), (".mpg", "PIM1"), (".avi", "MJPG"), (".mp4", "mp4v")],
+)
+def test_a_declared_count_is_believed_only_where_the_container_counts(tmp_path, monkeypatch, suffix, name):
     monkeypatch.setattr(codec, "CONTAINERS", (suffix,))
     file = samples.video(tmp_path / f"a{suffix}", 30, codec_name=name)
-    assert (len(codec.scan(file)), codec.scan(file).declared) == (30, 30 if counts else 0)
+    assert (len(codec.scan(file)), codec.scan(file).declared) == (30, 30 if suffix == ".avi" else 0)
     assert not codec.cut_off(file)
     data = file.read_bytes()
     if suffix not in (".avi", ".ts"):  # an AVI's count tells; packets of 188 bytes say nothing of their number
@@ -137,23 +125,15 @@ def test_whole_files_of_other_kinds_are_whole_and_an_unknown_codec_is_named_with
         codec.scan(folder / "av1.mkv")
 
 
-@pytest.fixture(scope="module")
-def stream(tmp_path_factory):
-    return samples.video(tmp_path_factory.mktemp("stream") / "a.mpg", 30)
-
-
-@given(share=st.floats(0.02, 0.99))
-def test_a_cut_stream_ends_inside_a_packet(stream, share):
-    data, cut = stream.read_bytes(), stream.with_name("cut.mpg")
-    cut.write_bytes(data[: (kept := int(len(data) * share))])
+@given(share=st.floats(0.02, 0.99), data=st.binary(min_size=1, max_size=300))
+def test_a_cut_stream_ends_inside_a_packet_and_any_bytes_can_be_asked(tmp_path_factory, share, data):
+    stream = tmp_path_factory.getbasetemp() / "stream.mpg"
+    if not stream.is_file():
+        samples.video(stream, 30)
+    whole, cut = stream.read_bytes(), stream.with_name(hashlib.sha256(data).hexdigest()[:12])
+    cut.write_bytes(whole[: (kept := int(len(whole) * share))])
     assert codec.cut_off(cut) == (kept % 2048 != 0)  # the encoder's packs have 2,048 bytes
-
-
-@given(data=st.binary(min_size=1, max_size=300))
-def test_any_bytes_can_be_asked_for_their_end(stream, data):
-    other = stream.with_name(hashlib.sha256(data).hexdigest()[:12])
-    beginnings = [b"", b"\0\0\1\xba", b"\0\0\1\xe0", b"FLV", b"\x1a\x45\xdf\xa3", b"....mdat", b"RIFF....AVI "]
-    for beginning in [*beginnings, bytes.fromhex("3026b2758e66cf11")]:
-        other.write_bytes(beginning + data)
-        assert codec.cut_off(other) in (True, False)
-    other.unlink()
+    for beginning in (b"", b"\0\0\1\xba", b"\0\0\1\xe0", b"\x1a\x45\xdf\xa3", b"....mdat", b"RIFF....AVI "):
+        cut.write_bytes(beginning + data)
+        assert codec.cut_off(cut) in (True, False)
+    cut.unlink()

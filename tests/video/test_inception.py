@@ -9,10 +9,12 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 
-from pipeline.common import download, paths
+from pipeline.common import download, paths, records
 from pipeline.video.features import inception
 from pipeline.video.features.inception import Weights
 from pipeline.video.frames import codec, frames
+
+NAME = "Mixed_5b.branch1x1.conv.weight"
 
 
 def reference(state, pixels, **options):
@@ -30,10 +32,8 @@ def test_features_are_those_of_torchvisions_network(random_state, some_frames):
     transform = torchvision.models.Inception_V3_Weights.IMAGENET1K_V1.transforms(crop_size=299, resize_size=299)
     pixels = transform(torch.from_numpy(some_frames).permute(0, 3, 1, 2))
     vectors = inception.Extractor(random_state, "torchvision")(some_frames)
-    assert vectors.shape == (3, 2048)
-    assert vectors.dtype == np.float32
-    expected = reference(random_state, pixels, transform_input=True)
-    assert vectors == pytest.approx(expected, rel=1e-3, abs=1e-3)
+    assert (vectors.shape, vectors.dtype) == ((3, 2048), np.float32)
+    assert vectors == pytest.approx(reference(random_state, pixels, transform_input=True), rel=1e-3, abs=1e-3)
 
 
 def test_the_network_of_2015_takes_maxima_at_last_and_means_inside_the_picture(random_state, some_frames, monkeypatch):
@@ -93,9 +93,8 @@ def test_weights_survive_both_formats_and_half_precision(random_state, tmp_path)
               tmp_path / "w.safetensors")  # fmt: skip
     assert inception.digest(inception.read(tmp_path / "w.pth")) == inception.digest(random_state)
     halved = inception.read(tmp_path / "w.safetensors")
-    name = "Conv2d_1a_3x3.conv.weight"
-    assert halved[name].dtype == torch.float32
-    assert torch.allclose(halved[name], random_state[name], rtol=1e-3, atol=1e-6)
+    assert halved[NAME].dtype == torch.float32
+    assert torch.allclose(halved[NAME], random_state[NAME], rtol=1e-3, atol=1e-6)
 
 
 class Evil:
@@ -113,18 +112,17 @@ def test_no_code_runs_from_a_weights_file(tmp_path, capsys):
     assert "this code ran" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("fault", ["missing", "unexpected", "shape", "NaN"])
-def test_other_networks_are_refused_with_the_difference(random_state, tmp_path, fault):
-    name = "Mixed_5b.branch1x1.conv.weight"
-    state = dict(random_state)
-    if fault == "missing":
-        del state[name]
-    elif fault == "unexpected":
-        state["layer9.weight"] = torch.zeros(2)
-    elif fault == "shape":
-        state[name] = torch.zeros(2, 2)
-    else:
-        state[name] = torch.full_like(state[name], torch.nan)
+@pytest.mark.parametrize(
+    ("fault", "changes"),
+    [
+        ("missing", {}),
+        ("unexpected", {"layer9.weight": torch.zeros(2)}),
+        ("shape", {NAME: torch.zeros(2, 2)}),
+        ("NaN", {NAME: torch.full((64, 192, 1, 1), torch.nan)}),
+    ],
+)
+def test_other_networks_are_refused_with_the_difference(random_state, tmp_path, fault, changes):
+    state = {name: value for name, value in random_state.items() if fault != "missing" or name != NAME} | changes
     save_file(state, tmp_path / "w.safetensors")
     with pytest.raises(inception.WeightsError, match=f"1 fault(.|\n)*(?i:{fault})"):
         inception.read(tmp_path / "w.safetensors")
@@ -139,8 +137,7 @@ def test_other_weights_than_once_are_refused(random_state, weights_file, tmp_pat
     (tmp_path / "w.safetensors").write_bytes(weights_file.read_bytes())
     known = known.named()
     assert known.weights_sha256 == inception.digest(known.load()) == inception.digest(random_state)
-    name = "Mixed_7c.branch_pool.bn.bias"
-    save_file({**random_state, name: random_state[name] + 1}, tmp_path / "w.safetensors")
+    save_file({**random_state, NAME: random_state[NAME] + 1}, tmp_path / "w.safetensors")
     with pytest.raises(inception.WeightsError, match=r"expected the weights of SHA-256 .*put the weights back"):
         known.load()
 
@@ -149,8 +146,7 @@ def test_imagenet_weights_come_from_the_mirror_and_must_have_the_hash_of_their_n
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "no-cache"))
     monkeypatch.setenv("NEM_MIRROR", str(tmp_path / "mirror"))
     file = tmp_path / "mirror" / inception.IMAGENET_MIRROR
-    file.parent.mkdir(parents=True)
-    file.write_bytes(b"these are not the weights")
+    records.write_bytes(file, b"these are not the weights")
     with pytest.raises(download.DownloadError, match="begins with 0cc3c7bd"):
         inception.imagenet_file()
     assert not paths.DOWNLOAD_LOCK.exists(), "a wrong file was trusted"
@@ -158,8 +154,7 @@ def test_imagenet_weights_come_from_the_mirror_and_must_have_the_hash_of_their_n
     file.write_bytes(b"these")
     assert inception.imagenet_file().read_bytes() == b"these"
     cached = tmp_path / "no-cache" / "checkpoints" / "inception_v3_google-0cc3c7bd.pth"
-    cached.parent.mkdir(parents=True)
-    cached.write_bytes(b"these")
+    records.write_bytes(cached, b"these")
     assert inception.imagenet_file() == cached, "torch's own cache comes first"
     cached.write_bytes(b"these are not")
     with pytest.raises(inception.WeightsError, match=r"checkpoints.*move the file away"):

@@ -1,10 +1,10 @@
 """Acquiring videos, or sequences of features of videos: one layout in ``data/raw/video``, whatever the source."""
 
-from __future__ import annotations
-
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.common import paths, records
@@ -16,25 +16,20 @@ if TYPE_CHECKING:
 
 _STAGING = paths.CHECKPOINTS / "acquire-video"
 
-SOURCES: dict[str, Callable[[VideoAcquire, int], folder.Acquired]] = {
+SOURCES: dict[str, Callable[["VideoAcquire", int], folder.Acquired]] = {
     "synthetic": lambda given, seed: synthetic.acquire(_STAGING, seed, given.synthetic_groups, given.synthetic_clips),
     "ucf11": lambda given, _: ucf11.acquire(_STAGING, given.ucf11_from),
     "ucf101": lambda *_: ucf101.acquire(_STAGING),
     "folder": lambda given, _: folder.acquire(_STAGING, given.folder, given.group_pattern),
     "features": lambda given, _: features.acquire(_STAGING, given.features_path, given.group_pattern),
-}
-"""Each takes settings and seed, and puts ``videos/`` or ``sequences.parquet`` into the staging folder."""
+}  # each puts ``videos/`` or ``sequences.parquet`` into the staging folder
 
 
-def acquire(settings: VideoAcquire, seed: int) -> None:
+def acquire(settings: "VideoAcquire", seed: int) -> None:
     """Put videos or sequences, their list and their provenance into ``data/raw/video``: all of it or nothing.
 
-    Raises:
-        LayoutError: a tree or table that cannot be understood, or of which nothing can be learnt.
-        ArchiveError: an archive that is damaged, hostile, or needs a program that is not there.
-        DownloadError: something cannot be had.
-        FileNotFoundError: the settings name no file or folder, or none that exists.
-        OSError: the disk is full or read-only.
+    What cannot be understood or learnt from is a ``LayoutError``, a damaged or hostile archive an ``ArchiveError``
+    (both are ``ValueError``); what cannot be had or written is an ``OSError``.
     """
     if settings.source != "ucf11":  # which goes on from what it unpacked before
         shutil.rmtree(_STAGING, ignore_errors=True)
@@ -54,7 +49,9 @@ def acquire(settings: VideoAcquire, seed: int) -> None:
     if raw.exists():
         shutil.rmtree(raw)
     raw.parent.mkdir(parents=True, exist_ok=True)
-    shutil.move(_STAGING, raw)
+    # Beside its place first: from another disk it is copied, which may be killed or run out of room.
+    with tempfile.TemporaryDirectory(dir=raw.parent, suffix=".tmp") as beside:
+        Path(shutil.move(_STAGING, Path(beside) / raw.name)).replace(raw)
     print(f"video: {len(videos)} videos of {len(clips)} classes, source {settings.source}")
     if record.get("files_ignored"):
         print(f"video: {record['files_ignored']} other file(s) ignored (no videos, annotations, hidden, broken links)")

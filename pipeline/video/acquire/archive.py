@@ -4,8 +4,6 @@ ZIP is read by Python itself. RAR is read by the package rarfile: members that a
 compressed ones need one of the programs ``unrar``, ``unar``, ``bsdtar`` or ``7z``.
 """
 
-from __future__ import annotations
-
 import stat
 import subprocess
 import zipfile
@@ -46,17 +44,15 @@ def check(source: Path, place: Place) -> None:
 def unpack(source: Path, destination: Path, place: Place) -> list[PurePosixPath]:
     """Unpack the chosen members, but those that are there already with the right sum; return the places of all, sorted.
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        ArchiveError: another kind of file, damage, a path that leads out of the folder, a link, two members in one
-            place, more than there may be, a password, or no program to unpack RAR.
+    Another kind of file, damage, a path that leads out of the folder, a link, two members in one place, more than there
+    may be, a password, and no program to unpack RAR are an ``ArchiveError``.
     """
     with _opened(source) as archive:
         chosen = _choose(source, archive, place)
         missing = {m.filename: destination / path for path, m in chosen.items() if not _is_there(destination / path, m)}
         with tqdm(total=len(missing), desc=f"unpack {source.name}", mininterval=1) as bar:
             for member, stream in _streams(source, archive, missing):
-                _write(source, member, stream, missing[member.filename])
+                _write(member, stream, missing[member.filename])
                 bar.update()
     return sorted(chosen)
 
@@ -159,11 +155,10 @@ def _streams(source: Path, archive: Any, missing: dict[str, Path]) -> Iterator[t
             run.kill()
 
 
-def _write(source: Path, member: Any, stream: IO[bytes], target: Path) -> None:  # noqa: ANN401
+def _write(member: Any, stream: IO[bytes], target: Path) -> None:  # noqa: ANN401
     """Write a member, whole and with the sum that it claims, or not at all."""
     with records.atomic_path(target) as temporary:
         with temporary.open("wb") as file:
             crc = _sum_of(stream, member.file_size, file)
         if crc is None or member.CRC not in (None, crc):
-            raise DamagedError(f"expected the checksum of {member.filename!r} to hold, found damage in {source.name}; "
-                               "fetch it again")  # fmt: skip
+            raise zipfile.BadZipFile(f"wrong checksum of {member.filename!r}")  # which _opened explains

@@ -5,8 +5,6 @@ numbers. Folder: ``class/group/video.npy``, or ``class/video.npy`` where the nam
 numbers; times may stand beside it, in ``<its name>_timestamps_ms.npy`` or else ``video_timestamps_ms.npy``.
 """
 
-from __future__ import annotations
-
 import hashlib
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -31,8 +29,6 @@ NAMES = ("class", "group", "video")
 _KEYS = pa.schema([*((name, pa.string()) for name in NAMES), ("frame", pa.int32()), ("timestamp_s", pa.float64())])
 _BLOCK = 1 << 26  # bytes of features in a row group
 _TIMES = "_timestamps_ms"
-
-
 Rows = tuple[pa.Table, Array]
 """The frames of all videos in any order: who they are (``_KEYS``), and their ``(rows, D)`` features on disk."""
 
@@ -60,10 +56,8 @@ def acquire(staging: Path, path: str | None, pattern: str) -> folder.Acquired:
 def stage(rows: Rows, staging: Path, record: Mapping[str, object], warnings: Iterable[str] = ()) -> folder.Acquired:
     """Write ``sequences.parquet``: equal sequences give equal bytes, wherever they came from.
 
-    Raises:
-        LayoutError: too few classes or groups, frames or times that do not ascend, numbers that are not finite, or
-            equal sequences in two classes.
-        OSError: the disk is full or read-only.
+    Too few classes or groups, frames or times that do not ascend, numbers that are not finite, and equal sequences in
+    two classes are a ``LayoutError``; a full disk is an ``OSError``.
     """
     keys, features = rows
     clock = "frame" if keys["frame"].null_count == 0 else "timestamp_s"
@@ -95,8 +89,8 @@ def stage(rows: Rows, staging: Path, record: Mapping[str, object], warnings: Ite
             if len(broken := np.flatnonzero(~np.isfinite(block).all(1))):
                 raise LayoutError(f"expected finite numbers (as float32), found others in {path[start + broken[0]]}")
             digests += [hashlib.sha256(row).digest() for row in block]
-            feature = pa.FixedSizeListArray.from_arrays(pa.array(block.reshape(-1)), dimensions)
-            writer.write_table(pa.table([*keys.slice(start, step).columns, feature], schema=schema(dimensions)))
+            columns = [*keys.slice(start, step).columns, records.lists(block)]
+            writer.write_table(pa.table(columns, schema=schema(dimensions)))
     ends = [*first[1:], count]
     contents = {video: b"".join(digests[k:end]) for video, k, end in zip(videos, first, ends, strict=True)}
     warnings += folder.check_copies(contents)
@@ -130,12 +124,7 @@ def _scratch() -> IO[bytes]:
 
 
 def from_parquet(source: Path) -> Rows:
-    """Return the rows of a parquet file.
-
-    Raises:
-        FileNotFoundError: no such file.
-        LayoutError: damage, or a column that is missing or of another kind.
-    """
+    """Return the rows of a parquet file; a ``LayoutError`` for damage, or a column missing or of another kind."""
     if not source.is_file():
         raise FileNotFoundError(f"expected a parquet file or a folder of .npy files at {source}, found neither")
     try:

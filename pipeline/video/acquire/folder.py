@@ -1,7 +1,5 @@
 """Anybody's videos: ``class/group/clip``, or ``class/clip`` where the clip's name says its group."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from collections import Counter, defaultdict
@@ -53,11 +51,7 @@ def is_video(path: PurePosixPath) -> bool:
 
 
 def files_below(root: Path) -> list[PurePosixPath]:
-    """Return all that is below ``root`` and no folder, sorted, relative to it; links to folders are followed.
-
-    Raises:
-        FileNotFoundError: no such folder.
-    """
+    """Return all that is below a folder and is none, sorted, relative to it; links are followed."""
     if not root.is_dir():
         raise FileNotFoundError(f"expected a folder at {root}, found none; correct the path")
     files, folders = list[Path](), [(root, {root.resolve()})]
@@ -81,11 +75,8 @@ def copy(files: Mapping[Video, Path], staging: Path) -> None:
 def videos_at(places: list[PurePosixPath], pattern: str) -> list[Video]:
     """Return the videos at ``class/group/clip``, or at ``class/clip`` with their groups by ``pattern``, sorted.
 
-    The first group of that regular expression, found in the clip's stem, names the clip's group.
-
-    Raises:
-        LayoutError: other depths, the sides of a split in place of classes or groups, or names that the pattern does
-            not match; the message lists ten of them.
+    The first group of that regular expression, found in the clip's stem, names the clip's group. Other depths or names,
+    or the sides of a split in place of classes or groups, are a ``LayoutError``.
     """
     for depth, what in enumerate(("classes", "groups")):
         names = {place.parts[depth] for place in places if len(place.parts) > depth + 1}
@@ -95,22 +86,19 @@ def videos_at(places: list[PurePosixPath], pattern: str) -> list[Video]:
                 f"expected folders of {what}, found {', '.join(sides)}, the sides of a split. Stage clips makes the "
                 "splits: put the classes of all sides into one folder, or name the folder of one side"
             )
-    videos, faults = list[Video](), list[str]()
+    groups = dict[PurePosixPath, str]()
     for place in places:
-        group = place.parts[1] if len(place.parts) == 3 else None
-        if len(place.parts) == 2 and (named := re.search(pattern, place.stem)):
-            group = named[1]
-        if group:
-            videos.append(Video(str(place), place.parts[0], group))
-        else:
-            faults.append(str(place))
-    if faults:
+        if len(place.parts) == 3:
+            groups[place] = place.parts[1]
+        elif len(place.parts) == 2 and (named := re.search(pattern, place.stem)) and named[1]:
+            groups[place] = named[1]
+    if faults := [str(place) for place in places if place not in groups]:
         raise LayoutError(
             f"expected class/group/clip, or class/clip with a name that video.acquire.group_pattern ({pattern!r}) "
             f"matches, found {len(faults)} other(s), such as {', '.join(faults[:10])}. Name {_ROOT}; change the "
             "pattern, or put each recording's clips in a folder of their own"
         )
-    return layout.check(videos)
+    return layout.check(Video(str(place), place.parts[0], group) for place, group in groups.items())
 
 
 def check(videos: list[Video], pattern: str) -> list[str]:
@@ -123,12 +111,10 @@ def check(videos: list[Video], pattern: str) -> list[str]:
     if named and max(sizes.values()) == 1:
         return [*warnings, f"video.acquire.group_pattern makes every clip a group of its own: {examples}"]
     # A number at the end that starts again for each name before it counts the cuts of one film.
-    films, groups = defaultdict[tuple[str, str], set[str]](set), defaultdict[tuple[str, str], set[str]](set)
-    for video, match in named:
-        if match is not None and match.end(1) == len(match.string):
-            films[video.class_name, match.string[: match.start(1)]].add(video.group)
-            groups[video.class_name, video.group].add(match.string[: match.start(1)])
-    if any(len(cuts) > 1 for cuts in films.values()) and any(len(names) > 1 for names in groups.values()):
+    last = {(video.class_name, match.string[: match.start(1)], video.group) for video, match in named
+            if match is not None and match.end(1) == len(match.string)}  # fmt: skip
+    films, groups = {(kind, film) for kind, film, _ in last}, {(kind, group) for kind, _, group in last}
+    if max(len(films), len(groups)) < len(last):
         warnings.append(f"video.acquire.group_pattern seems to take the number of a cut for the group: {examples}")
     return warnings
 

@@ -4,8 +4,6 @@ They come from the mirror, in one file, or from their public origin, one file pe
 spread evenly over each video, every second one is used, and its numbers are rounded to float16, in both.
 """
 
-from __future__ import annotations
-
 import csv
 import hashlib
 from collections.abc import Iterator
@@ -37,9 +35,7 @@ RECORD = {
 def acquire(staging: Path) -> folder.Acquired:
     """Get the sequences from the mirror if it has them, else from their origin: the bytes are the same.
 
-    Raises:
-        DownloadError: a file cannot be had, or is another one; those that came are kept.
-        LayoutError: the mirror's file is another one.
+    A file that cannot be had is a ``DownloadError``, and those that came are kept; another one a ``LayoutError``.
     """
     mirror = paths.mirror()
     if mirror is None or not (mirror / MIRROR).is_file():
@@ -55,7 +51,7 @@ def acquire(staging: Path) -> folder.Acquired:
 
 
 def git_blob_of(source: Path) -> str:
-    """Return the hash by which git knows a file's content: 40 hexadecimal digits."""
+    """Return the hash by which git knows a file's content."""
     content = source.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 

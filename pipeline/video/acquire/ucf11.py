@@ -4,8 +4,6 @@ The archive comes from the University of Central Florida's Center for Research i
 hash, so the first one seen is trusted and written to a lock.
 """
 
-from __future__ import annotations
-
 import re
 import shutil
 from pathlib import Path, PurePosixPath
@@ -38,11 +36,7 @@ def place(name: str) -> PurePosixPath | None:
 
 
 def video_at(path: PurePosixPath) -> Video:
-    """Return the video at ``class/group/clip``: ``v_shooting_01_03`` is the third clip of group 01.
-
-    Raises:
-        LayoutError: neither the clip's name nor its folder's has a number.
-    """
+    """Return the video at ``class/group/clip``; a ``LayoutError`` if neither clip nor folder names a group."""
     group = re.search(r"_(\d+)_\d+$", path.stem) or re.search(r"(\d+)$", path.parent.name)
     if group is None:
         raise LayoutError(f"expected a clip named like v_shooting_01_03.mpg, found {path}; give it its name in UCF-11")
@@ -54,7 +48,7 @@ def acquire(staging: Path, kind: str) -> folder.Acquired:
     mirror = paths.mirror()
     shelf = None if mirror is None else mirror / MIRROR
     if kind == "auto":
-        held = [] if shelf is None else [name for name in URLS if (shelf / _file(name)).is_file()]
+        held = [] if shelf is None else [name for name, url in URLS.items() if (shelf / Path(url).name).is_file()]
         kind = held[0] if held else "folder" if shelf is not None and shelf.is_dir() else "rar"
     videos, record = _folder(shelf, staging) if kind == "folder" else _archive(kind, staging)
     missing = set(CLASSES) - {video.class_name for video in videos}
@@ -62,11 +56,6 @@ def acquire(staging: Path, kind: str) -> folder.Acquired:
         part = f"{len(videos)} of {CLIPS} clips, {len(missing)} of {len(CLASSES)} classes missing"
         record["partial"] = f"a part of UCF-11: {part}"
     return folder.Acquired(videos, {**record, "terms": TERMS})
-
-
-def _file(kind: str) -> str:
-    """The name of an archive."""
-    return URLS[kind].rsplit("/", 1)[1]
 
 
 def _folder(shelf: Path | None, staging: Path) -> tuple[list[Video], dict[str, object]]:
@@ -89,7 +78,7 @@ def _folder(shelf: Path | None, staging: Path) -> tuple[list[Video], dict[str, o
 
 def _archive(kind: str, staging: Path) -> tuple[list[Video], dict[str, object]]:
     """Unpack the archive, fetched or from the mirror."""
-    packed = paths.CHECKPOINTS / "downloads" / _file(kind)
+    packed = paths.CHECKPOINTS / "downloads" / Path(URLS[kind]).name
     origin = download.fetch(URLS[kind], packed, sha256=None, mirror_path=f"{MIRROR}/{packed.name}",
                             lock=paths.DOWNLOAD_LOCK, accept=lambda file: archive.check(file, place))  # fmt: skip
     mark = staging / "archive.sha256"  # what was unpacked before is kept if it came from the same archive

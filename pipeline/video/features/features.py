@@ -1,14 +1,10 @@
 """Features of all frames: chunks of fixed size through Inception-v3, one table, and a twin that maps into memory.
 
-A chunk holds 128 consecutive frames, across videos. Chunks are independent: each is computed by one thread, so that
-bytes do not depend on how many processes share the work, and each is kept under a key made of its frames, the weights
-and the settings, so that an interrupted run goes on where it was.
-
-Parquet cannot be mapped into memory as a matrix (its values lie in pages, between levels), so the same numbers stand
-once more in ``vectors.safetensors``, whose SHA-256 the table states and :func:`load` checks.
+A chunk holds 128 consecutive frames, across videos, and is computed by one thread, so that bytes do not depend on how
+many processes share the work; it is kept under its frames, weights and settings, so that an interrupted run goes on.
+Parquet cannot be mapped into memory as a matrix, so the same numbers stand once more in ``vectors.safetensors``, whose
+SHA-256 the table states and :func:`load` checks.
 """
-
-from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,6 +41,8 @@ _SUM = "vectors_sha256"
 Vectors = npt.NDArray[np.float32]
 Place = tuple[Path, str, int]
 """Where a frame is: a file, its SHA-256, and the row in it."""
+Network = tuple[inception.Weights, inception.Preprocessing, str, bool]
+"""What makes an extractor: weights, preprocessing, device, and whether it takes half precision."""
 
 
 def schema(width: int) -> pa.Schema:
@@ -75,21 +73,16 @@ class ChunkJob:
     """A chunk: the files of its frames and their positions in them, and how they become features."""
 
     places: tuple[Place, ...]
-    weights: inception.Weights
-    preprocessing: inception.Preprocessing
     batch_size: int
-    device: str
-    half: bool
+    network: Network
 
 
 def _list_frames(root: Path) -> tuple[dict[str, list[object]], list[Place]]:
     """Columns and places of all stored frames, in the manifest's order."""
     columns: dict[str, list[object]] = {name: [] for name in schema(1).names[:-1]}
     places = list[Place]()
-    manifest, _ = frames.read_manifest(root)
+    manifest = frames.read_manifest(root)[0].filter(pc.field("frames_stored") > 0)
     for video_id, count in zip(manifest["video_id"].to_pylist(), manifest["frames_stored"].to_pylist(), strict=True):
-        if not count:
-            continue
         file = frames.frames_file(root, video_id)
         table = frames.read_frames(file)
         if len(table) != count:
@@ -104,10 +97,9 @@ def _list_frames(root: Path) -> tuple[dict[str, list[object]], list[Place]]:
 
 
 @lru_cache(1)
-def _extractor(
-    weights: inception.Weights, preprocessing: inception.Preprocessing, device: str, half: bool
-) -> inception.Extractor:
+def _extractor(network: Network) -> inception.Extractor:
     """The network of this process, built once."""
+    weights, preprocessing, device, half = network
     return inception.Extractor(weights.load(), preprocessing, device, half=half)
 
 
@@ -119,13 +111,11 @@ def _read_chunk(job: ChunkJob) -> npt.NDArray[np.uint8]:
 
 def _compute(job: ChunkJob, images: npt.NDArray[np.uint8]) -> Vectors:
     """The features of a chunk's pictures."""
-    network = _extractor(job.weights, job.preprocessing, job.device, job.half)
+    network = _extractor(job.network)
     batches = range(0, len(images), job.batch_size)
     vectors = np.concatenate([network(images[start : start + job.batch_size]) for start in batches])
     if not np.isfinite(vectors).all():
-        raise ValueError(
-            f"expected finite features, found NaN or infinity in the chunk from {job.places[0][0]}; use other weights"
-        )
+        raise ValueError(f"expected finite features, found others from {job.places[0][0]} on; use other weights")
     return vectors
 
 
@@ -156,30 +146,22 @@ def device_of(device: str) -> Literal["cpu", "cuda"]:
     return "cuda" if available and device != "cpu" else "cpu"
 
 
-def extract(root: Path, settings: VideoFeatures, seed: int, destination: Path) -> int:
+def extract(root: Path, settings: "VideoFeatures", seed: int, destination: Path) -> int:
     """Compute the features of all frames stored below ``root``, as :func:`save` writes them; return their number.
 
-    Raises:
-        FileNotFoundError: frames, manifest or weights are missing.
-        ValueError: damaged frames, wrong weights, no such device, or a feature that is not finite.
-        OSError: the disk is full or read-only, or weights cannot be downloaded; finished chunks stay.
+    Damaged frames, wrong weights, no such device, and a feature that is not finite are a ``ValueError``; what is
+    missing, a full disk, and weights that cannot be downloaded an ``OSError``. Finished chunks stay.
     """
     device = device_of(settings.device)
     half = settings.precision == "autocast" and device == "cuda"
     columns, places = _list_frames(root)
     weights = inception.Weights(settings.weights, settings.weights_path, seed).named()
     about = {
-        "weights": settings.weights,
-        "weights_sha256": weights.weights_sha256,
-        "preprocessing": settings.preprocessing,
-        "precision": "float16" if half else "float32",
-        "device": device,
-        "batch_size": str(settings.batch_size),
-        "torch": str(torch.__version__),
-        "torchvision": str(torchvision.__version__),
-        "opencv": codec.VERSION,
-    }
-    how = (weights, settings.preprocessing, settings.batch_size, device, half)
+        "weights": settings.weights, "weights_sha256": weights.weights_sha256, "preprocessing": settings.preprocessing,
+        "precision": "float16" if half else "float32", "device": device, "batch_size": str(settings.batch_size),
+        "torch": str(torch.__version__), "torchvision": str(torchvision.__version__), "opencv": codec.VERSION,
+    }  # fmt: skip
+    how = (settings.batch_size, (weights, settings.preprocessing, device, half))
     chunks, names = dict[str, ChunkJob](), list[str]()  # by what is in their frames: equal ones are computed once
     for start in range(0, len(places), CHUNK):
         names.append(json.dumps([place[1:] for place in places[start : start + CHUNK]]))
@@ -202,10 +184,7 @@ def extract(root: Path, settings: VideoFeatures, seed: int, destination: Path) -
 
 
 def take(source: Path, root: Path, destination: Path) -> int:
-    """Write the acquired vectors of the sequences in the manifest below ``root`` as features; return their number.
-
-    ``source`` is a parquet file with columns class, group, video, frame, timestamp_s and feature (lists of D), sorted.
-    """
+    """Write the vectors, in an acquired ``source``, of what the manifest below ``root`` lists; return their number."""
     table = records.read_table(source)
     used = frames.read_manifest(root)[0].filter(pc.field("frames_stored") > 0)["video_id"].combine_chunks()
     names = pc.binary_join_element_wise(*(table[name] for name in ("class", "group", "video")), "/")
@@ -218,24 +197,17 @@ def take(source: Path, root: Path, destination: Path) -> int:
 
 
 def save(destination: Path, columns: Mapping[str, object], vectors: Vectors, about: Mapping[str, str]) -> None:
-    """Write ``features.parquet``, of all columns of :func:`schema`, and its twin ``vectors.safetensors`` ``(P, D)``.
-
-    Raises:
-        OSError: the disk is full or read-only.
-    """
+    """Write ``features.parquet``, of all columns of :func:`schema`, and its twin ``vectors.safetensors`` ``(P, D)``."""
     twin = destination / "vectors.safetensors"
     sequences.write_vectors(twin, vectors)
-    feature = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
-    table = pa.table({**columns, "feature": feature}, schema=schema(vectors.shape[1]))
+    table = pa.table({**columns, "feature": records.lists(vectors)}, schema=schema(vectors.shape[1]))
     records.write_table(destination / "features.parquet", table, {**about, _SUM: records.sha256_of(twin)})
 
 
 def load(source: Path) -> FeatureTable:
     """Read ``features.parquet``; its vectors are mapped into memory from the twin file.
 
-    Raises:
-        FileNotFoundError: no such file, or no twin beside it.
-        ValueError: a file is damaged, has other columns, or the twin belongs to another table.
+    A missing file is a ``FileNotFoundError``; damage, other columns, and the twin of another table a ``ValueError``.
     """
     twin = source.with_name("vectors.safetensors")
     if missing := [file for file in (source, twin) if not file.is_file()]:

@@ -3,8 +3,6 @@
 The feature of a frame is the average over positions of the network's last block, ``(2048,)`` float32, non-negative.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import dataclass, replace
@@ -66,8 +64,8 @@ def _network_of_2015() -> Inception3:
     for block in network.children():
         if isinstance(block, InceptionA | InceptionC | InceptionE):
             block.branch_pool.register_forward_pre_hook(_leave_out_the_border)
-    network.Mixed_7c = _LastBlockOf2015(2048)
-    return network.eval().requires_grad_(False)
+    network.Mixed_7c = _LastBlockOf2015(2048).eval()
+    return network
 
 
 @dataclass(frozen=True)
@@ -79,18 +77,12 @@ class Weights:
     seed: int  # root of the seed tree, for random weights
     weights_sha256: str = ""  # of the weights themselves; empty where it is not known yet
 
-    def named(self) -> Weights:
+    def named(self) -> "Weights":
         """Return the same with the digest of the weights that are there now."""
         return replace(self, weights_sha256=digest(self.load()))
 
     def load(self) -> State:
-        """Return the weights, without classifiers, float32.
-
-        Raises:
-            WeightsError: the file is no state dict of an Inception-v3, or holds other weights than once.
-            FileNotFoundError: no such file.
-            DownloadError: the ImageNet weights cannot be had.
-        """
+        """Return the weights, without classifiers, float32; a ``WeightsError`` for those of other networks or times."""
         if self.weights == "random":  # whose last bits may differ on another processor
             return random_weights(self.seed)
         if self.weights == "imagenet":
@@ -111,9 +103,7 @@ class Weights:
 def imagenet_file() -> Path:
     """Return torchvision's ImageNet weights: from torch's own cache, the mirror, or the network.
 
-    Raises:
-        WeightsError: the cached file does not have the hash that its name promises.
-        DownloadError: it cannot be had, or is another file.
+    A cached file without the hash that its name promises is a ``WeightsError``, a fetched one a ``DownloadError``.
     """
     name = IMAGENET_URL.rsplit("/", 1)[1]
 
@@ -135,14 +125,9 @@ def imagenet_file() -> Path:
 
 
 def read(source: Path) -> State:
-    """Read a state dict of torchvision's Inception-v3, never running code from the file.
+    """Read a state dict of torchvision's Inception-v3, never running code from the file; else a ``WeightsError``.
 
-    Args:
-        source: ``.safetensors``, or a ``.pth`` of tensors; half precision is widened, classifiers are left out.
-
-    Raises:
-        FileNotFoundError: no such file.
-        WeightsError: the file is no state dict, or one of another network.
+    It is a ``.safetensors``, or a ``.pth`` of tensors; half precision is widened, classifiers are left out.
     """
     if not source.is_file():
         raise FileNotFoundError(f"expected weights at {source}, found no such file")
@@ -171,9 +156,8 @@ def read(source: Path) -> State:
 def random_weights(seed: int) -> State:
     """Return seeded random weights that keep frames apart.
 
-    Kaiming-normal convolutions alone give every frame nearly the same feature, since each rectified random layer
-    pulls its inputs together. So batch norms are set on seeded textures (which are part of the definition of the
-    network, and no frames), their offset keeps most units of the hidden blocks active, and that of the last block
+    Rectified Kaiming-normal convolutions alone give every frame nearly the same feature. So batch norms are set on
+    seeded textures (no frames), their offset keeps most units of the hidden blocks active, and that of the last block
     makes features about as sparse and as large as those of the trained network.
     """
     network = _network()
@@ -239,7 +223,6 @@ class Extractor:
         """Return the ``(N, 2048)`` float32 features of ``(N, 299, 299, 3)`` red-green-blue bytes, else a ValueError."""
         if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != (SIZE, SIZE, 3):
             raise ValueError(f"expected frames (N, {SIZE}, {SIZE}, 3) of bytes, found {frames.shape} {frames.dtype}")
-        # Bytes stored pixel by pixel are a channels-last tensor already: permuting copies nothing.
         pixels = torch.from_numpy(frames).to(self.device).permute(0, 3, 1, 2).float()
         own = self.preprocessing == "torchvision"
         pixels = (pixels / 255 - self.mean) / self.deviation if own else (pixels - 128) / 128

@@ -5,13 +5,11 @@ estimate, seeking lands elsewhere, and the last frame may report time 0. So a vi
 by frame, and only what was decoded is believed.
 """
 
-from __future__ import annotations
-
 import mmap
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -84,12 +82,7 @@ def _number(capture: cv2.VideoCapture, name: int) -> float:
 
 
 def scan(source: Path) -> Scan:
-    """Decode a video from beginning to end and return what it holds.
-
-    Raises:
-        FileNotFoundError: no such file.
-        VideoError: the file is empty, holds no video stream, or no frame that decodes.
-    """
+    """Decode a video from beginning to end and return what it holds; a ``VideoError`` if that is no frame."""
     capture = _open(source)
     width, height = (int(_number(capture, p)) for p in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
     if not 0 < width * height <= MAX_PIXELS:
@@ -126,10 +119,10 @@ def cut_off(source: Path) -> bool:
     """Return whether a file stops before its last part (packet, box, segment, tag) is complete.
 
     Decoding shows nothing amiss in a cut-off stream that states no number of frames. Understood are MPEG program
-    streams, MP4 and MOV, Matroska and WebM, ASF (WMV) and FLV; other files give ``False``.
+    streams, MP4 and MOV, Matroska and WebM; other files give ``False``.
     """
     with source.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        at, part = 0, next((rule for place, mark, rule in _RULES if data[place : place + len(mark)] == mark), _packet)
+        at, part = 0, _segment if data[:4] == _EBML else _box if data[4:8] in _BOXES else _packet
         while at < len(data) and (length := part(data, at)):
             at += length
         return at > len(data)
@@ -164,7 +157,7 @@ def _box(data: mmap.mmap, at: int) -> int:
 
 def _segment(data: mmap.mmap, at: int) -> int:
     """A whole Matroska file, header and segment."""
-    for mark in (b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"):
+    for mark in (_EBML, b"\x18\x53\x80\x67"):
         count = 9 - data[at + 4].bit_length() if data[at : at + 4] == mark else 9
         length = _big(data, at + 4, count) & ((1 << 7 * count) - 1)  # leading zeros say how many bytes it has
         if count == 9 or length == (1 << 7 * count) - 1:
@@ -174,21 +167,11 @@ def _segment(data: mmap.mmap, at: int) -> int:
 
 
 _BOXES = (b"ftyp", b"moov", b"mdat", b"moof", b"free", b"skip", b"wide", b"styp", b"sidx", b"uuid", b"mfra", b"pnot")
-_RULES: tuple[tuple[int, bytes, Callable[[mmap.mmap, int], int]], ...] = (
-    *((4, box, _box) for box in _BOXES),
-    (0, b"\x1a\x45\xdf\xa3", _segment),
-    (0, bytes.fromhex("3026b2758e66cf11"), lambda data, at: int.from_bytes(data[at + 16 : at + 24], "little")),  # ASF
-    (0, b"FLV", lambda data, at: 15 + _big(data, at + 1, 3) if at and data[at] & 31 in (8, 9, 18) else 13 * (not at)),
-)
+_EBML = b"\x1a\x45\xdf\xa3"
 
 
 def pick(source: Path, indices: Iterable[int]) -> Iterator[Image]:
-    """Yield frames by their 0-based numbers, which ascend; all up to the last are decoded.
-
-    Raises:
-        FileNotFoundError: no such file.
-        VideoError: the file is no video, or ends before the last frame asked for.
-    """
+    """Yield frames by their 0-based numbers, which ascend; a ``VideoError`` if the video ends before the last."""
     capture, number = _open(source), -1
     for index in indices:
         while number < index:
@@ -213,15 +196,10 @@ def encode_video(frames: Iterable[Image], rate: float, suffix: str = ".mpg", cod
     FFmpeg, as OpenCV drives it, tells nobody that a write failed: a full disk would give a shorter video. So what was
     written to a temporary file is read again: all frames must be there, and room for one more byte.
 
-    Args:
-        frames: pictures of one size.
-        rate: frames per second; MPEG-1 knows 23.976, 24, 25, 29.97, 30, 50, 59.94 and 60.
-        suffix: of :data:`CONTAINERS`.
-        codec: ``PIM1`` (MPEG-1), ``MJPG``, ``mp4v``.
+    ``rate`` is in frames per second (MPEG-1 knows 23.976, 24, 25, 29.97, 30, 50, 59.94 and 60), ``suffix`` one of
+    :data:`CONTAINERS`, ``codec`` ``PIM1`` (MPEG-1), ``MJPG`` or ``mp4v``.
 
-    Raises:
-        VideoError: the encoder refuses codec, container, rate or size, or there are no frames.
-        OSError: there is no room for the temporary file.
+    What the encoder refuses is a ``VideoError``, no room for the temporary file an ``OSError``.
     """
     if suffix not in CONTAINERS:
         raise VideoError(f"expected a video named {', '.join(CONTAINERS)}, found {suffix}")
@@ -244,8 +222,7 @@ def encode_video(frames: Iterable[Image], rate: float, suffix: str = ".mpg", cod
         writer.release()
         _check_room(file)
         if (on_disk := _packets(file)) != count:
-            raise OSError(f"expected {count} frames in {file}, found {on_disk}: the disk may be full; free some space "
-                          "and run again")  # fmt: skip
+            raise OSError(f"expected {count} frames in {file}, found {on_disk}: the disk may be full; free some space")
         return file.read_bytes()
 
 
@@ -284,10 +261,7 @@ def encode(image: Image, quality: int) -> bytes:
     if not 1 <= quality <= LOSSLESS:
         raise ValueError(f"expected a quality of 1 to 100, or {LOSSLESS} for lossless, found {quality}")
     suffix, options = (".png", []) if quality == LOSSLESS else (".jpg", [cv2.IMWRITE_JPEG_QUALITY, quality])
-    done, data = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
-    if not done:
-        raise ValueError(f"expected a picture that can be stored, found one of shape {image.shape}")
-    return bytes(data.tobytes())
+    return bytes(cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)[1].tobytes())
 
 
 def decode(data: bytes) -> Image:

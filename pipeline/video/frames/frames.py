@@ -1,11 +1,8 @@
 """Sampling the frames of all videos: 1.4 per second as in the paper, one manifest row for every video.
 
 Each distinct frame is resized, encoded once and stored in one parquet file per video, and ``samples`` says how many
-consecutive samples show it. A video's result is one value, made by a worker and kept by the caller under the video's
-own digest, so that an interrupted run goes on where it was.
+consecutive samples show it. What a worker makes of a video is kept, so that an interrupted run goes on where it was.
 """
-
-from __future__ import annotations
 
 import json
 import shutil
@@ -14,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,13 +23,10 @@ from pipeline.common.kept import Kept
 from pipeline.video.frames import codec
 from pipeline.video.frames.codec import VideoError
 from pipeline.video.frames.sampling import Sampling, choose, timeline
-
-if TYPE_CHECKING:
-    from pipeline.video.layout import Video
+from pipeline.video.layout import Video
 
 SIZE = 299  # height and width of a stored frame [pixels]: what Inception-v3 takes
-CODE = ("pipeline.video.frames",)
-"""What decides a video's result, besides its content and the settings."""
+CODE = ("pipeline.video.frames",)  # what decides a video's result, besides its content and the settings
 _MISSING = 0.1  # share of the declared frames that may fail to decode
 
 FRAME_SCHEMA = pa.schema(
@@ -64,8 +58,7 @@ class VideoJob:
 def sample(job: VideoJob) -> bytes:
     """Return a video's frames as the content of its parquet file, with its columns of the manifest in the metadata.
 
-    Raises:
-        OSError: the video cannot be read for reasons of the disk, or changed meanwhile: no verdict on it.
+    If the disk cannot read the video, or it changed meanwhile, there is no verdict but an ``OSError``.
     """
     facts, rows = _extract(job)
     if facts["status"] != "ok" and records.sha256_of(job.source) != job.sha256:
@@ -104,12 +97,8 @@ def extract(
 ) -> pa.Table:
     """Sample the frames of all videos below ``root`` into ``destination``; return the manifest, which is there as well.
 
-    What ``destination`` held before is replaced.
-
-    Raises:
-        FramesError: more than ``max_bad_fraction`` of the videos are bad; the message lists them.
-        FileNotFoundError: a listed video is missing.
-        OSError: a video cannot be read for reasons of the disk, or there is no room; finished work is kept.
+    What ``destination`` held before is replaced. More bad videos than ``max_bad_fraction`` are a ``FramesError``, a
+    missing video, and one that the disk cannot read, an ``OSError``; finished work is kept.
     """
     for video in videos:
         if not (root / video.path).is_file():
@@ -168,11 +157,7 @@ def _write_manifest(rows: list[dict[str, Any]], sampling: Sampling, destination:
 
 
 def list_sequences(videos: Sequence[Video], source: Path, sampling: Sampling, destination: Path) -> pa.Table:
-    """Write, and return, the manifest of acquired sequences of features, whose rows are samples; nothing is decoded.
-
-    Raises:
-        FramesError: ``source``, their parquet file, has other sequences.
-    """
+    """Write, and return, the manifest of the sequences of features in a parquet file, whose rows are samples."""
     columns = pq.read_table(source, columns=["class", "group", "video"]).columns
     counts = Counter(map("/".join, zip(*(column.to_pylist() for column in columns), strict=True)))
     if sorted(counts) != sorted(video.video_id for video in videos):
@@ -202,9 +187,7 @@ def read_frames(source: Path) -> pa.Table:
 def decode_images(source: Path, rows: Iterable[int] | None = None) -> npt.NDArray[np.uint8]:
     """Return the frames in a file, all or those at positions ``rows``, as ``(N, 299, 299, 3)`` red-green-blue bytes.
 
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: the file is damaged, or its pictures have another size.
+    A damaged file, and one with pictures of another size, is a ``ValueError``.
     """
     column = read_frames(source)["image"]
     try:

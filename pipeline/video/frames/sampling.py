@@ -4,8 +4,6 @@ Sample j of a video stands at j / (phases · rate) seconds; the frame nearest in
 ``phases``-th sample, ``per_clip`` of them.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -28,7 +26,7 @@ class Sampling:
     jpeg_quality: int = 95  # of stored frames, 1-100, or 101 for PNG
 
     @classmethod
-    def of(cls, settings: dict[str, Any]) -> Sampling:
+    def of(cls, settings: dict[str, Any]) -> "Sampling":
         """Return the sampling that a section of parameters, or a record of it, describes; else a ``ValueError``."""
         names = [field.name for field in fields(cls)]
         if missing := ", ".join(name for name in names if name not in settings):
@@ -72,10 +70,8 @@ class Timeline:
 def timeline(scan: Scan) -> Timeline:
     """Return the times of a scanned video's frames: by their number where the container's clock runs evenly.
 
-    Where it does not (variable rate, or a wrong rate in the header), time is the container's clock.
-
-    Raises:
-        VideoError: neither a frame rate nor increasing time stamps.
+    Where it does not (variable rate, or a wrong rate in the header), time is the container's clock; without either it
+    is a ``VideoError``.
     """
     count, rate, stamps = len(scan), scan.nominal_rate, scan.times - scan.times[0]
     if count > 2 and stamps[-1] <= stamps[-2]:  # the decoder reports 0 for the last frame of some MPEG files

@@ -1,16 +1,24 @@
 """Small random networks and data for the theory tests; every draw comes from the given seed."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import torch
 
+from nem.theory import gem, recursions
 from nem.theory.recursions import GRUParameters, LSTMParameters
 
 CELLS = {"lstm": LSTMParameters, "gru": GRUParameters}
+HEADS = ("softmax", "identity")
 
 
 def draw(seed, *shape):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def targets(seed, head, *shape):
+    if head == "identity":
+        return draw(seed, *shape)
+    return torch.nn.functional.one_hot(draw(seed, *shape).argmax(-1), shape[-1]).double()
 
 
 def parameters(cell, seed, I=2, J=3, K=2, scale=0.7):
@@ -25,21 +33,42 @@ def parameters(cell, seed, I=2, J=3, K=2, scale=0.7):
     return kind(**{f.name: scale * draw(seed * 100 + k, *shape(f.name)) for k, f in enumerate(fields(kind))})
 
 
+def network(seed, head, I=2, J=3, K=3, B=5, scale=1.0):
+    """One layer of Bernoulli neurons, inputs, targets."""
+    shapes = ((J, I), (J,), (K, J), (K,))
+    net = gem.SigmoidNetwork(*(scale * draw(seed + k, *shape) for k, shape in enumerate(shapes)), head)
+    return net, draw(seed + 9, B, I), targets(seed + 10, head, B, K)
+
+
+def tensors(p):
+    return {name: value for name, value in vars(p).items() if isinstance(value, torch.Tensor)}
+
+
 def leaves(p):
     """The same parameters as leaves of a graph."""
-    return type(p)(**{f.name: getattr(p, f.name).clone().requires_grad_() for f in fields(p)})
+    return replace(p, **{name: value.clone().requires_grad_() for name, value in tensors(p).items()})
+
+
+def moved(p, seed, scale):
+    """Parameters nearby."""
+    near = {name: t + scale * draw(seed + k, *t.shape) for k, (name, t) in enumerate(tensors(p).items())}
+    return replace(p, **near)
 
 
 def autograd(loss, p):
     """Gradient per parameter name; zeros where the loss does not depend on it."""
-    names = [f.name for f in fields(p)]
-    slopes = torch.autograd.grad(loss, [getattr(p, name) for name in names], allow_unused=True)
-    return {name: torch.zeros_like(getattr(p, name)) if g is None else g for name, g in zip(names, slopes, strict=True)}
+    values = tensors(p)
+    slopes = torch.autograd.grad(loss, list(values.values()), allow_unused=True, retain_graph=True)
+    return {
+        name: torch.zeros_like(t) if slope is None else slope
+        for (name, t), slope in zip(values.items(), slopes, strict=True)
+    }
 
 
-def error(steps, target, head, t0):
-    """E(Θ), summed over slices t0 … T, outputs and batch: cross entropy (39) or squared error (43)."""
-    scores, target = torch.stack([step["o_y"] for step in steps[t0 - 1 :]]), target[t0 - 1 :]
+def error_gradient(x, target, p, head, t0, increments=None, mode="additive"):
+    """∂E/∂θ by autograd; E is (39) or (43), summed over slices t0 … T, outputs and batch."""
+    q = leaves(p)
+    scores = torch.stack([step["o_y"] for step in recursions.forward(x, q, increments, mode)[t0 - 1 :]])
     if head == "softmax":
-        return -(target * torch.log_softmax(scores, -1)).sum()
-    return (target - scores).square().sum()
+        return autograd(-(target[t0 - 1 :] * torch.log_softmax(scores, -1)).sum(), q)
+    return autograd((target[t0 - 1 :] - scores).square().sum(), q)

@@ -7,6 +7,8 @@ import re
 import pytest
 
 from tests.conftest import ROOT
+from tests.nem.theory.test_errata import CLAIMS
+from tests.nem.theory.test_recursions import PRINTED
 
 THEORY, ERRATA = (ROOT / "docs" / name for name in ("theory.md", "errata.md"))
 RESULTS = (
@@ -42,58 +44,45 @@ def resolve(dotted):
 
 @pytest.mark.parametrize("row", rows(), ids=lambda row: row[0])
 def test_each_result_names_code_tests_and_figures_that_exist(row):
-    _, code, tests, figures = row
-    assert quoted(code)
-    assert quoted(tests)
-    for name in quoted(code):
-        assert name.startswith(("nem.", "pipeline."))
-        assert callable(resolve(name)), name
-    for name in quoted(tests):
+    _, code, tests, figures = map(quoted, row)
+    assert code
+    assert all(callable(resolve(name)) for name in code)
+    assert tests
+    for name in tests:
         file, _, test = name.partition("::")
         assert test in functions(ROOT / file), name
     houses = [ROOT / "pipeline" / name for name in ("evaluation", "tasks")]
     sources = "".join(path.read_text("utf-8") for house in houses for path in house.glob("*.py"))
-    for name in quoted(figures):
-        assert f'"{name}' in sources, f"nothing draws {name}"
+    assert all(f'"{name}' in sources for name in figures), "nothing draws it"
 
 
 def test_every_result_of_the_paper_has_a_row_and_a_section():
-    text = THEORY.read_text(encoding="utf-8")
+    text = THEORY.read_text("utf-8")
     for result in RESULTS:
         assert any(re.match(rf"{re.escape(result)}\b", row[0]) for row in rows()), result
         assert re.search(rf"^## {re.escape(result.partition('.')[0])}$", text, re.MULTILINE), result
 
 
 @pytest.mark.parametrize("page", [THEORY, ERRATA], ids=lambda page: page.name)
-def test_every_name_on_the_page_exists(page):
-    text = page.read_text(encoding="utf-8")
-    here = functions(ROOT / "tests/nem/theory/test_expected.py")
-    checked = 0
+def test_every_name_and_link_on_the_page_leads_somewhere(page):
+    text, here, checked = page.read_text("utf-8"), "tests/nem/theory", 0
     for name in quoted(text):
-        file, colons, test = name.partition("::")
-        if colons:
-            assert test in functions(ROOT / (file if "/" in file else f"tests/nem/theory/{file}")), name
-        elif name.startswith("test_"):
-            assert name in here, name
+        file, _, test = name.partition("::") if "::" in name else (f"{here}/test_expected.py", "", name)
+        if test.startswith("test_"):
+            assert test in functions(ROOT / (file if "/" in file else f"{here}/{file}")), name
         elif name.startswith(("nem.", "pipeline.")):
             resolve(name)
         else:
             continue
         checked += 1
     assert checked > 20
-
-
-@pytest.mark.parametrize("page", [THEORY, ERRATA], ids=lambda page: page.name)
-def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+    for target in re.findall(r"\]\(([^)]+)\)", text):
         file, _, anchor = target.partition("#")
-        text = (page.parent / file).read_text(encoding="utf-8")
-        titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+        titles = re.findall(r"^#+ (.+)$", (page.parent / file).read_text("utf-8"), re.MULTILINE)
         anchors = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
         assert not anchor or anchor in anchors, target
 
 
-def test_every_misprint_put_to_the_test_is_listed_and_the_other_way_round():
-    from tests.nem.theory.test_recursions import PRINTED
-
-    assert set(re.findall(r"\[([BC]\.\d+)\]", ERRATA.read_text(encoding="utf-8"))) == set(PRINTED)
+def test_every_case_of_the_errata_is_tested_and_the_other_way_round():
+    cases = re.findall(r"\[([\w.-]+)\](?!\()", ERRATA.read_text("utf-8"))
+    assert set(cases) == {*PRINTED, *CLAIMS}

@@ -147,8 +147,6 @@ def cut(path):
         (column(**{"class": None}), r"columns class, group.*found 14 rows of group"),
         (column(frame=None), r"frame or timestamp_s"),
         (lambda path: write(path, {k: v[:1] for k, v in columns(sequences()).items()}), r"two classes"),
-        (column(**{"class": ["run"] * 14}), r"at least two classes"),
-        (column(group=["1"] * 14), r"two groups in a class"),
         (column(frame=[0] * 14), r"each frame of a video once.*found others in jump/1/c"),
         (column(frame=[-1, *range(13)]), r"frames below 0"),
         (column(frame=[None, *range(13)]), r"missing values in column 'frame'"),
