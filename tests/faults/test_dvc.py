@@ -19,7 +19,7 @@ TRAIN = "train@fx-gru"
 def clone(folder):
     """Make a project of the present code under Git and DVC."""
     harness.make_project(folder, harness.tiny("fx"))
-    for name in ("dvc.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore"):
+    for name in ("dvc.yaml", "none", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore"):
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     git(folder, "init", "--quiet")
