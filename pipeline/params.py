@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import re
 import sys
 from datetime import date, datetime
@@ -389,6 +390,7 @@ class Params(Section):
     seed: int = Field(1, ge=0, lt=2**63, description="root of the seed tree [integer]")
     tasks: Once[Task] = Field(["fx", "video"], description="what is acquired, trained and evaluated")
     cells: Once[Cell] = Field(["lstm", "gru"], description="recurrent cells to train")
+    mirror: PathText = Field(None, description="folder of data to look in before the network; NEM_MIRROR goes first")
     fx: Fx = Fx()
     video: Video = Video()
     training: Training = Training()
@@ -420,6 +422,12 @@ def validate(content: dict[str, Any], source: str = "params", *, whole: bool = F
 def load(source: Path = paths.PARAMS) -> Params:
     """Read and validate a parameter file, which must be complete."""
     return validate(sections.read(source), str(source), whole=True)
+
+
+def use_mirror(settings: Params) -> None:
+    """Let this process and its workers look in the mirror that is named, unless the environment names one."""
+    if settings.mirror:
+        os.environ.setdefault(paths.MIRROR_VARIABLE, settings.mirror)
 
 
 def profile(name: str) -> Params:

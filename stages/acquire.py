@@ -16,6 +16,7 @@ def main(task: params.Task) -> None:
         print(f"acquire: task {task} is switched off")
         return
     (folder / sequences.ABOUT).unlink(missing_ok=True)
+    params.use_mirror(settings)
     if task == "fx":
         from pipeline.fx import acquire as fx
 

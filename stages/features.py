@@ -14,6 +14,7 @@ def main() -> None:
         return
     (paths.FEATURES / sequences.ABOUT).unlink(missing_ok=True)
     settings = params.load()
+    params.use_mirror(settings)
     if layout.SEQUENCES.is_file():
         count = features.take(layout.SEQUENCES, paths.FRAMES, paths.FEATURES)
     else:
