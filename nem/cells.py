@@ -14,7 +14,7 @@ Shapes: T slices, ``…`` stack axes (G, C), I inputs, J hidden units, n gates, 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -65,58 +65,36 @@ def clean(logit: Tensor) -> Sequence[Tensor]:
     return torch.sigmoid(logit).unbind(-3)
 
 
-class LSTMSlice(NamedTuple):
-    """Every quantity of (B.1)-(B.11) at one slice, by its name; each ``(…, J, B)``."""
+def lstm_step(u: Tensor, v: Tensor, s: Tensor, gates: Gates = clean) -> SimpleNamespace:
+    """Advance an LSTM by one slice: ``u`` is W x + b, ``v`` is V a^h(t-1), both ``(…, 4J, B)``, ``s`` is s(t-1).
 
-    o_gamma: Tensor
-    o_phi: Tensor
-    o_omega: Tensor
-    o_c: Tensor
-    a_gamma: Gate
-    a_phi: Gate
-    a_omega: Gate
-    a_c: Tensor
-    s: Tensor
-    a_s: Tensor
-    a_h: Tensor
-
-
-class GRUSlice(NamedTuple):
-    """Every quantity of (C.1)-(C.7) at one slice, by its name; each ``(…, J, B)``. ``v`` is V a^h, of (C.5)."""
-
-    o_z: Tensor
-    o_r: Tensor
-    a_z: Gate
-    a_r: Gate
-    v: Tensor
-    o_c: Tensor
-    a_c: Tensor
-    a_h: Tensor
+    Returns every quantity of (B.1)-(B.11) by its name, ``(…, J, B)``, and ``logits`` ``(…, 3, J, B)``.
+    """
+    q, o = SimpleNamespace(), (u + v).unflatten(-2, (4, -1))
+    q.o_gamma, q.o_phi, q.o_omega, q.o_c = o.unbind(-3)  # (B.3), (B.5), (B.7), (B.1)
+    q.logits = o[..., :3, :, :]
+    q.a_gamma, q.a_phi, q.a_omega = gates(q.logits)  # (B.4), (B.6), (B.8)
+    q.a_c = torch.tanh(q.o_c)  # (B.2)
+    q.s = q.a_gamma * q.a_c + q.a_phi * s  # (B.9)
+    q.a_s = torch.tanh(q.s)  # (B.10)
+    q.a_h = q.a_omega * q.a_s  # (B.11)
+    return q
 
 
-def lstm_step(u: Tensor, v: Tensor, s: Tensor, gates: Gates = clean) -> LSTMSlice:
-    """Advance an LSTM by one slice: ``u`` is W x + b, ``v`` is V a^h(t-1), both ``(…, 4J, B)``, ``s`` is s(t-1)."""
-    o = (u + v).unflatten(-2, (4, -1))
-    o_gamma, o_phi, o_omega, o_c = o.unbind(-3)  # (B.3), (B.5), (B.7), (B.1)
-    a_gamma, a_phi, a_omega = gates(o[..., :3, :, :])  # (B.4), (B.6), (B.8)
-    a_c = torch.tanh(o_c)  # (B.2)
-    s = a_gamma * a_c + a_phi * s  # (B.9)
-    a_s = torch.tanh(s)  # (B.10)
-    a_h = a_omega * a_s  # (B.11)
-    return LSTMSlice(o_gamma, o_phi, o_omega, o_c, a_gamma, a_phi, a_omega, a_c, s, a_s, a_h)
+def gru_step(u: Tensor, v: Tensor, h: Tensor, gates: Gates = clean) -> SimpleNamespace:
+    """Advance a GRU by one slice: ``u`` is W x + b, ``v`` is V a^h(t-1), both ``(…, 3J, B)``, ``h`` is a^h(t-1).
 
-
-def gru_step(u: Tensor, v: Tensor, h: Tensor, gates: Gates = clean) -> GRUSlice:
-    """Advance a GRU by one slice: ``u`` is W x + b, ``v`` is V a^h(t-1), both ``(…, 3J, B)``, ``h`` is a^h(t-1)."""
-    J = h.shape[-2]
-    o = (u[..., J:, :] + v[..., : 2 * J, :]).unflatten(-2, (2, -1))
-    o_z, o_r = o.unbind(-3)  # (C.1), (C.3)
-    a_z, a_r = gates(o)  # (C.2), (C.4)
-    v_c = v[..., 2 * J :, :]
-    o_c = u[..., :J, :] + a_r * v_c  # (C.5)
-    a_c = torch.tanh(o_c)  # (C.6)
-    a_h = a_z * (a_c - h) + h  # (C.7): z∘c + (1 - z)∘h
-    return GRUSlice(o_z, o_r, a_z, a_r, v_c, o_c, a_c, a_h)
+    Returns every quantity of (C.1)-(C.7), as above, and ``v``, the V a^h of (C.5).
+    """
+    q, J = SimpleNamespace(), h.shape[-2]
+    q.logits = (u[..., J:, :] + v[..., : 2 * J, :]).unflatten(-2, (2, -1))
+    q.o_z, q.o_r = q.logits.unbind(-3)  # (C.1), (C.3)
+    q.a_z, q.a_r = gates(q.logits)  # (C.2), (C.4)
+    q.v = v[..., 2 * J :, :]
+    q.o_c = u[..., :J, :] + q.a_r * q.v  # (C.5)
+    q.a_c = torch.tanh(q.o_c)  # (C.6)
+    q.a_h = q.a_z * (q.a_c - h) + h  # (C.7): z∘c + (1 - z)∘h
+    return q
 
 
 def project(x: Tensor, W: Tensor) -> Tensor:
@@ -129,8 +107,7 @@ def project(x: Tensor, W: Tensor) -> Tensor:
     return product.view(G, *W.shape[2:], T, B).permute(3, 0, 1, 2, 4)
 
 
-@dataclass
-class Pass:
+class Pass(NamedTuple):
     """What a pass over T slices gives."""
 
     h: Tensor  # (T, …, J, B) hidden states
@@ -139,8 +116,7 @@ class Pass:
     acceptance: Tensor | None  # (G, C') share of injected draws over slices, gates, sequences, if there is gate noise
 
 
-@dataclass(frozen=True)
-class Start:
+class Start(NamedTuple):
     """What a pass starts from; ``None`` is zero."""
 
     h: Tensor | None = None  # (…, J, B) hidden state
@@ -182,14 +158,10 @@ def forward(
         v = torch.zeros_like(now) if t == 0 and start.h is None else V @ h
         v = v if bias is None else v + bias
         gates = clean if noise is None else _noisy_gates(noise, t, fixed[t], masks)
-        if cell == "lstm":
-            lstm = lstm_step(now, v, s, gates)
-            h, s, logit = lstm.a_h, lstm.s, list(lstm[:3])
-        else:
-            gru = gru_step(now, v, h, gates)
-            h, logit = gru.a_h, list(gru[:2])
+        q = lstm_step(now, v, s, gates) if cell == "lstm" else gru_step(now, v, h, gates)
+        h, s = q.a_h, q.s if cell == "lstm" else s
         states.append(h)
-        kept += [torch.stack(logit, -3)] if keep_logits else []
+        kept += [q.logits] if keep_logits else []
     acceptance = torch.stack(masks)[..., :columns].to(u.dtype).mean((0, 3, 4, 5)) if masks else None
     return Pass(torch.stack(states), s if cell == "lstm" else None, torch.stack(kept) if kept else None, acceptance)
 

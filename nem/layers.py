@@ -25,17 +25,11 @@ with suppress(ImportError):
 
 
 class NoisyRecurrent(nn.RNNBase):
-    """What :class:`NoisyLSTM` and :class:`NoisyGRU` share.
+    """What :class:`NoisyLSTM` and :class:`NoisyGRU` share: I = ``input_size`` features, J = ``hidden_size`` units.
 
-    Args:
-        input_size: I, features per time slice; a ValueError refuses less than 1, as for the next.
-        hidden_size: J, hidden units.
-        noise: gate noise in training mode; ``None`` for none.
-        injection: this and the next three are those of :class:`nem.noise.GateNoise`.
-        latent: z of the multiplicative gain.
-        granularity: what one test decides on.
-        clamp: clip noisy gates to [0, 1].
-        options: ``bias``, ``batch_first``, ``device`` and ``dtype``, as ``nn.LSTM`` takes them.
+    ``noise`` enters the gates in training mode; ``injection``, ``latent``, ``granularity`` and ``clamp`` are those of
+    :class:`nem.noise.GateNoise`. Other options, as ``nn.LSTM`` takes them: ``bias``, ``batch_first``, ``device``,
+    ``dtype``. A size below 1 is a ValueError.
     """
 
     cell: CellName
@@ -96,47 +90,41 @@ class NoisyRecurrent(nn.RNNBase):
                 )
 
     def _noisy(
-        self, x: Tensor, states: tuple[Tensor, ...] | None, generator: torch.Generator | None
+        self, noise: Noise, x: Tensor, states: tuple[Tensor, ...], generator: torch.Generator | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Run the layer with noise; states are ``(h,)`` or ``(h, s)``, in and out."""
-        if self.noise is None:
-            raise ValueError("expected a layer with noise, found none")
-        batched, states = x.dim() == 3, states or ()
+        batched = x.dim() == 3
         if not batched:
             x, states = x.unsqueeze(1), tuple(state.unsqueeze(1) for state in states)
         elif self.batch_first:
             x = x.transpose(0, 1)
-        noise = self._draws(self.noise, len(x), x.shape[1], generator)
-        W, V, bias = _stacked(self.cell, *(getattr(self, name) for name in self._flat_weights_names))
-        h0, s0 = [None if state is None else state[0].t()[None, None] for state in (*states, None, None)][:2]
-        x = x.transpose(1, 2)
-        x = torch.cat([x, torch.ones_like(x[:, :1])], 1).unsqueeze(1)
-        if fast.serves(x, noise[0]) and V.dtype == torch.float32:
-            output, s, accepted = _Compiled.apply(self.cell, noise, x, W, V, h0, s0, bias)
-        else:
-            done = cells.forward(self.cell, cells.project(x, W), V, start=Start(h0, s0, bias), noise=noise)
-            output, s, accepted = done.h[:, 0, 0].transpose(1, 2).contiguous(), done.s, done.acceptance
-        self.acceptance = accepted[0, 0]
-        last = (output[-1:],) if self.cell == "gru" else (output[-1:], s[0, 0].t().unsqueeze(0))
-        if not batched:
-            return output[:, 0], tuple(state[:, 0] for state in last)
-        return output.transpose(0, 1) if self.batch_first else output, last
-
-    def _draws(self, noise: Noise, T: int, B: int, generator: torch.Generator | None) -> tuple[GateNoise, Draws]:
         layer = GateNoise((noise.kind,), (noise.mode,), *self._choices)
         if generator is None and (layer.random or layer.needs_uniform):
             raise ValueError(
                 "expected a torch.Generator in training mode with noise, found None; "
                 "call layer(x, generator=torch.Generator().manual_seed(...)), or layer.eval()"
             )
-        like, shape = self.weight_hh_l0, (T, 1, 1, GATES[self.cell], self.hidden_size, B)
+        like, shape = self.weight_hh_l0, (len(x), 1, 1, GATES[self.cell], self.hidden_size, x.shape[1])
 
         def sample(name: str) -> Tensor:
             draw = torch.rand if name == "uniform" else torch.randn
             return draw(shape, generator=generator, dtype=like.dtype, device=like.device)
 
-        sigma = torch.tensor([noise.at(self.epoch)], dtype=like.dtype, device=like.device)
-        return layer, layer.draws(sigma, sample)
+        drawn = layer, layer.draws(like.new_tensor([noise.at(self.epoch)]), sample)
+        W, V, bias = _stacked(self.cell, *(getattr(self, name) for name in self._flat_weights_names))
+        h0, s0 = [None if state is None else state[0].t()[None, None] for state in (*states, None, None)][:2]
+        x = x.transpose(1, 2)
+        x = torch.cat([x, torch.ones_like(x[:, :1])], 1).unsqueeze(1)
+        if fast.serves(x, layer) and V.dtype == torch.float32:
+            output, s, accepted = _Compiled.apply(self.cell, drawn, x, W, V, h0, s0, bias)
+        else:
+            done = cells.forward(self.cell, cells.project(x, W), V, start=Start(h0, s0, bias), noise=drawn)
+            output, s, accepted = done.h[:, 0, 0].transpose(1, 2).contiguous(), done.s, done.acceptance
+        self.acceptance = accepted[0, 0]
+        last = (output[-1:],) if self.cell == "gru" else (output[-1:], s[0, 0].t().unsqueeze(0))
+        if not batched:
+            return output[:, 0], tuple(state[:, 0] for state in last)
+        return output.transpose(0, 1) if self.batch_first else output, last
 
 
 class NoisyLSTM(NoisyRecurrent, nn.LSTM):
@@ -160,7 +148,7 @@ class NoisyLSTM(NoisyRecurrent, nn.LSTM):
         self._check(x, *(hx or ()))
         if self.noise is None or not self.training:
             return nn.LSTM.forward(self, x, hx)
-        output, (h, s) = self._noisy(x, hx, generator)
+        output, (h, s) = self._noisy(self.noise, x, hx or (), generator)
         return output, (h, s)
 
 
@@ -179,7 +167,7 @@ class NoisyGRU(NoisyRecurrent, nn.GRU):
         self._check(x, *(() if hx is None else (hx,)))
         if self.noise is None or not self.training:
             return nn.GRU.forward(self, x, hx)
-        output, (h,) = self._noisy(x, None if hx is None else (hx,), generator)
+        output, (h,) = self._noisy(self.noise, x, () if hx is None else (hx,), generator)
         return output, h
 
 
@@ -187,10 +175,9 @@ def _stacked(cell: CellName, w_ih: Tensor, w_hh: Tensor, *biases: Tensor) -> tup
     """Return torch's parameters as a stack of one network: W ``(1, I + 1, 1, rows)``, V ``(1, 1, rows, J)``, b_hn."""
     b_ih, b_hh = biases or (w_ih.new_zeros(len(w_ih)), None)
     if cell == "lstm":
-        i, f, c, o = torch.cat([w_ih, (b_ih if b_hh is None else b_ih + b_hh).unsqueeze(1)], 1).chunk(4)
-        W = torch.cat([i, f, o, c])
-        i, f, c, o = w_hh.chunk(4)
-        return W.t()[None, :, None], torch.cat([i, f, o, c])[None, None], None
+        w_ih = torch.cat([w_ih, (b_ih if b_hh is None else b_ih + b_hh).unsqueeze(1)], 1)
+        W, V = (torch.cat([i, f, o, c]) for i, f, c, o in (w_ih.chunk(4), w_hh.chunk(4)))
+        return W.t()[None, :, None], V[None, None], None
     second = None
     if b_hh is not None:
         *gates, second = b_hh.chunk(3)

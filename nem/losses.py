@@ -41,15 +41,9 @@ def nem_cross_entropy(
 ) -> Tensor:
     """Return the cross entropy (39) in nats, averaged over the batch, with noise in the targets (Theorem 2).
 
-    Args:
-        logits: ``(..., K)`` inputs of the softmax neurons.
-        target: ``(...)`` class indices, or ``(..., K)`` 1-in-K codes.
-        noise: what to inject; ``None`` is ordinary cross entropy.
-        epoch: epochs finished, for annealing.
-        generator: source of the draws; required for random noise.
-
-    Raises:
-        ValueError: shapes do not fit, or random noise without a generator.
+    ``logits`` ``(..., K)`` are the inputs of the softmax neurons, ``target`` class indices ``(...)`` or 1-in-K codes
+    ``(..., K)``; ``epoch`` counts the finished ones, for annealing. Without noise it is ordinary cross entropy. Shapes
+    that do not fit, and random noise without a generator, its source, are a ValueError.
 
     Example:
         >>> noise = Noise("nem", "additive", sigma=0.1)
@@ -79,8 +73,8 @@ def nem_mse_loss(
 ) -> Tensor:
     """Squared error (43) with noise in the targets (Theorem 3, Corollary 2): summed over K, averaged over the rest.
 
-    Args and errors are those of :func:`nem_cross_entropy`, with ``prediction`` ``(..., K)``, the activations of the
-    identity neurons, and ``target`` ``(..., K)``; the loss is in squared units of the target.
+    As :func:`nem_cross_entropy`, with ``prediction`` ``(..., K)``, the activations of the identity neurons, and
+    ``target`` ``(..., K)``; the loss is in squared units of the target.
     """
     if prediction.shape != target.shape:
         raise ValueError(f"expected a target of shape {tuple(prediction.shape)}, found {tuple(target.shape)}")

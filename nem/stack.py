@@ -17,7 +17,7 @@ outputs, B sequences of a batch, padded.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,8 +32,7 @@ from nem.noise import Draws, GateNoise, Granularity, Head, Injection, Latent, Ou
 Layer = Literal["output", "hidden"]
 
 
-@dataclass(frozen=True)
-class Size:
+class Size(NamedTuple):
     """The size of a stack."""
 
     cell: CellName
@@ -68,11 +67,9 @@ class Networks:
 
     def views(self, flat: Tensor) -> dict[str, Tensor]:
         """Return the named views of a buffer in this layout."""
-        views, start = {}, 0
-        for name, shape in self.shapes.items():
-            end = start + math.prod(shape)
-            views[name], start = flat[start:end].view(shape), end
-        return views
+        sizes = [math.prod(shape) for shape in self.shapes.values()]
+        parts = flat[: sum(sizes)].split(sizes)
+        return {name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
 
     def by_network(self, flat: Tensor) -> dict[str, Tensor]:
         """Return the named views with leading axes ``(G, C)``; W becomes ``(G, C, I + 1, blocks·J)``."""
@@ -103,8 +100,7 @@ class Networks:
         return torch.stack(parts).view(len(h), self.size.groups, self.size.networks, self.size.outputs, -1)
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """Sequences that all networks of a group see, padded with zeros to a multiple of ``LANES``."""
 
     x: Tensor  # (T, G, I + 1, B) inputs with a last row of ones
@@ -123,8 +119,7 @@ class Batch:
         return cls(x, functional.pad(targets.transpose(1, 2), (0, padding))[None, :, None], B)
 
 
-@dataclass(frozen=True)
-class StackDraws:
+class StackDraws(NamedTuple):
     """The draws of a stack in one pass; ``None`` where no network has noise in that layer."""
 
     gates: Draws | None = None
@@ -187,11 +182,10 @@ class StackNoise:
         sample: Callable[[str, tuple[int, ...]], Tensor],
         first: int = -1,
     ) -> StackDraws:
-        """Return the draws of one pass, with standard deviations from :meth:`sigma`.
+        """Return the draws of one pass, with standard deviations from :meth:`sigma`; ``first`` as in :func:`gradients`.
 
-        ``sample(name, shape)`` returns draws with a first axis of slices and a second of groups. Names are ``gate``,
-        ``gate-test``, ``output``, ``output-test`` (standard normal) and ``latent`` (uniform on [0, 1)); the same name
-        gives the next draws of one stream. ``first`` is that of :func:`gradients`.
+        ``sample(name, shape)`` gives the next draws ``(slices, groups, …)`` of a stream: ``gate``, ``gate-test``,
+        ``output``, ``output-test`` (standard normal) or ``latent`` (uniform on [0, 1)).
         """
         size, T, B = networks.size, len(batch.x), batch.x.shape[3]
         hidden = (T, size.groups, 1, GATES[size.cell], size.hidden, B)

@@ -1,39 +1,26 @@
 """The schema of ``params.yaml``: every parameter's name, type, unit, range, default and meaning, in one place.
 
 ``params.yaml`` is this schema with a profile's changes (``profiles/<name>.yaml``) written out by
-``python -m pipeline.params compose NAME``. The file is complete, so stages depend on its values and not on this module:
-``… complete`` adds what it lacks with defaults, ``… check`` lists all its faults. So does the :class:`ParamsError` that
-every function here raises for a file or a mapping that has any.
+``python -m pipeline.params compose NAME``. It is complete, so stages depend on its values and not on this module;
+``… check`` lists all its faults, as does the :class:`ParamsError` of every function here.
 """
 
-from __future__ import annotations
-
-import argparse
 import itertools
 import os
 import re
-import sys
 from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    Field,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 from nem.cells import CellName as Cell
 from nem.conditions import CONDITIONS, Condition
 from nem.noise import Granularity, Injection, Latent
 from pipeline import sections
-from pipeline.common import paths, records
-from pipeline.sections import Section, value_of
+from pipeline.common import command, paths, records
+from pipeline.sections import Line, ParamsError, PathText, Section, value_of
 
-ParamsError = sections.ParamsError
 Task = Literal["fx", "video"]
 Optimiser = Literal["sgd", "adam", "rmsprop"]
 Split = Literal["random", "groups"]
@@ -86,8 +73,6 @@ def _with_sgd(rates: dict[str, list[float]]) -> dict[str, list[float]]:
 
 Name = TypeVar("Name")
 Once = Annotated[list[Name], AfterValidator(_once), Field(min_length=1)]
-Line = sections.Line
-PathText = sections.PathText
 Word = Annotated[str, Field(max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Pattern = Annotated[Line, AfterValidator(_compiles)]
 Index = Annotated[int, Field(ge=0, le=10_000_000)]
@@ -198,7 +183,7 @@ class VideoClips(Section):
     components: Count | None = Field(None, description="principal components of training videos [number]; null: none")
 
     @model_validator(mode="after")
-    def _one_way(self) -> VideoClips:
+    def _one_way(self) -> "VideoClips":
         if self.leave_group_out is not None and self.test_groups is not None:
             raise ValueError("expected leave_group_out or test_groups, found both; set one of them to null")
         return self
@@ -263,7 +248,7 @@ class Size(Section):
     batch_size: Count = Field(64, description="B, size of a gradient step [sequences]")
 
     @model_validator(mode="after")
-    def _longer(self) -> Size:
+    def _longer(self) -> "Size":
         if self.max_epochs < self.epochs:
             raise ValueError(f"expected max_epochs >= epochs = {self.epochs}, found {self.max_epochs}; raise it")
         return self
@@ -279,7 +264,7 @@ class Network(Size):
     noise: NoiseTable = NoiseTable()
 
     @model_validator(mode="after")
-    def _no_second_momentum(self) -> Network:
+    def _no_second_momentum(self) -> "Network":
         if self.optimiser == "adam" and self.momentum:
             raise ValueError(f"expected momentum 0 with adam (its beta1 is 0.9), found {self.momentum}; set it to 0")
         return self
@@ -413,8 +398,7 @@ def validate(content: dict[str, Any], source: str = "params", *, whole: bool = F
             except ValidationError as error:
                 wrong += sections.faults(error, Params, ("train", task, cell))
     if whole:
-        remedy = "missing; `python -m pipeline.params complete` adds it with its default"
-        wrong += [f"{name}: {remedy}" for name, *_ in sections.missing(content, Params())]
+        wrong += [f"{name}: missing; add {line}" for name, line in sections.missing(content, Params())]
     sections.refuse(source, wrong)
     return params
 
@@ -462,37 +446,17 @@ def compose(name: str, destination: Path = paths.PARAMS, *, force: bool = False)
     return True
 
 
-def complete(destination: Path = paths.PARAMS) -> list[str]:
-    """Add the parameters that a file lacks, with their defaults; all else in it stays. Return their names."""
-    validate(sections.read(destination), str(destination))
-    text, names = sections.fill(destination.read_text(encoding="utf-8"), Params())
-    if names:
-        records.write_text(destination, text)
-    return names
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "action": {"choices": ("compose", "check")},
+    "name": {"nargs": "?", "help": "for compose: the profile to write out"},
+    "--force": {"action": "store_true", "help": "for compose: overwrite hand edits"},
+}
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; return the exit status."""
-    parser = argparse.ArgumentParser(description="Compose, check or complete params.yaml.")
-    parser.add_argument("command", choices=["compose", "check", "complete"])
-    parser.add_argument("profile", nargs="?", help="for compose: the profile to write out")
-    parser.add_argument("--force", action="store_true", help="for compose: overwrite hand edits")
-    options = parser.parse_args(arguments)
-    if (options.command == "compose") != bool(options.profile):
-        parser.error("expected a profile with compose, and with compose only")
-    try:
-        if options.command == "compose":
-            done = f"profile {options.profile}{'' if compose(options.profile, force=options.force) else ' (already)'}"
-        elif options.command == "complete":
-            done = f"added {', '.join(complete()) or 'nothing'}"
-        else:
-            done = f"valid, profile {load().profile}"
-    except ParamsError as error:
-        print(error, file=sys.stderr)
-        return 1
-    print(f"params.yaml: {done}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+@command.stage("params", ARGUMENTS)
+def main(action: str, name: str, force: bool) -> None:
+    """Compose or check ``params.yaml``."""
+    if action == "compose":
+        print(f"params.yaml: profile {name}{'' if compose(name, force=force) else ' (already)'}")
+    else:
+        print(f"params.yaml: valid, profile {load().profile}")

@@ -1,7 +1,4 @@
-"""Files of parameters, whatever the parameters are: read with care, faults named, written with meanings at line ends.
-
-A schema is a pydantic model of sections (:mod:`pipeline.params`); nothing here knows which.
-"""
+"""Files of parameters, whatever the schema: read with care, faults named, written with meanings at line ends."""
 
 import difflib
 import io
@@ -13,7 +10,6 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
 from ruamel.yaml.representer import RoundTripRepresenter
 
@@ -148,23 +144,13 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def missing(content: Any, section: Section, place: str = "") -> Iterator[tuple[str, Any, int, object]]:  # noqa: ANN401
-    """Yield the name, enclosing mapping, position and default of every parameter of a section that content lacks."""
-    for position, (key, value) in enumerate(section):
+def missing(content: Mapping[str, Any], section: Section, place: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the name of every parameter of a section that content lacks, and the line of YAML that adds its default."""
+    for key, value in section:
         if key not in content:
-            yield f"{place}{key}", content, position, section.model_dump()[key]
+            yield f"{place}{key}", shown(f"{key}: {_flow(section.model_dump()[key])}", 1000)
         elif isinstance(value, Section) and isinstance(content[key], Mapping):
             yield from missing(content[key], value, f"{place}{key}.")
-
-
-def fill(text: str, section: Section) -> tuple[str, list[str]]:
-    """Return YAML with the parameters of a section that it lacks added, all else as it was, and their names."""
-    stream, tree = io.StringIO(), _yaml().load(text) or CommentedMap()
-    lacking = list(missing(tree, section))
-    for name, mapping, position, default in lacking:
-        mapping.insert(position, name.rpartition(".")[2], default)
-    _yaml().dump(tree, stream)
-    return stream.getvalue(), [name for name, *_ in lacking]
 
 
 class _Representer(RoundTripRepresenter):
@@ -174,19 +160,10 @@ class _Representer(RoundTripRepresenter):
 _Representer.add_representer(type(None), lambda writer, _: writer.represent_scalar("tag:yaml.org,2002:null", "null"))
 
 
-def _yaml() -> YAML:
-    """Return a YAML reader and writer that keeps comments and puts no limit on lines."""
-    writer = YAML(typ="rt")
-    writer.Representer = _Representer
-    writer.width = 1 << 20
-    writer.indent(mapping=2, sequence=4, offset=2)
-    return writer
-
-
 def _flow(value: object) -> str:
     """Return a value as YAML on one line."""
-    stream, writer = io.StringIO(), _yaml()
-    writer.default_flow_style = True
+    stream, writer = io.StringIO(), YAML(typ="rt")
+    writer.Representer, writer.width, writer.default_flow_style = _Representer, 1 << 20, True
     writer.dump({"x": value}, stream)
     return stream.getvalue().strip().removeprefix("{x: ").removesuffix("}")
 

@@ -1,9 +1,4 @@
-"""A trained network as MLflow serves it: MLflow runs this file when it loads a model, and nothing imports it.
-
-The model is code plus a safetensors file, so that no pickle is written and none is read.
-"""
-
-from __future__ import annotations
+"""A trained network as MLflow serves it, which runs this file: code and safetensors, so that no pickle is read."""
 
 from pathlib import Path
 from typing import Any

@@ -1,14 +1,12 @@
 """MLflow as a view of the run files: with :mod:`pipeline.serving` the only code that imports mlflow.
 
 Files are the truth. A run has a *slot*: its task, cell, condition, repetition and settings, which are all else that
-decides a network: its own and its noise's, seed, device and data. So a changed setting makes new runs beside the old
-ones, and the same setting trained again is the same run. A run also carries a digest of its numbers: :func:`sync` keeps
-the one of a slot whose digest fits the files, deletes the slot's others, and makes what is missing. Training logs each
-repetition as it ends under the same keys; where the store cannot be reached it goes on, and a later sync completes it.
+decides a network (seed, device and data among it). It also carries a digest of its numbers: :func:`sync` keeps the one
+of a slot whose digest fits the files, deletes the slot's others, and makes what is missing. Training logs each
+repetition as it ends under the same keys; where the store cannot be reached it goes on.
 
-Slots belong to a *project* (:func:`project`): clones that share a server keep one run per slot each, delete only their
-own, and say whose runs they left alone. Writers of one folder wait for each other; two folders with one
-``NEM_PROJECT`` do not, and may disturb each other's runs until the next sync.
+Slots belong to a *project* (:func:`project`): clones that share a server delete only their own runs. Writers of one
+folder wait for each other; two folders with one ``NEM_PROJECT`` may disturb each other's runs until the next sync.
 """
 
 import functools
@@ -22,7 +20,6 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -91,11 +88,7 @@ def project() -> str:
 
 @contextmanager
 def connected(patience: float = PATIENCE) -> Iterator[MlflowClient]:
-    """Yield a client while holding the writers' lock: a fresh database made by two processes at once is lost.
-
-    Raises:
-        StoreError: the store cannot be used, or another writer holds it for longer than ``patience`` seconds.
-    """
+    """Yield a client under the writers' lock: two processes at once lose a fresh database. StoreError: none usable."""
     uri, lock = store(), home() / paths.CHECKPOINTS / "mlflow.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -104,12 +97,10 @@ def connected(patience: float = PATIENCE) -> Iterator[MlflowClient]:
             yield MlflowClient(uri)
     except (MlflowException, SQLAlchemyError, Timeout) as error:
         # MLflow's message often names the cure, such as an upgrade of the database after a backup.
-        cause = " ".join(str(error).split())[:800]
-        raise StoreError(
-            f"expected a usable MLflow store of kind {uri.split(':')[0]}, found {type(error).__name__}: {cause}; wait "
-            "for its other users, mend it as that says, or set MLFLOW_TRACKING_URI to another store, then run "
-            "`make track`: the run files have all that is missing"
-        ) from error
+        cause = f"{type(error).__name__}: {' '.join(str(error).split())[:800]}"
+        cure = "wait for its other users, mend it as that says, or set MLFLOW_TRACKING_URI to another store, then run"
+        kind = f"{uri.split(':')[0]}, found {cause}; {cure} `make track`: the run files have all that is missing"
+        raise StoreError(f"expected a usable MLflow store of kind {kind}") from error
 
 
 def experiment(client: MlflowClient, title: str) -> str:
@@ -176,19 +167,6 @@ def _dvc_tags(task: str, cell: str) -> dict[str, str]:
     return {f"dvc.{file['path']}"[:250]: str(file["md5"]) for file in files if "md5" in file}
 
 
-@dataclass(frozen=True)
-class Entry:
-    """What one run of the store shall hold."""
-
-    slot: str
-    name: str
-    tags: Mapping[str, str]
-    params: Mapping[str, str]
-    metrics: Sequence[Metric] = ()
-    data: Mapping[str, str] = field(default_factory=dict)
-    failed: bool = False
-
-
 class _Runs:
     """The project's whole runs of one group (a task and cell) by slot; what a kill left is deleted, others counted."""
 
@@ -206,33 +184,31 @@ class _Runs:
             else:
                 client.delete_run(run.info.run_id)
 
-    def put(self, entry: Entry) -> tuple[str, bool]:
+    def put(self, slot: str, name: str, tags: Mapping[str, str], params: Mapping[str, str],
+            metrics: Sequence[Metric] = (), data: Sequence[DatasetInput] = (),
+            failed: bool = False) -> tuple[str, bool]:  # fmt: skip
         """Make a slot's run unless it is there, delete others of the slot; return its id and whether it was made."""
-        digest, kept = digest_of([[m.key, m.step, repr(m.value)] for m in entry.metrics]), None
-        for run in self.by_slot.get(entry.slot, []):
+        digest, kept = digest_of([[m.key, m.step, repr(m.value)] for m in metrics]), None
+        for run in self.by_slot.get(slot, []):
             if kept is None and run.data.tags.get(DIGEST) == digest:
                 kept = run
             else:
                 self.client.delete_run(run.info.run_id)
         if kept is not None:
-            if kept.data.tags.get(PARENT) != entry.tags.get(PARENT):
-                self.client.set_tag(kept.info.run_id, PARENT, entry.tags[PARENT])
+            if kept.data.tags.get(PARENT) != tags.get(PARENT):
+                self.client.set_tag(kept.info.run_id, PARENT, tags[PARENT])
             return kept.info.run_id, False
-        own = {PROJECT: self.project, GROUP: self.group, SLOT: entry.slot, DIGEST: digest}
-        run = self.client.create_run(self.experiment, tags={**_source_tags(), **own, **entry.tags}, run_name=entry.name)
+        own = {PROJECT: self.project, GROUP: self.group, SLOT: slot, DIGEST: digest}
+        run = self.client.create_run(self.experiment, tags={**_source_tags(), **own, **tags}, run_name=name)
         run_id = run.info.run_id
-        self.client.log_batch(run_id, params=[Param(key, value[:500]) for key, value in entry.params.items()])
-        for start in range(0, len(entry.metrics), BATCH):  # one call per value would take minutes
-            self.client.log_batch(run_id, metrics=entry.metrics[start : start + BATCH])
-        data = [
-            DatasetInput(Dataset(Path(path).stem, content[:16], "local", json.dumps({"uri": path})), [])
-            for path, content in entry.data.items()
-        ]
+        self.client.log_batch(run_id, params=[Param(key, value[:500]) for key, value in params.items()])
+        for start in range(0, len(metrics), BATCH):  # one call per value would take minutes
+            self.client.log_batch(run_id, metrics=metrics[start : start + BATCH])
         try:
             self.client.log_inputs(run_id, data)
         except MlflowException:  # another project entered the same data just now: the second time they are found
             self.client.log_inputs(run_id, data)
-        self.client.set_terminated(run_id, "FAILED" if entry.failed else "FINISHED")
+        self.client.set_terminated(run_id, "FAILED" if failed else "FINISHED")
         # Last of all: a run that has the mark is never touched again.
         self.client.set_tag(run_id, COMPLETE, "true")
         return run_id, True
@@ -249,7 +225,11 @@ class _Training:
         self.suffix = self._differing()
         tags = {ROLE: "parent", "nem.settings": self.digest}
         slot = f"{self.runs.group}/{self.digest}"
-        self.parent, _ = self.runs.put(Entry(slot, self.base + self.suffix, tags, self.settings))
+        self.parent, _ = self.runs.put(slot, self.base + self.suffix, tags, self.settings)
+        self.data = [
+            DatasetInput(Dataset(Path(path).stem, content[:16], "local", json.dumps({"uri": path})), [])
+            for path, content in record["data"].items()
+        ]
 
     def _differing(self) -> str:
         """Return how the settings differ from those of the group's first training in the store."""
@@ -264,16 +244,11 @@ class _Training:
         """Make the run of a condition and repetition unless it is there; return whether it was made."""
         axes, settings = axes_of(self.record, condition, repetition), self.record["settings"]
         final = [Metric(f"{m.key}_at_R", m.value, 0, m.step) for m in curve if m.step == settings["epochs"]]
-        entry = Entry(
-            slot=f"{self.runs.group}/{condition}/{repetition}/{self.digest}",
-            name=f"{self.base} {condition} #{repetition}{self.suffix}",
-            tags={PARENT: self.parent, ROLE: "network", **{f"nem.{key}": value for key, value in axes.items()}},
-            params=self.settings | axes,
-            metrics=[*curve, *final],
-            data=self.record["data"],
-            failed=max((m.step for m in curve), default=0) < settings["max_epochs"],
-        )
-        return self.runs.put(entry)[1]
+        slot, name = f"{condition}/{repetition}/{self.digest}", f"{self.base} {condition} #{repetition}{self.suffix}"
+        tags = {PARENT: self.parent, ROLE: "network", **{f"nem.{key}": value for key, value in axes.items()}}
+        failed = max((m.step for m in curve), default=0) < settings["max_epochs"]
+        metrics, params = [*curve, *final], self.settings | axes
+        return self.runs.put(f"{self.runs.group}/{slot}", name, tags, params, metrics, self.data, failed)[1]
 
 
 def live(record: dict[str, Any]) -> Callable[[Repetition], None]:
@@ -306,10 +281,7 @@ def finished(tasks: Sequence[str], cells: Sequence[str]) -> list[tuple[str, str,
 def sync(trainings: Iterable[tuple[str, str, str | None]]) -> int:
     """Bring the store up to date with the files of trainings (task, cell, split); return how many runs were made.
 
-    Raises:
-        FileNotFoundError: there is no such finished training.
-        ValueError: its files are damaged.
-        StoreError: the store cannot be used.
+    FileNotFoundError: there is no such training; ValueError: its files are damaged; StoreError: as :func:`connected`.
     """
     added, others = 0, Counter[str]()
     for task, cell, split in trainings:
@@ -326,26 +298,24 @@ def sync(trainings: Iterable[tuple[str, str, str | None]]) -> int:
             _log_artifacts(client, training.parent, files)
             others.update(training.runs.others)
     if others:
-        owners = ", ".join(f"{count} of {owner}" for owner, count in others.most_common(5))
-        print(
-            f"tracking: this project is {project()!r}; runs of other projects in the store were left alone: {owners}"
-            f"{', …' * (len(others) > 5)} (to take over those of its former folder, set NEM_PROJECT to that name)",
-            file=sys.stderr,
-        )
+        owners = ", ".join(f"{count} of {owner}" for owner, count in others.most_common(5)) + ", …" * (len(others) > 5)
+        told = f"tracking: this project is {project()!r}; runs of other projects in the store were left alone: {owners}"
+        print(told, "(to take over those of its former folder, set NEM_PROJECT to that name)", file=sys.stderr)
     return added
 
 
 def _log_artifacts(client: MlflowClient, parent: str, files: results.TrainedRun) -> None:
     """Log figures, tables and the model of the condition that is best on the test set, once per content."""
+    from pipeline.evaluation.metrics import best_condition  # draws with matplotlib, which takes seconds to import
+
     shown = [*sorted(paths.FIGURES.glob("*.png")), *sorted(paths.TABLES.glob("*.csv"))]
     tags, state = client.get_run(parent).data.tags, digest_of([[f.name, records.sha256_of(f)] for f in shown])
     if tags.get("nem.artifacts") != state:
         for file in shown:
             client.log_artifact(parent, str(file), file.suffix[1:])
         client.set_tag(parent, "nem.artifacts", state)
-    losses = {c: np.nan_to_num(files.final(c, "test_loss"), nan=np.inf).mean() for c in files.conditions}
     folder = paths.run_folder(files.task, files.cell, files.record["split"]) / "models"
-    weights = folder / f"{min(losses, key=losses.__getitem__)}.safetensors"
+    weights = folder / f"{best_condition(files)}.safetensors"
     if weights.is_file() and tags.get("nem.model") != (content := records.sha256_of(weights)[:32]):
         _log_model(parent, weights, files.record)
         client.set_tag(parent, "nem.model", content)

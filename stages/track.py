@@ -18,15 +18,11 @@ def server(port: int) -> list[str]:
 
 def free(port: int) -> None:
     """Stop with an :class:`OSError` where something listens on a port of the loopback interface already."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except (OSError, OverflowError) as error:
-            raise OSError(
-                f"expected a free port, found {port} ({error}); see what runs on http://127.0.0.1:{port}, or take "
-                "another port: make ui PORT=5001"
-            ) from error
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except (OSError, OverflowError) as error:
+        cure = f"see what runs on http://127.0.0.1:{port}, or take another port: make ui PORT=5001"
+        raise OSError(f"expected a free port, found {port} ({error}); {cure}") from error
 
 
 @command.stage("track", {"--serve": SERVE, "--port": {"type": int, "default": 5000}})

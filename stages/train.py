@@ -14,17 +14,10 @@ def main(task: str, cell: str) -> None:
     chosen, folder = params.load(), paths.sequences(task)
     shared = chosen.training
     first = train.Work(
-        data=folder,
-        split=None,
-        validation="joined",
-        settings=settings.of(shared.model_dump(), chosen.train[task], cell),
-        seed=chosen.seed,
-        stream=task,
-        repetitions=tuple(range(shared.repetitions)),
-        device=train.resolve_device(shared.device),
-        networks=True,
+        folder, None, "joined", settings.of(shared.model_dump(), chosen.train[task], cell), chosen.seed, stream=task,
+        repetitions=tuple(range(shared.repetitions)), device=train.resolve_device(shared.device), networks=True,
         checkpoint_every=shared.checkpoint_every,
-    )
+    )  # fmt: skip
     # Results of the first split are called like the task, so it goes by no name of its own.
     further = (None, *sequences.splits(folder)[1:])
     train.train(task, [replace(first, split=split) for split in further], tracking.live)

@@ -1,7 +1,4 @@
-"""Choose a task's hyperparameters on validation sequences; write the tables and print what to put into a profile.
-
-Not a stage of the default pipeline: its result is committed as facts in ``profiles/`` and ``docs/tuning.md``.
-"""
+"""Choose a task's hyperparameters on validation sequences; write tables, and print what to put into a profile."""
 
 import io
 from pathlib import Path
@@ -18,8 +15,8 @@ DESTINATION = Path("docs/tuning.md")
 def _markdown(frame: pd.DataFrame, by: list[str]) -> str:
     """Return a table, sorted."""
     shown = frame.sort_values(by).map(lambda value: f"{value:.4g}" if isinstance(value, float) else str(value))
-    lines = ["| " + " | ".join(shown.columns) + " |", "|" + " --- |" * len(shown.columns)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in shown.itertuples(index=False))])
+    rows = [list(shown.columns), ["---"] * len(shown.columns), *shown.to_numpy().tolist()]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 ARGUMENTS = {
@@ -43,8 +40,7 @@ def main(task: str, split: str | None) -> None:
     plan = train.Work(first, split, "apart", networks[0], chosen.seed, task, (), device)
     choice = tune.tune(folders, networks, plan)
     overrides: dict[str, Any] = {"train": {task: choice.networks}}
-    if forms[choice.data][1]:
-        overrides[task] = forms[choice.data][1]
+    overrides |= {task: forms[choice.data][1]} if forms[choice.data][1] else {}
     stream = io.StringIO()
     YAML().dump(overrides, stream)
     data = sequences.load(first, split)

@@ -9,15 +9,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-# The same examples every time: a sceptic must see what CI saw. Other ones: NEM_FUZZ_RANDOM=1 (how many examples the
-# fuzz tests take is a matter of its own: NEM_FUZZ, see tests/faults/test_fuzz.py).
-settings.register_profile(
-    "suite",
-    deadline=None,
-    max_examples=40,
-    suppress_health_check=[HealthCheck.too_slow],
-    derandomize=not os.environ.get("NEM_FUZZ_RANDOM"),
-)
+# The same examples every time: a sceptic must see what CI saw. Other ones: NEM_FUZZ_RANDOM=1.
+FIXED = not os.environ.get("NEM_FUZZ_RANDOM")
+SLOW = [HealthCheck.too_slow]
+settings.register_profile("suite", deadline=None, max_examples=40, suppress_health_check=SLOW, derandomize=FIXED)
 settings.load_profile("suite")
 ROOT = Path(__file__).parent.parent
 

@@ -1,67 +1,126 @@
-"""`make setup` gives a clone what the two commands need."""
+"""`make setup` gives a clone what the two commands need; `make audit` asks a database on this machine about it."""
 
+import datetime
+import json
 import os
 import stat
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import ROOT
+from tools import audit
 
-LOCK = ROOT / "requirements" / "all.txt"
-
-
-def test_dvc_keeps_its_pickles_where_only_their_owner_may_write(tmp_path):
-    """CVE-2025-69872: DVC's own default is a folder below /var/tmp that everybody may write to."""
-    clone = tmp_path / "a clone"
-    subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
-    (clone / "Makefile").write_text((ROOT / "Makefile").read_text())
-    ready = Path(sys.prefix) / ".ready"
-    setup = ["make", "-o", str(LOCK.relative_to(ROOT)), "-o", str(ready), "setup", f"VENV={sys.prefix}"]
-    dvc = [sys.executable, "-m", "dvc", "config", "core.site_cache_dir"]
-    for _ in range(2):
-        subprocess.run(setup, cwd=clone, check=True, capture_output=True)
-        shown = subprocess.run(dvc, cwd=clone, check=True, capture_output=True, text=True).stdout.strip()
-        assert Path(shown) == clone / ".dvc" / "tmp" / "site"
-        assert stat.S_IMODE(Path(shown).stat().st_mode) == 0o700
-    status = subprocess.run(["git", "status", "--porcelain"], cwd=clone, check=True, capture_output=True, text=True)
-    assert status.stdout.strip() in ("", "M Makefile")
+LOCK = "requirements/all.txt"
+SETUP = ["make", "-o", LOCK, "-o", str(Path(sys.prefix) / ".ready"), f"VENV={sys.prefix}", "setup"]
+INHERITED = ("DVC_SITE_CACHE_DIR", "MAKELEVEL", "MAKEFLAGS", "MFLAGS")
+"""What the make that runs the tests hands down: its level would have another one announce its folder."""
 
 
-def test_a_folder_that_dvc_cannot_note_stops_nobody(tmp_path):
-    """DVC writes its settings as ASCII; make tells it the folder through the environment, and says what else to do."""
-    clone = tmp_path / "clóne"
-    subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
+def run(folder, *command, **changes):
+    """What a command tells, which must succeed."""
+    own = {key: value for key, value in os.environ.items() if key not in INHERITED} | changes
+    done = subprocess.run(command, cwd=folder, env=own, check=True, capture_output=True, text=True)
+    assert command[0] != "make" or done.stderr == ""
+    return done.stdout.strip()
+
+
+def dvc(folder, *arguments, **changes):
+    return run(folder, sys.executable, "-m", "dvc", *arguments, **changes)
+
+
+@pytest.mark.parametrize(("name", "noted"), [("a clone", True), ("clóne", False)])
+def test_dvc_keeps_its_pickles_where_only_their_owner_may_write(tmp_path, name, noted):
+    """CVE-2025-69872: DVC's own default is a folder below /var/tmp that everybody may write to.
+
+    DVC writes its settings as ASCII; make tells it any folder through the environment, and says what else to do.
+    """
+    clone, folder = tmp_path / name, tmp_path / name / ".dvc" / "tmp" / "site"
+    run(ROOT, "git", "clone", "-q", str(ROOT), str(clone))
     (clone / "Makefile").write_text((ROOT / "Makefile").read_text() + "\nshow:\n\t@echo $$DVC_SITE_CACHE_DIR\n")
-    setup = ["make", "-o", str(LOCK.relative_to(ROOT)), "-o", str(Path(sys.prefix) / ".ready"), f"VENV={sys.prefix}"]
-    # Not what the make that runs the tests hands down: its level would have this one announce its folder.
-    own = {k: v for k, v in os.environ.items() if k not in ("DVC_SITE_CACHE_DIR", "MAKELEVEL", "MAKEFLAGS", "MFLAGS")}
-    done = subprocess.run([*setup, "setup", "show"], cwd=clone, env=own, check=True, capture_output=True, text=True)
-    folder = clone / ".dvc" / "tmp" / "site"
-    assert f'export DVC_SITE_CACHE_DIR="{folder}"' in done.stdout
-    assert done.stdout.splitlines()[-1] == str(folder)
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    subprocess.run(
-        [sys.executable, "-m", "dvc", "config", "--list"], cwd=clone, env=own, check=True, capture_output=True
-    )
+    for _ in range(2):
+        told = run(clone, *SETUP, "show")
+        assert told.splitlines()[-1] == str(folder)
+        assert (f'export DVC_SITE_CACHE_DIR="{folder}"' in told) != noted
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert (f"core.site_cache_dir={folder}" in dvc(clone, "config", "--list")) == noted
+    assert run(clone, "git", "status", "--porcelain") == "M Makefile"
 
 
 def test_a_folder_without_git_is_known_to_dvc(tmp_path):
     """A downloaded ZIP; and once it is a repository, it is one."""
-    folder = tmp_path / "zip"
-    (folder / ".dvc").mkdir(parents=True)
-    for name in ("Makefile", ".dvc/config", "dvc.yaml", "params.yaml", str(LOCK.relative_to(ROOT))):
-        (folder / name).parent.mkdir(exist_ok=True)
+    folder, alone = tmp_path / "zip", {"GIT_CEILING_DIRECTORIES": str(tmp_path)}
+    for name in ("Makefile", ".dvc/config", "dvc.yaml", "params.yaml", LOCK):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes((ROOT / name).read_bytes())
-    own = os.environ | {"GIT_CEILING_DIRECTORIES": str(tmp_path)}
-    setup = ["make", "-o", str(LOCK.relative_to(ROOT)), "-o", str(Path(sys.prefix) / ".ready"), f"VENV={sys.prefix}"]
-    listed = [sys.executable, "-m", "dvc", "stage", "list", "--name-only"]
     for git in (False, False, True):
         if git:
-            subprocess.run(["git", "init", "-q"], cwd=folder, env=own, check=True)
-        done = subprocess.run([*setup, "setup"], cwd=folder, env=own, check=True, capture_output=True, text=True)
-        assert done.stderr == ""
+            run(folder, "git", "init", "-q", **alone)
+        run(folder, *SETUP, **alone)
         assert ("no_scm = true" in (folder / ".dvc" / "config.local").read_text()) != git
-        assert (
-            "windows" in subprocess.run(listed, cwd=folder, env=own, check=True, capture_output=True, text=True).stdout
-        )
+        assert "windows" in dvc(folder, "stage", "list", "--name-only", **alone)
+
+
+ENTRY = "- {package: %s, ids: [X-1], what: something that is bad, why: it is never reached here, review: 2026-01-31}"
+
+
+@pytest.fixture
+def database():
+    """The audit against a database that speaks OSV, the advisories it knows, and the packages asked about."""
+    known, asked = {}, []
+
+    class Database(BaseHTTPRequestHandler):
+        def do_POST(self):
+            name = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["package"]["name"]
+            asked.append(name)
+            vulns = [
+                {"id": advisory, "summary": "bad", "affected": [{"package": {"name": name, "ecosystem": "PyPI"}}]}
+                for advisory in known.get(name, [])
+            ]
+            body = json.dumps({"vulns": vulns} if vulns else {}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Database) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/v1/query"
+        yield ["-s", "osv", "--osv-url", address, "--progress-spinner", "off"], known, asked
+        server.shutdown()
+
+
+def test_every_locked_package_is_asked_about_and_what_is_not_accepted_fails(database, capfd):
+    options, known, asked = database
+    for package, advisory, status, told in (
+        ("diskcache", "GHSA-w8v5-vhqr-4h9v", 0, "1 ignored"),
+        ("dvc", "PYSEC-2099-1", 1, "PYSEC-2099-1"),
+    ):
+        known[package] = [advisory]
+        assert audit.main(options) == status
+        assert told in "".join(capfd.readouterr())
+    assert {"torch", "dvc", "mlflow", "pyarrow", "diskcache", "opencv-python"} <= set(asked)
+    assert len(set(asked)) > 150
+
+
+def test_accepted_advisories_are_complete_current_and_of_locked_packages():
+    day = datetime.date(2026, 1, 31)
+    texts = [(audit.REQUIREMENTS / name).read_text() for name in ("advisories.yaml", "all.txt")]
+    assert "CVE-2025-69872" in audit.accepted(*texts, day)
+    assert audit.accepted("", "", day) == []
+    assert audit.accepted(ENTRY % "six", "six==1\n", day) == ["X-1"]
+    for text, today, message in (
+        (ENTRY % "gone", day, "gone; drop"),
+        ("- {package: six}", day, "complete it"),
+        ((ENTRY % "six").replace("}", ", extra: 1}"), day, "complete it"),
+        (ENTRY % "six", datetime.date(2026, 2, 1), "X-1 of six overdue since 2026-01-31"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            audit.accepted(text, "six==1\n", today)

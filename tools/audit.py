@@ -1,15 +1,10 @@
-"""Known vulnerabilities of all locked packages, less those that were looked at: ``make audit``.
-
-pip-audit asks an advisory database about every version in the lock. What it finds fails the audit, unless
-``requirements/advisories.yaml`` accepts it with a reason and a day on which to look again.
-"""
+"""Known vulnerabilities of all locked packages, but for those that ``requirements/advisories.yaml`` accepts."""
 
 import datetime
 import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from ruamel.yaml import YAML
 
@@ -19,7 +14,7 @@ KEYS = {"package": str, "ids": list, "what": str, "why": str, "review": datetime
 
 def accepted(text: str, lock: str, today: datetime.date) -> list[str]:
     """Return the names in a YAML list of accepted advisories; a ValueError says which entry must be looked at."""
-    entries: list[dict[str, Any]] = YAML(typ="safe").load(text) or []
+    entries = YAML(typ="safe").load(text) or []
     for entry in entries:
         if {key: type(value) for key, value in entry.items()} != KEYS or not all(entry.values()):
             raise ValueError(f"expected {', '.join(KEYS)} of each accepted advisory, found {entry}; complete it")
@@ -37,8 +32,7 @@ def main(arguments: list[str]) -> int:
     try:
         names = accepted((REQUIREMENTS / "advisories.yaml").read_text(), lock.read_text(), datetime.date.today())
     except ValueError as error:
-        print(f"audit: {error} in requirements/advisories.yaml", file=sys.stderr)
-        return 2
+        sys.exit(f"audit: {error} in requirements/advisories.yaml")
     command = [sys.executable, "-m", "pip_audit", "--strict", "--disable-pip", "--require-hashes", "-r", str(lock)]
     ignored = [option for name in names for option in ("--ignore-vuln", name)]
     return subprocess.run([*command, *ignored, *arguments], check=False).returncode

@@ -1,15 +1,13 @@
-"""The layers and the engine against torch.nn, side by side in one run: ``make bench`` → ``data/results/bench.json``.
+"""The layers and the engine against torch.nn, side by side in one run: ``make bench``.
 
-A *layer* row is one training step (forward and backward) of one network; an *engine* row is one
-step of one network among all conditions and repetitions of a task, losses after each epoch and the start of processes
-included. The peer is ``torch.nn.LSTM`` or ``nn.GRU`` with autograd and ``torch.optim``, with one thread or torch's
-default number, whichever is faster. Ratios are peer / ours: above 1 we are faster.
+A *layer* row is one training step (forward and backward) of one network; an *engine* row is one step of one network
+among all conditions and repetitions of a task, losses after each epoch and the start of processes included. The peer is
+``torch.nn`` with autograd and ``torch.optim``. Ratios are peer / ours: above 1 we are faster.
 """
 
 import itertools
 import platform
 import statistics
-import sys
 import time
 import timeit
 from collections.abc import Callable
@@ -20,7 +18,7 @@ from torch import nn
 
 from nem import CONDITIONS, Noise, NoisyGRU, NoisyLSTM
 from nem.cells import CellName
-from pipeline.common import jobs, paths, records
+from pipeline.common import jobs
 from pipeline.common.sequences import Dataset, Sequences
 from pipeline.training.engine import Engine
 from pipeline.training.settings import NoiseTable, Settings, Strength
@@ -56,15 +54,14 @@ def layer(cell: CellName, size: tuple[int, int, int, int], noise: Noise | None) 
 def dataset(task: str) -> Dataset:
     """Return random data of a task's size: cost does not depend on content."""
     train, test, T, inputs, _, outputs, _ = SIZES[task]
-    draw = torch.Generator().manual_seed(1)
 
     def part(count: int) -> Sequences:
-        pool, rows = torch.randn(count * T, inputs, generator=draw), torch.arange(count)
+        pool, rows = torch.randn(count * T, inputs, generator=torch.Generator().manual_seed(1)), torch.arange(count)
         values = nn.functional.one_hot(rows % outputs, outputs).float() if outputs > 1 else pool[::T, :1].contiguous()
         return Sequences(pool, torch.arange(count * T).view(count, T), values, rows)
 
-    head, classes = ("softmax", tuple(map(str, range(outputs)))) if outputs > 1 else ("identity", ())
-    return Dataset(part(train), part(test), None, head, 1.0, 0.0, "", classes, {})  # type: ignore[arg-type]
+    classes = tuple(map(str, range(outputs))) if outputs > 1 else ()
+    return Dataset(part(train), part(test), None, "softmax" if classes else "identity", 1.0, 0.0, "", classes, {})
 
 
 def stack(job: tuple[str, Settings, int]) -> None:
@@ -80,15 +77,14 @@ def one_by_one(task: str, cell: CellName, epochs: int) -> None:
     optimiser = torch.optim.SGD([*recurrent.parameters(), *head.parameters()], lr=0.01)
     loss = nn.MSELoss() if data.outputs == 1 else nn.CrossEntropyLoss()
     probe = data.train.subset(torch.arange(min(1024, len(data.train))))
-    for _ in range(epochs):
-        for part, size in ((data.train, BATCH), (probe, 256), (data.test, 256)):
-            with torch.set_grad_enabled(part is data.train):
-                for rows in torch.randperm(len(part)).split(size):
-                    error = loss(head(recurrent(part.pool[part.index[rows]])[0][:, -1]), part.targets[rows])
-                    if part is data.train:
-                        optimiser.zero_grad()
-                        error.backward()
-                        optimiser.step()
+    for part, size in epochs * ((data.train, BATCH), (probe, 256), (data.test, 256)):
+        with torch.set_grad_enabled(part is data.train):
+            for rows in torch.randperm(len(part)).split(size):
+                error = loss(head(recurrent(part.pool[part.index[rows]])[0][:, -1]), part.targets[rows])
+                if part is data.train:
+                    optimiser.zero_grad()
+                    error.backward()
+                    optimiser.step()
 
 
 def engine(task: str, cell: CellName) -> tuple[float, float]:
@@ -103,26 +99,15 @@ def engine(task: str, cell: CellName) -> tuple[float, float]:
     return together / len(CONDITIONS) / REPETITIONS / steps, timed(lambda: one_by_one(task, cell, epochs), 1) / steps
 
 
-def main() -> int:
-    """Run the benchmarks; return the exit status."""
-    machine = f"{platform.machine()}, {jobs.workers()} workers, torch {torch.__version__}"
-    rows: dict[str, dict[str, object]] = {"layer": {}, "engine": {}}
-
-    def show(path: str, name: str, ours: float, peer: float) -> None:
-        print(f"{path:<8}{name:<36}{ours:9.2f} ms {peer:9.2f} ms  ratio {peer / ours:5.2f}", flush=True)
-        row = {"ours": ours, "peer": peer, "ratio": peer / ours, "unit": "ms per step", "machine": machine}
-        rows[path][name] = row
-
-    print(f"{machine}\n{'':<44}{'ours':>12} {'torch.nn':>12}")
-    for size in LAYERS:
-        for cell, kind in itertools.product(CELLS, ("NEM", "no")):
-            name = f"{cell} {kind} noise, " + " ".join(f"{k}={v}" for k, v in zip("BTIJ", size, strict=True))
-            show("layer", name, *layer(cell, size, Noise("nem", "additive", 0.1) if kind == "NEM" else None))
-    for task, cell in itertools.product(SIZES, CELLS):
-        show("engine", f"{task} {cell}, 13 conditions", *engine(task, cell))
-    records.write_json(paths.RESULTS / "bench.json", rows)
-    return 0
+def show(name: str, ours: float, peer: float) -> None:
+    """Print a row."""
+    print(f"{name:<44}{ours:9.2f} ms {peer:9.2f} ms  ratio {peer / ours:5.2f}", flush=True)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    print(f"{platform.machine()}, {jobs.workers()} workers, torch {torch.__version__}\n{'':<44}{'ours':>12} torch.nn")
+    for size, cell, noise in itertools.product(LAYERS, CELLS, (Noise("nem", "additive", 0.1), None)):
+        what = f"layer {cell} {'NEM' if noise else 'no'} noise, B={size[0]} T={size[1]} I={size[2]} J={size[3]}"
+        show(what, *layer(cell, size, noise))
+    for task, cell in itertools.product(SIZES, CELLS):
+        show(f"engine {task} {cell}, 13 conditions", *engine(task, cell))

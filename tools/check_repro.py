@@ -1,11 +1,7 @@
-"""Same commit, same parameters, same bytes: checked on two clones, ``make check-repro``.
-
-The commit is cloned twice. The demo pipeline runs in both, without a shared cache, the second time under another folder
-name, locale, time zone, ``PYTHONHASHSEED`` and number of workers. Then every output file is compared.
+"""Same commit, same parameters, same bytes: checked on two clones, ``make check-repro`` (docs/reproducibility.md).
 
 ``QUICK=1`` runs all stages with tiny sizes, ``FRESH=1`` in new virtual environments. ``AGAINST_LOCK=1`` compares one
-run with the committed ``dvc.lock``: bytes where docs/reproducibility.md promises them on every machine, else the
-committed metrics within its tolerances; ``--here`` takes the run that this folder already holds.
+run with the committed ``dvc.lock`` and metrics; ``--here`` takes the run that this folder already holds.
 """
 
 import argparse
@@ -23,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 from ruamel.yaml import YAML
 from safetensors.numpy import load_file
@@ -68,8 +65,8 @@ def foreign_locale(folder: Path) -> dict[str, str]:
     name = "tr_TR.UTF-8"
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        subprocess.run(["localedef", "-i", "tr_TR", "-f", "UTF-8", str(folder / name)], capture_output=True, check=True)
-    except (OSError, subprocess.CalledProcessError):  # no GNU system, or one without the sources of locales
+        run(["localedef", "-i", "tr_TR", "-f", "UTF-8", str(folder / name)], folder)
+    except (OSError, CheckError):  # no GNU system, or one without the sources of locales
         return {"LC_ALL": "C"}
     return {"LC_ALL": name, "LOCPATH": str(folder)}
 
@@ -91,13 +88,12 @@ def clone_and_run(root: Path, clone: Path, own: dict[str, str], quick: bool, fre
     if fresh:
         run(["make", "setup", f"PYTHON={sys.executable}"], clone, surroundings(clone, own, binaries))
         binaries = clone / ".venv" / "bin"
-    environment = surroundings(clone, own, binaries)
     if quick:
         (clone / "profiles" / "demo.yaml").write_text(json.dumps(QUICK))  # JSON is YAML
     # A committed lock would carry over entries that this run did not make.
     (clone / "dvc.lock").unlink(missing_ok=True)
-    run([str(binaries / "python"), "-m", "pipeline.params", "compose", "demo", "--force"], clone, environment)
-    run([str(binaries / "python"), "-m", "dvc", "repro"], clone, environment)
+    for command in (["pipeline.params", "compose", "demo", "--force"], ["dvc", "repro"]):
+        run([str(binaries / "python"), "-m", *command], clone, surroundings(clone, own, binaries))
     return clone
 
 
@@ -111,17 +107,14 @@ def outputs(clone: Path) -> dict[str, str]:
 def told(file: Path) -> Iterator[str]:
     """Yield a file's content in the terms of its format, a line each."""
     if file.suffix == ".parquet":
-        table = pq.read_table(file)
-        yield f"schema: {table.schema!s}"
-        for number, row in enumerate(table.to_pylist()):
+        for number, row in enumerate(pq.read_table(file).to_pylist()):
             yield from (f"column {name}, row {number}: {value!r}" for name, value in row.items())
     elif file.suffix == ".safetensors":
         for name, tensor in sorted(load_file(file).items()):
             yield from (f"tensor {name}{list(at)}: {value!s}" for at, value in np.ndenumerate(tensor))
-    elif file.suffix in (".json", ".csv", ".html", ".lock", ".yaml"):
-        yield from (f"line {n + 1}: {line}" for n, line in enumerate(file.read_text("utf-8").split("\n")))
     else:
-        yield from (f"byte {at}: {byte:#04x}" for at, byte in enumerate(file.read_bytes()))
+        lines = file.read_bytes().decode("utf-8", "backslashreplace").split("\n")
+        yield from (f"line {number}: {line}" for number, line in enumerate(lines, 1))
 
 
 def first_difference(a: Path, b: Path) -> str:
@@ -136,36 +129,27 @@ def first_difference(a: Path, b: Path) -> str:
 
 def compare(first: Path, second: Path) -> int:
     """Print a table of what is identical; return how many files differ."""
-    left, right = outputs(first), outputs(second)
-    names = sorted(left.keys() | right.keys())
-    if not any(name.startswith("data/results/") for name in names):
+    both = pd.DataFrame({"first": outputs(first), "second": outputs(second)})
+    if not any(both.index.str.startswith("data/results/")):
         raise CheckError("expected results from both runs, found none: nothing was compared")
-    differing = [name for name in names if left.get(name) != right.get(name)]
-    print(f"\n{'':<24}{'files':>6}{'identical':>11}  SHA-256 over all")
-    for kind, group in itertools.groupby(names, key=lambda name: "/".join(name.split("/")[:3][: 1 + name.count("/")])):
-        mine = list(group)
-        whole = hashlib.sha256("".join(f"{name}\0{left.get(name)}\0" for name in mine).encode()).hexdigest()[:16]
-        same = sum(name not in differing for name in mine)
-        print(f"{kind:<24}{len(mine):>6}{same:>11}  {whole if same == len(mine) else 'DIFFERENT'}")
-    for name in differing:
+    same = both["first"] == both["second"]
+    table = same.groupby(both.index.str.split("/").str[:3].str.join("/")).agg(files="size", identical="sum")
+    print(table.assign(verdict=np.where(table.files == table.identical, "", "DIFFERENT")).to_string())
+    for name in both.index[~same]:
         print(f"  {name}: {first_difference(first / name, second / name)}")
-    print(f"\n{len(differing)} of {len(names)} files differ")
-    return len(differing)
+    print(f"\n{(~same).sum()} of {len(both)} files differ")
+    return int((~same).sum())
 
 
-def leaves(content: object, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], object]]:
-    """Yield every value of nested mappings and lists with its place."""
-    if isinstance(content, (dict, list)):
-        for key, value in content.items() if isinstance(content, dict) else enumerate(content):
-            yield from leaves(value, (*place, str(key)))
-    else:
-        yield place, content
+def flat(metrics: dict[str, Any]) -> dict[tuple[str, ...], Any]:
+    """Return every value of nested mappings with its place."""
+    return {tuple(place.split(".")): value for place, value in pd.json_normalize(metrics).loc[0].to_dict().items()}
 
 
 def promised(metrics: dict[str, Any]) -> dict[tuple[tuple[str, str], str], list[object]]:
     """Return the numbers that are promised across machines, by tolerance (:data:`TOLERANCES`) and name."""
     numbers: dict[tuple[tuple[str, str], str], list[object]] = {}
-    for place, value in leaves(metrics):
+    for place, value in flat(metrics).items():
         task = place[place[0] == "baselines"].partition("_")[0]
         if place[0] == "baselines":
             numbers[(task, "baselines"), ".".join(place)] = [value]
@@ -191,8 +175,8 @@ def against_lock(root: Path, fresh: Path) -> int:
             print(f"{path:<34}{'identical' if same else 'DIFFERENT' if exact else 'different, see metrics'}")
             faults += [] if same or not exact else [f"{path}: other bytes, promised on every machine"]
     committed, present = (json.loads(text) for text in texts[1])
-    one_sided = dict(leaves(committed)).keys() ^ dict(leaves(present)).keys()
-    faults += [f"{'.'.join(place)}: only one of both metrics has it" for place in sorted(one_sided)]
+    one_sided = sorted(flat(committed).keys() ^ flat(present).keys())
+    faults += [f"{'.'.join(place)}: only one of both metrics has it" for place in one_sided]
     mine, theirs = promised(committed), promised(present)
     for kind, name in sorted(mine.keys() & theirs.keys()):
         (limit, relative), x, y = TOLERANCES[kind], _mean(mine[kind, name]), _mean(theirs[kind, name])
@@ -218,10 +202,9 @@ def _mean(values: list[Any]) -> float:
 def main(arguments: list[str] | None = None) -> int:
     """Run the check; return 0 if everything is as promised, 1 if not, 2 if it could not be done."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("quick", "fresh", "against-lock"):
-        variable = name.upper().replace("-", "_")
-        parser.add_argument(f"--{name}", action="store_true", default=os.environ.get(variable, "") not in ("", "0"))
-    parser.add_argument("--here", action="store_true", help="with --against-lock: compare the run in this folder")
+    for name in ("quick", "fresh", "against-lock", "here"):
+        variable = os.environ.get(name.upper().replace("-", "_"), "") if name != "here" else ""
+        parser.add_argument(f"--{name}", action="store_true", default=variable not in ("", "0"))
     options = parser.parse_args(arguments)
     if (options.against_lock and options.quick) or (options.here and not options.against_lock):
         parser.error("expected --quick or --against-lock, and --here with --against-lock only")

@@ -5,28 +5,12 @@ gate's Bernoulli latent. Every noise condition is one idea: noise helps on avera
 more probable (26)-(27), that is, when its *log-likelihood gain* is not negative.
 """
 
-from nem.theory.expected import ball_acceptance, expected_ball_noise, expected_halfspace_noise
-from nem.theory.gains import (
-    classifier_additive_gain,
-    classifier_multiplicative_gain,
-    gate_additive_gain,
-    gate_additive_gain_from_logit,
-    gate_multiplicative_gain,
-    gate_multiplicative_gain_from_logit,
-    regressor_additive_gain,
-    regressor_multiplicative_gain,
-)
-
-__all__ = [
-    "ball_acceptance",
-    "classifier_additive_gain",
-    "classifier_multiplicative_gain",
-    "expected_ball_noise",
-    "expected_halfspace_noise",
-    "gate_additive_gain",
-    "gate_additive_gain_from_logit",
-    "gate_multiplicative_gain",
-    "gate_multiplicative_gain_from_logit",
-    "regressor_additive_gain",
-    "regressor_multiplicative_gain",
-]
+from nem.theory.expected import expected_ball_noise as expected_ball_noise
+from nem.theory.expected import expected_halfspace_noise as expected_halfspace_noise
+from nem.theory.gains import classifier_additive_gain as classifier_additive_gain
+from nem.theory.gains import classifier_multiplicative_gain as classifier_multiplicative_gain
+from nem.theory.gains import gate_additive_gain as gate_additive_gain
+from nem.theory.gains import gate_additive_gain_from_logit as gate_additive_gain_from_logit
+from nem.theory.gains import gate_multiplicative_gain as gate_multiplicative_gain
+from nem.theory.gains import regressor_additive_gain as regressor_additive_gain
+from nem.theory.gains import regressor_multiplicative_gain as regressor_multiplicative_gain

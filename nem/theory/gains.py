@@ -1,10 +1,9 @@
 """NEM conditions as log-likelihood gains: Theorems 2-5, Corollaries 1-4.
 
-Each function returns what the noise adds to the log-likelihood of the signal, log p(noisy) - log p(clean), per sample
-and time slice; in nats for classifiers and gates, in squared units of the target for regressors. The NEM condition
-holds where it is not negative. One pair of functions serves every sigmoid gate of LSTM (input, forget, output) and GRU
-(update, reset): gates are independent given the past, so the sums of (79), (81), (87) and (89) have one term per gate,
-and Algorithm 1 tests each by itself.
+Each function returns log p(noisy) - log p(clean) of the signal, per sample and time slice; in nats for classifiers and
+gates, in squared units of the target for regressors. The NEM condition holds where it is not negative. One pair of
+functions serves every sigmoid gate of LSTM and GRU: gates are independent given the past, so the sums of (79), (81),
+(87) and (89) have one term per gate, and Algorithm 1 tests each by itself.
 
 Shapes: every argument is ``(..., K)`` outputs or ``(..., J)`` hidden units, every gain ``(...)``. Additive noise n is
 added to the target y or the gate g, multiplicative noise multiplies it. Classifiers have class probabilities a and
@@ -58,14 +57,9 @@ def gate_additive_gain(noise: Tensor, gate: Tensor) -> Tensor:
     return gate_additive_gain_from_logit(noise, torch.logit(gate))
 
 
-def gate_multiplicative_gain_from_logit(noise: Tensor, latent: Tensor, logit: Tensor) -> Tensor:
-    """Return Σ_j (z_j n_j - z_j) logit g_j, given what the gates receive (Corollaries 3, 4)."""
-    return _weighted_sum(latent * noise - latent, logit)
-
-
 def gate_multiplicative_gain(noise: Tensor, latent: Tensor, gate: Tensor) -> Tensor:
     """Return Σ_j (z_j n_j - z_j) log(g_j / (1 - g_j)) (Corollaries 3 (81), 4 (89)).
 
     The latent z is the gate's Bernoulli variable, or its mean g (mean field); gates of 0 and 1 give infinite gains.
     """
-    return gate_multiplicative_gain_from_logit(noise, latent, torch.logit(gate))
+    return _weighted_sum(latent * noise - latent, torch.logit(gate))

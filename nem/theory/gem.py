@@ -6,11 +6,8 @@ and the outputs see z. Then everything follows from one table, the joint log p(y
     log p(y | x, Θ) = Q(Θ | Θⁿ) + H(Θ | Θⁿ)                                                       (13)-(15)
 
 and ∇ log p = ∇Q at Θ = Θⁿ (18)-(19). Two kinds of layer come with it: a feed-forward sigmoid layer
-(:class:`SigmoidNetwork`, with a full M-step), and the gates of an LSTM or a GRU in one time slice (:func:`gate_table`),
-as in (56), (75) and (83).
-
-What the theorem speaks of is log p(y | x), *summed* over z. Backpropagation through the deterministic network puts the
-mean g in place of z and climbs log p(y | z = g, x), which is another function: see ``docs/theory.md``, "Theorem 1".
+(:class:`SigmoidNetwork`), and the gates of an LSTM or a GRU in one time slice (:func:`gate_table`). What the theorem
+speaks of is log p(y | x), *summed* over z; training climbs another function: ``docs/theory.md``, "Theorem 1".
 
 Shapes: S = 2^J states, B samples, I inputs, J latents, K outputs; a *table* is ``(S, B)`` log p(y, z | x, Θ), and what
 is computed from tables is ``(B,)``. ``joint`` is the table at Θ, ``joint_n`` that at Θⁿ, the parameters of the E-step.
@@ -24,32 +21,26 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nem.theory.recursions import GATES, Head, LSTMParameters, Parameters, forward, step
+from nem.noise import Head
+from nem.theory.recursions import GATES, Parameters, forward, step
 
 MAX_LATENTS = 20
 """Above this, 2^J states are too many to enumerate."""
 
 
 def states(count: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Return all states of ``count`` = J Bernoulli latents: ``(S, J)`` of 0 and 1.
-
-    Raises:
-        ValueError: too many latents to enumerate.
-    """
+    """Return all states of ``count`` = J Bernoulli latents: ``(S, J)`` of 0 and 1; a ValueError for too many."""
     if not 1 <= count <= MAX_LATENTS:
         raise ValueError(
             f"expected 1 to {MAX_LATENTS} latents to enumerate, found {count}; use nem.theory.montecarlo for more"
         )
-    bits = torch.arange(2**count).unsqueeze(-1) >> torch.arange(count)
-    return (bits & 1).to(dtype)
+    return (torch.arange(2**count).unsqueeze(-1) >> torch.arange(count) & 1).to(dtype)
 
 
 def log_prior(latent: Tensor, logit: Tensor) -> Tensor:
-    """Return log p(z | x, Θ) = Σ_j z_j log g_j + (1 - z_j) log(1 - g_j), for noisy z too (59)-(60), (A.27).
+    """Return log p(z | x, Θ) = Σ_j z_j log g_j + (1 - z_j) log(1 - g_j) (59)-(60), (A.27).
 
-    Args:
-        latent: ``(..., J)`` z, or z + n, or z∘n.
-        logit: ``(..., J)`` pre-activations, logit g.
+    ``latent`` is ``(..., J)`` z, or z + n, or z∘n; ``logit`` ``(..., J)`` is logit g, the pre-activations.
     """
     return (latent * logit - torch.nn.functional.softplus(logit)).sum(-1)
 
@@ -57,10 +48,7 @@ def log_prior(latent: Tensor, logit: Tensor) -> Tensor:
 def log_likelihood(target: Tensor, score: Tensor, head: Head) -> Tensor:
     """Return log p(y | z, x, Θ): one-shot multinomial, Π a_k^{y_k} (36), or normal with identity covariance (47).
 
-    Args:
-        target: ``(..., K)`` y.
-        score: ``(..., K)`` o^y, what the output neurons receive.
-        head: ``softmax`` or ``identity``.
+    ``target`` is ``(..., K)`` y, and ``score`` ``(..., K)`` is o^y, what the output neurons receive.
     """
     if head == "softmax":
         return (target * torch.log_softmax(score, -1)).sum(-1)
@@ -104,23 +92,17 @@ class SigmoidNetwork:
         return log_prior(z, x @ self.W.T + self.b) + likelihood
 
 
-def maximise(network: SigmoidNetwork, x: Tensor, target: Tensor, iterations: int = 500) -> SigmoidNetwork:
-    """Return the full M-step: Θ^{n+1} = arg max Q(Θ | Θⁿ) over all parameters, summed over samples.
+def maximise(network: SigmoidNetwork, x: Tensor, target: Tensor) -> SigmoidNetwork:
+    """Return the full M-step from Θⁿ: arg max Q(Θ | Θⁿ), summed over samples x ``(B, I)`` and y ``(B, K)``.
 
     Q is concave here: a logistic regression per latent, weighted by the posterior, and a multinomial or linear
     regression of y on z. It is climbed from Θⁿ by L-BFGS with a strong Wolfe search, so the result is never lower.
-
-    Args:
-        network: Θⁿ.
-        x: ``(B, I)``.
-        target: ``(B, K)``.
-        iterations: most iterations of L-BFGS.
     """
     joint_n = network.table(x, target).detach()
     W, b, U, c = (t.detach().clone().requires_grad_() for t in (network.W, network.b, network.U, network.c))
     free = SigmoidNetwork(W, b, U, c, network.head)
     optimiser = torch.optim.LBFGS(
-        [W, b, U, c], max_iter=iterations, tolerance_grad=1e-10, tolerance_change=1e-14, line_search_fn="strong_wolfe"
+        [W, b, U, c], max_iter=500, tolerance_grad=1e-10, tolerance_change=1e-14, line_search_fn="strong_wolfe"
     )
 
     def negative() -> float:
@@ -134,36 +116,24 @@ def maximise(network: SigmoidNetwork, x: Tensor, target: Tensor, iterations: int
 
 
 def gate_logits(now: Mapping[str, Tensor]) -> Tensor:
-    """Return logit g of all gates of a slice side by side, ``(B, G·J)``: γ, φ, ω or z, r.
-
-    Args:
-        now: the slice's quantities, from :func:`nem.theory.recursions.forward`.
-    """
+    """Return logit g of a slice's gates (γ, φ, ω or z, r) side by side, ``(B, G·J)``, from :func:`forward`'s."""
     return torch.cat([now[f"o_{name}"] for name in GATES if f"o_{name}" in now], -1)
 
 
 def gated_score(p: Parameters, before: Mapping[str, Tensor], x: Tensor, latent: Tensor) -> Tensor:
-    """Return o^y of a slice, ``(..., B, K)``, whose gates are latents; states of earlier slices stay as they are.
+    """Return o^y ``(..., B, K)`` of a slice whose gates are latents ``(..., B, G·J)``, side by side.
 
-    Args:
-        p: parameters.
-        before: ``a_h`` ``(B, J)`` and, for an LSTM, ``s`` of the slice before.
-        x: ``(B, I)`` input.
-        latent: ``(..., B, G·J)`` z, gates side by side as in :func:`gate_logits`.
+    States of earlier slices stay as they are: ``before`` has ``a_h`` ``(B, J)`` and, for an LSTM, ``s`` of the slice
+    before; ``x`` is the input ``(B, I)``.
     """
-    gates = latent.mT.chunk(3 if isinstance(p, LSTMParameters) else 2, -2)
+    gates = latent.mT.split(before["a_h"].shape[-1], -2)
     return step(p, x, before["a_h"], before.get("s", before["a_h"]), lambda _: gates)["o_y"]
 
 
 def gate_table(p: Parameters, x: Tensor, target: Tensor, head: Head, slice_index: int) -> Tensor:
     """Return the table ``(2^{G·J}, B)`` of log p(y(t), z(t) | x, Θ) over a slice's gates (56), (75), (83).
 
-    Args:
-        p: parameters.
-        x: ``(T, B, I)``.
-        target: ``(T, B, K)``.
-        head: output neurons.
-        slice_index: t, 1-based.
+    ``x`` is ``(T, B, I)``, ``target`` ``(T, B, K)``, and ``slice_index`` is t, 1-based.
     """
     steps, zero = forward(x[:slice_index], p), x.new_zeros(x.shape[1], len(p.V_h))
     before: Mapping[str, Tensor] = steps[-2] if slice_index > 1 else {"a_h": zero, "s": zero}

@@ -8,8 +8,6 @@ Shapes: M samples of the latents come first, then any batch axes, written ``...`
 a ``ValueError`` without samples.
 """
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -30,22 +28,11 @@ def effective_sample_size(likelihood_n: Tensor) -> Tensor:
     return torch.exp(-torch.logsumexp(2 * log_weights(likelihood_n), 0))
 
 
-def log_evidence(likelihood_n: Tensor) -> Tensor:
-    """Return the estimate log (1/M) Σ_m p(y | z^m, x, Θⁿ) of log p(y | x, Θⁿ), whose sum stands below (64)."""
-    log_weights(likelihood_n)
-    return torch.logsumexp(likelihood_n, 0) - math.log(len(likelihood_n))
-
-
 def surrogate(likelihood_n: Tensor, latent: Tensor, logit: Tensor, likelihood: Tensor) -> Tensor:
-    """Return the estimate of Q(Θ | Θⁿ) (68), or of Q_N (70), whose noise enters the prior alone.
+    """Return the estimate of Q(Θ | Θⁿ) (68), or of Q_N (70), whose error falls as 1/√M.
 
-    Its error falls as 1/√M.
-
-    Args:
-        likelihood_n: weights the samples.
-        latent: ``(M, ..., J)`` z^m for Q; z^m + n or z^m∘n for Q_N.
-        logit: ``(..., J)`` logit g at Θ.
-        likelihood: ``(M, ...)`` log p(y | z^m, x, Θ), without noise.
+    ``latent`` is ``(M, ..., J)`` z^m for Q, z^m + n or z^m∘n for Q_N, whose noise enters the prior alone; ``logit``
+    is ``(..., J)`` logit g at Θ, and ``likelihood`` ``(M, ...)`` log p(y | z^m, x, Θ), without noise.
     """
     return (log_weights(likelihood_n).exp() * (log_prior(latent, logit) + likelihood)).sum(0)
 
@@ -57,14 +44,8 @@ def noise_benefit(likelihood_n: Tensor, latent: Tensor, logit: Tensor, increment
     noise Δ = n, whatever the samples, it is the very gain of Theorems 4 and 5; for multiplicative noise Δ = z∘(n - 1),
     it is that of Corollaries 3 and 4 with the posterior mean of z as the latent. Rejected noise has Δ = 0.
 
-    Args:
-        likelihood_n: weights the samples.
-        latent: ``(M, ..., J)`` z^m.
-        logit: ``(..., J)`` logit g.
-        increment: ``(M or 1, ..., J)`` what the noise adds to z^m: n, or z^m∘(n - 1).
-
-    Raises:
-        ValueError: increments do not fit the latents.
+    ``latent`` is ``(M, ..., J)`` z^m, ``logit`` ``(..., J)``, ``increment`` ``(M or 1, ..., J)`` Δ, what the noise adds
+    to z^m; a ValueError if it does not fit the latents.
     """
     weight = log_weights(likelihood_n).exp()
     if increment.dim() != latent.dim():

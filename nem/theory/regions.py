@@ -6,14 +6,13 @@ if additive, 1 if multiplicative) lies on the boundary of each region. Targets y
 """
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from scipy import integrate, special
 from torch import Tensor
 
 
-@dataclass(frozen=True)
-class HalfSpace:
+class HalfSpace(NamedTuple):
     """All n with normal·n >= offset."""
 
     normal: Tensor  # (K,), not 0
@@ -29,8 +28,7 @@ class HalfSpace:
         return float(special.ndtr(distance.item() / sigma))
 
 
-@dataclass(frozen=True)
-class Ellipsoid:
+class Ellipsoid(NamedTuple):
     """All n with Σ_k ((n_k - centre_k) / axis_k)² <= 1."""
 
     centre: Tensor  # (K,)
@@ -99,14 +97,8 @@ def regressor_additive_region(target: Tensor, activation: Tensor) -> Ellipsoid:
 def regressor_multiplicative_region(target: Tensor, activation: Tensor) -> Ellipsoid:
     """Return the region of Corollary 2: the ellipsoid around a/y through 1, half-axes ‖y - a‖/|y_k|, Figure 6.
 
-    From ‖y∘n - a‖² <= ‖y - a‖²; (49) as printed is another region, a ball (see ``docs/errata.md``).
-
-    Args:
-        target: ``(K,)`` y, no entry 0.
-        activation: ``(K,)`` a.
-
-    Raises:
-        ValueError: a target of 0, where noise of that neuron does not matter and the region is unbounded.
+    From ‖y∘n - a‖² <= ‖y - a‖²; (49) as printed is another region, a ball (see ``docs/errata.md``). A target of 0,
+    where noise of that neuron does not matter and the region is unbounded, is a ValueError.
     """
     if (target == 0).any():
         raise ValueError(f"expected targets that are not 0, found {target.tolist()}; the region is unbounded there")

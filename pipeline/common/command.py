@@ -12,38 +12,30 @@ def stage(name: str, arguments: Mapping[str, Mapping[str, Any]] | None = None) -
     """Turn a stage's work into its ``main``, which takes a command line and returns an exit status.
 
     Where the stage's module is the program (``python -m stages.<name>``), it runs at once: nothing may follow in it.
-
     ``arguments`` are what the command line may say, each with its settings for :meth:`ArgumentParser.add_argument`; the
     work gets them as keywords. Without any, the command line is not looked at.
+
+    ``ValueError`` and ``OSError`` (and their subclasses, which all of the project's own errors are) are faults of input
+    or environment, told in the name of the stage; anything else is a defect and keeps its traceback.
     """
 
     def decorate(work: Callable[..., None]) -> Main:
         def main(line: list[str] | None = None) -> int:
-            options = Namespace()
+            about, options = sys.modules[work.__module__].__doc__, Namespace()
             if arguments:
-                about = sys.modules[work.__module__].__doc__
                 parser = ArgumentParser(description=about, formatter_class=RawDescriptionHelpFormatter)
                 for argument, settings in arguments.items():
                     parser.add_argument(argument, **settings)
                 options = parser.parse_args(line)
-            return run(name, lambda: work(**vars(options)))
+            try:
+                work(**vars(options))
+            except (ValueError, OSError) as error:
+                print(f"{name}: {error}", file=sys.stderr)
+                return 1
+            return 0
 
         if work.__module__ == "__main__":
             sys.exit(main())
         return main
 
     return decorate
-
-
-def run(name: str, work: Callable[[], None]) -> int:
-    """Run work; return the exit status.
-
-    ``ValueError`` and ``OSError`` (and their subclasses, which all of the project's own errors are) are faults of input
-    or environment, told in the name of the stage; anything else is a defect and keeps its traceback.
-    """
-    try:
-        work()
-    except (ValueError, OSError) as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return 1
-    return 0

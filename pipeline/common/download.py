@@ -1,14 +1,12 @@
-"""Fetching files: the local mirror first, then the network; resumable; nothing is used without a hash.
+"""Fetching files: the mirror first, then the network; resumable. Nothing is used without a hash, known or locked.
 
-A file whose hash is known must match it. A file whose hash nobody published is trusted on first use, if it is what it
-should be at all: its hash is written to a lock file, and every later fetch must match that.
+A hash that nobody published is locked on first use, if the file is what it should be at all.
 """
 
 import http.client
 import os
 import shutil
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,9 +27,9 @@ class DownloadError(OSError):
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a file came from: from the mirror, from the network, or present (it was there already)."""
+    """Where a file came from."""
 
-    origin: str
+    origin: str  # mirror, network, or present: it was there already
     url: str
     sha256: str
     trusted_on_first_use: bool
@@ -48,10 +46,8 @@ def fetch(url: str, destination: Path, *, sha256: str | None, mirror_path: str |
     Without ``sha256`` it is trusted on first use, and ``lock``, a JSON file, keeps the hashes by address. ``accept``
     raises a ``ValueError`` for what cannot be the file, such as a portal's page; it is asked about trusted ones too,
     since an older lock may hold a page's hash. ``mirror_path`` is the file's place in the mirror, if it may be there.
-
-    Raises:
-        DownloadError: the file cannot be had, or is not the expected one.
-        ValueError: neither a hash nor a lock, or another kind of address.
+    A ``DownloadError`` says that the file cannot be had or is another one, a ``ValueError`` that there is neither hash
+    nor lock, or another kind of address.
     """
     if sha256 is None and lock is None:
         raise ValueError(f"expected a SHA-256 or a lock file for {url}, found neither")
@@ -64,10 +60,8 @@ def fetch(url: str, destination: Path, *, sha256: str | None, mirror_path: str |
     except ValueError as error:
         looks = _describe(destination)
         forget(url, destination, lock)
-        raise DownloadError(
-            f"expected the file at {url}, found {looks} ({origin}): {error}. It was removed and its hash is not "
-            "trusted; try again, from a network without a portal"
-        ) from error
+        cure = "It was removed and its hash is not trusted; try again, from a network without a portal"
+        raise DownloadError(f"expected the file at {url}, found {looks} ({origin}): {error}. {cure}") from error
     if file.expected is None and lock is not None:
         records.write_json(lock, {**known, url: content})
     return Provenance(origin, url, content, sha256 is None)
@@ -134,7 +128,7 @@ class File:
             except DownloadError:
                 raise
             except (OSError, http.client.HTTPException) as error:
-                code = error.code if isinstance(error, urllib.error.HTTPError) else 0
+                code = getattr(error, "code", 0)  # of an HTTPError
                 if code == 416:  # the server's file ends where ours does, or before
                     part.unlink()
                 if attempt + 1 == ATTEMPTS or code in (401, 403, 404, 410):
@@ -164,14 +158,11 @@ class File:
             length = answer.headers.get("Content-Length")
             # Without a length, the end of the connection looks the same whether the file is whole or cut off.
             if length is None and not getattr(answer, "chunked", False) and self.expected is None:
-                raise DownloadError(
-                    f"expected the length of {self.url}, whose hash is not known yet, found none: it may be cut off. "
-                    f"Get the file by other means, and put it in the folder that {paths.MIRROR_VARIABLE} names"
-                )
+                cure = f"it may be cut off. Put it in the folder that {paths.MIRROR_VARIABLE} names, by other means"
+                raise DownloadError(f"expected a length of {self.url} (hash not known yet), found none: {cure}")
             at = have if resumed else 0
             size = None if length is None else int(length) + at
-            bar = tqdm(total=size, initial=at, unit="B", unit_scale=True, desc=part.stem, leave=False,
-                       disable=self.quiet)  # fmt: skip
+            bar = tqdm(total=size, initial=at, unit="B", unit_scale=True, leave=False, disable=self.quiet)
             with part.open("ab" if resumed else "wb") as file, bar:
                 while block := answer.read(1 << 16):
                     bar.update(file.write(block))

@@ -1,8 +1,7 @@
 """Where jobs run: one after another, in processes, or (a seam) wherever else.
 
-Jobs are values in and values out; only the caller writes files. Neither the executor nor the number of workers may
-change a byte of any result, so neither is a tracked parameter: ``NEM_EXECUTOR`` (a name of :data:`EXECUTORS`) and
-``NEM_WORKERS`` choose them.
+Jobs are values in and values out; only the caller writes files. ``NEM_EXECUTOR`` (a name of :data:`EXECUTORS`) and
+``NEM_WORKERS`` choose where; neither may change a byte of any result.
 """
 
 import multiprocessing
@@ -24,17 +23,12 @@ Executor = Callable[[Callable[[Any], Any], Sequence[Any], Any], Iterator[tuple[i
 """Takes a function that can be imported by name, its arguments, and the shared counter that :func:`progress` adds to;
 yields ``(number of the item, result)`` in order of completion, with a bounded number of items in flight."""
 
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-"""Variables that a library reads when it is loaded: what a worker inherits."""
-
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")  # read by libraries that a worker loads
 _counter: Any = None
 
 
 def one_thread() -> ExitStack:
-    """Keep this process to one thread of arithmetic, BLAS included: some sums change with the number of threads.
-
-    What is returned gives the threads back when it is closed or left as a context.
-    """
+    """Keep this process to one thread, BLAS too, until the result is closed: some sums change with their number."""
     undo = ExitStack()
     undo.callback(torch.set_num_threads, torch.get_num_threads())
     torch.set_num_threads(1)
@@ -42,18 +36,17 @@ def one_thread() -> ExitStack:
     return undo
 
 
-def _end_with_the_parent() -> None:
-    """End this worker when its parent is gone: a killed parent cannot tell its workers to stop."""
-    if parent := multiprocessing.parent_process():
-        parent.join()
-        os._exit(1)
-
-
 def _start_worker(counter: Any) -> None:  # noqa: ANN401 - a shared integer
-    """Prepare a fresh process."""
+    """Prepare a fresh process, which ends when its parent is gone: a killed parent cannot tell its workers to stop."""
     _count_with(counter)
     one_thread()
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+
+    def end_with_the_parent() -> None:
+        if parent := multiprocessing.parent_process():
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=end_with_the_parent, daemon=True).start()
 
 
 def _count_with(counter: Any) -> None:  # noqa: ANN401 - a shared integer
@@ -94,8 +87,7 @@ def _processes(function: Callable[[Item], Result], items: Sequence[Item], counte
     if count <= 1:
         yield from _serial(function, items, counter)
         return
-    pending: dict[Future[Result], int] = {}
-    upcoming = iter(enumerate(items))
+    pending, upcoming = dict[Future[Result], int](), iter(enumerate(items))
     with ExitStack() as undo:
         undo.callback(_inherit, {name: os.environ.get(name) for name in THREADS})
         _inherit(dict.fromkeys(THREADS, "1"))
@@ -112,10 +104,8 @@ def _processes(function: Callable[[Item], Result], items: Sequence[Item], counte
                 for future in wait(pending, return_when=FIRST_COMPLETED).done:
                     yield pending.pop(future), future.result()
         except BrokenProcessPool as error:
-            raise ChildProcessError(
-                "expected every worker to finish, found one dead (killed for memory?); run again: it goes on from what "
-                "is kept. Fewer workers need less memory: NEM_WORKERS=1"
-            ) from error
+            what = "expected every worker to finish, found one dead (killed for memory?); run again: it goes on from"
+            raise ChildProcessError(f"{what} what is kept. Fewer workers need less memory: NEM_WORKERS=1") from error
 
 
 def _inherit(values: dict[str, str | None]) -> None:
@@ -128,9 +118,8 @@ def _inherit(values: dict[str, str | None]) -> None:
 EXECUTORS: dict[str, Executor] = {"serial": _serial, "process": _processes}
 
 
-def run(
-    function: Callable[[Item], Result], items: Sequence[Item], *, total: int, label: str
-) -> Iterator[tuple[int, Result]]:
+def run(function: Callable[[Item], Result], items: Sequence[Item], *,
+        total: int, label: str) -> Iterator[tuple[int, Result]]:  # fmt: skip
     """Yield ``(number of the item, result)`` as jobs finish; no result is kept alive here.
 
     The function must be importable by name, since processes are spawned. The bar called ``label`` goes to ``total``, in

@@ -1,9 +1,7 @@
 """Finished work that outlives its process: the one module that keeps it.
 
-Stages that take long keep what they finish, so that a run that was killed goes on and gives the same bytes. What is
-kept belongs to an exact key (settings, data) and to exact code: the folder's name is a digest of both, so a changed
-parameter or a changed line never meets an old result, and a reworded docstring meets them all. Every entry carries a
-digest of its name and content: a damaged one is not there.
+The folder's name is a digest of an exact key (settings, data) and of exact code, so a changed parameter or line never
+meets an old result, and a reworded docstring meets them all. A damaged entry, by its digest, is not there.
 """
 
 import ast
@@ -86,15 +84,12 @@ def code_digest(modules: Sequence[str]) -> str:
     for name, source in sorted(_sources(modules).items()):
         tree = ast.parse(source.read_text(encoding="utf-8"))
         for node in ast.walk(tree):
-            if isinstance(getattr(node, "body", None), list):
-                # Any bare string is documentation: a docstring, or the lines under a constant.
-                node.body = [line for line in node.body if not _is_text(line)]  # type: ignore[attr-defined]
+            if isinstance(lines := getattr(node, "body", None), list):
+                # Any bare constant is documentation: a docstring, or the lines under a constant.
+                texts = [x for x in lines if isinstance(x, ast.Expr) and isinstance(x.value, ast.Constant)]
+                node.body = [line for line in lines if line not in texts]  # type: ignore[attr-defined]
         digest.update(f"{name}\0{ast.dump(tree)}\0".encode())
     return digest.hexdigest()
-
-
-def _is_text(node: ast.AST) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
 def _sources(modules: Sequence[str]) -> dict[str, Path]:

@@ -1,8 +1,6 @@
-"""Where every artefact lives, relative to the project's root: the one place that spells a path.
+"""Where every artefact lives, relative to the project's root: the one place that spells a path, and the data's flow.
 
-Stages communicate through these files only, so this is also the map of the data flow: a task's data go from
-``data/raw/<task>`` (for videos through ``data/frames`` and ``data/features``) to ``data/sequences/<task>``, which all
-tasks have in one form; training writes ``data/runs/<task>/<cell>``, and evaluation ``data/results``.
+``data/raw/<task>`` (for videos through frames and features) → ``sequences/<task>`` → ``runs/<task>/<cell>`` → results.
 """
 
 import os
@@ -24,14 +22,9 @@ FIGURES = RESULTS / "figures"
 PLOTS = RESULTS / "plots"
 REPORT = RESULTS / "report.html"
 
-CHECKPOINTS = Path(".checkpoints")
-"""Kept work (:mod:`pipeline.common.kept`): outside DVC's outputs, since DVC deletes those before a stage runs."""
-
-DOWNLOAD_LOCK = Path("downloads.lock.json")
-"""Hashes that were trusted on first use, by address; commit it, so that everybody gets the same files."""
-
-MIRROR_VARIABLE = "NEM_MIRROR"
-"""Environment variable: a folder that is looked in before the network, with ``fx``, ``ucf11``, ``weights``, …"""
+CHECKPOINTS = Path(".checkpoints")  # kept work: outside DVC's outputs, which DVC deletes before a stage runs
+DOWNLOAD_LOCK = Path("downloads.lock.json")  # hashes that were trusted on first use, by address: commit it
+MIRROR_VARIABLE = "NEM_MIRROR"  # of the environment: a folder to look in before the network (fx, ucf11, weights, …)
 
 
 def raw(task: str) -> Path:
@@ -64,7 +57,5 @@ def mirror() -> Path | None:
     value = os.environ.get(MIRROR_VARIABLE, "")
     folder = Path(value).expanduser()
     if value and not folder.is_dir():
-        raise FileNotFoundError(
-            f"expected {MIRROR_VARIABLE} to name an existing folder, found {value!r}; create it or unset the variable"
-        )
+        raise FileNotFoundError(f"expected {MIRROR_VARIABLE} to name a folder, found {value!r}; create or unset it")
     return folder if value else None

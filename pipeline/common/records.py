@@ -14,9 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-ROW_GROUP = 65_536
-"""Rows per parquet row group: fixed, because the bytes of a parquet file depend on it."""
-
+ROW_GROUP = 65_536  # rows per parquet row group: fixed, because the bytes of a parquet file depend on it
 AGAIN = "run the stage that writes it again"
 
 
@@ -67,10 +65,7 @@ def lists(values: npt.NDArray[Any]) -> pa.Array:
 
 
 def write_table(destination: Path, table: pa.Table, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a parquet file atomically: zstd, fixed row groups, no time stamps, so equal tables give equal bytes.
-
-    ``metadata`` is added to that of the table's schema, in the order of its keys.
-    """
+    """Write a parquet file atomically, with ``metadata`` (keys sorted) added: equal tables give equal bytes."""
     if metadata is not None:
         more = {key.encode(): value.encode() for key, value in sorted(metadata.items())}
         table = table.replace_schema_metadata({**(table.schema.metadata or {}), **more})
@@ -80,10 +75,7 @@ def write_table(destination: Path, table: pa.Table, metadata: Mapping[str, str] 
 
 
 def read_table(source: Path, schema: pa.Schema | None = None) -> pa.Table:
-    """Read a parquet file and check that it has the columns of ``schema``, if one is given.
-
-    FileNotFoundError says that there is none; a ValueError that it is damaged, or what :func:`check_schema` found.
-    """
+    """Read a parquet file; FileNotFoundError: there is none; ValueError: it is damaged, or not of ``schema``."""
     if not source.is_file():
         raise FileNotFoundError(f"expected {source}, found no such file; run the stage that writes it (`dvc repro`)")
     try:

@@ -1,9 +1,8 @@
 """One seed tree for the whole project: no draw comes from a global generator.
 
-A stream is named by a path such as ``("fx", "lstm", 3, "gate-noise", epoch)``. Its seed is a hash of the name
-and of the root seed, so it depends on nothing else: not on the order of work, on the number of workers, or on
-which noise conditions run beside it. Conditions never enter a name, which is what pairs them: they share
-initial weights, batch order and the underlying standard normal draws (common random numbers).
+A stream is named by a path such as ``("fx", "lstm", 3, "gate-noise", epoch)``. Its seed is a hash of the name and of
+the root seed, and depends on nothing else. Conditions never enter a name, which is what pairs them: they share initial
+weights, batch order and the underlying standard normal draws (common random numbers).
 """
 
 import hashlib

@@ -1,7 +1,6 @@
 """The one form of data between tasks and training: ``data/sequences/<task>``.
 
-Windows of days and clips of frames overlap, so a sequence is a row of indices into a pool of slices: nothing is
-stored twice, and a pool is a file mapped into memory that is only read where a batch needs it. A folder holds
+Sequences overlap, so each is a row of indices into a pool of slices, a file mapped into memory. A folder holds
 ``sequences.parquet`` (names, indices, targets, groups, the side of each sequence in each split), one pool for all
 splits or one per split, and ``about.json``, written last, with the SHA-256 of the others. What reads a folder raises
 FileNotFoundError where a file is missing, and ValueError where one is damaged or the task is switched off.
@@ -27,11 +26,10 @@ Head = Literal["softmax", "identity"]
 Side = Literal["train", "validation", "test"]
 SIDES: tuple[Side, ...] = ("train", "validation", "test")
 ABOUT, TABLE, TENSOR = "about.json", "sequences.parquet", "vectors"
-KINDS: dict[str, type | tuple[type, ...]] = {
+KINDS: dict[str, type | tuple[type, ...]] = {  # what ABOUT holds
     "slices": int, "outputs": int, "splits": list, "pools": list, "head": str, "target_scale": (int, float),
     "target_offset": (int, float), "unit": str, "classes": list, "files": dict, "origin": dict,
 }  # fmt: skip
-"""What ``about.json`` holds."""
 
 
 @dataclass(frozen=True)
@@ -111,9 +109,8 @@ class Table:
 def _schema(slices: int, outputs: int, names: Sequence[str]) -> pa.Schema:
     """Return the columns of ``sequences.parquet`` for sequences of T slices, K outputs and these splits."""
     lists = [("index", pa.list_(pa.int64(), slices)), ("target", pa.list_(pa.float32(), outputs))]
-    return pa.schema(
-        [("row", pa.int64()), *lists, *((n, pa.string()) for n in ("group", *(f"split_{name}" for name in names)))]
-    )
+    texts = [(name, pa.string()) for name in ("group", *(f"split_{name}" for name in names))]
+    return pa.schema([("row", pa.int64()), *lists, *texts])
 
 
 def _pool_name(split: str) -> str:
@@ -121,25 +118,17 @@ def _pool_name(split: str) -> str:
 
 
 def write(folder: Path, table: Table) -> None:
-    """Write a task's sequences; ``about.json`` last, so that its presence means the folder is whole.
-
-    A ValueError says that there are no sequences, or that pools and splits do not fit together.
-    """
+    """Write a task's sequences, ``about.json`` last; ValueError: none, or pools and splits do not fit together."""
     count, T = table.index.shape
     names, K = list(table.splits), table.targets.shape[1]
     sides = {str(side) for several in table.splits.values() for side in several}
     if not count or not names or set(table.pools) not in ({""}, set(names)) or not sides <= set(SIDES):
-        raise ValueError(
-            f"expected sequences with splits into {SIDES}, and one pool or one per split, found {count} sequences, "
-            f"splits {(*names,)} into {sorted(sides)} and pools {(*table.pools,)}; correct the table"
-        )
+        found = f"{count} sequences, splits {names} into {sorted(sides)} and pools {list(table.pools)}; correct that"
+        raise ValueError(f"expected sequences with splits into {SIDES}, and one pool or one per split, found {found}")
     (folder / ABOUT).unlink(missing_ok=True)
     for stale in folder.glob("pool*.safetensors"):
         stale.unlink()
-    texts: list[Sequence[str | None]] = [
-        table.group or [None] * count,
-        *(np.asarray(side).tolist() for side in table.splits.values()),
-    ]
+    texts: list[list[Any]] = [table.group or [None] * count, *(np.asarray(s).tolist() for s in table.splits.values())]
     columns = [pa.array(table.rows), records.lists(table.index), records.lists(table.targets)]
     columns += [pa.array(text, pa.string()) for text in texts]
     records.write_table(folder / TABLE, pa.Table.from_arrays(columns, schema=_schema(T, K, names)))
@@ -214,9 +203,7 @@ def _checked(folder: Path, name: str, about: Mapping[str, Any]) -> Path:
         raise FileNotFoundError(f"expected {source}, found no such file; run `dvc repro`")
     digest, stated = records.sha256_of(source), about["files"].get(name)
     if digest != stated:
-        raise ValueError(
-            f"expected {source} with the SHA-256 {stated} that {ABOUT} states, found {digest}: damage; run `dvc repro`"
-        )
+        raise ValueError(f"expected {source} with the SHA-256 {stated}, found {digest}: damage; run `dvc repro`")
     return source
 
 
@@ -227,7 +214,7 @@ def read_table(folder: Path) -> pa.Table:
     return records.read_table(_checked(folder, TABLE, about), layout)
 
 
-def _mapped(source: Path) -> Tensor:
+def mapped(source: Path) -> Tensor:
     """Map a pool: it holds no memory until it is used, and writing to it never reaches the file."""
     try:
         with source.open("rb") as file:
@@ -254,18 +241,15 @@ def load(folder: Path, split: str | None = None, *, validation: Literal["joined"
         raise ValueError(f"expected one of the splits {about['splits']} in {folder}, found {name!r}; name one of them")
     table = read_table(folder)
     pool_name = _pool_name(name if name in about["pools"] else "")
-    pool = _mapped(_checked(folder, pool_name, about))
-    index, targets = (
-        torch.tensor(table[column].combine_chunks().flatten().to_numpy().reshape(len(table), -1))
-        for column in ("index", "target")
-    )
+    pool = mapped(_checked(folder, pool_name, about))
+    flat = (table[column].combine_chunks().flatten().to_numpy() for column in ("index", "target"))
+    index, targets = (torch.tensor(values.reshape(len(table), -1)) for values in flat)
     if len(table) and not 0 <= int(index.min()) <= int(index.max()) < len(pool):
         raise ValueError(f"expected rows of the {len(pool)} slices in {folder / TABLE}, found others; run `dvc repro`")
     everything = Sequences(pool, index, targets, torch.tensor(table["row"].to_numpy().copy()))
     side = np.array(table[f"split_{name}"].to_pylist(), dtype=str)
-    wanted = {"training": ["train", "validation"], "test": ["test"]}
-    if validation == "apart":
-        wanted = {"training": ["train"], "test": ["test"], "validation": ["validation"]}
+    apart = {"training": ["train"], "test": ["test"], "validation": ["validation"]}
+    wanted = apart if validation == "apart" else {"training": ["train", "validation"], "test": ["test"]}
     parts = {}
     for what, sides in wanted.items():
         parts[what] = everything.subset(torch.from_numpy(np.isin(side, sides)).nonzero().flatten())

@@ -1,12 +1,10 @@
 """The evaluation of everything that was trained."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pipeline.common import paths, records, sequences
-from pipeline.evaluation import figures, geometry, metrics, report, tables
+from pipeline.evaluation import geometry, metrics, report, tables
 from pipeline.evaluation.statistics import Bootstrap
 from pipeline.evaluation.style import Picture
 from pipeline.evaluation.task import Evidence, Outcome, Task
@@ -17,22 +15,17 @@ from pipeline.training.results import TrainedRun
 def evaluate(tasks: Sequence[Task], cells: Sequence[str], bootstrap: Bootstrap, profile: str) -> None:
     """Write metrics, tables, figures and the report of all tasks and cells.
 
-    What is evaluated follows from the tasks, not from what lies about. The bootstrap's seed also draws the noise of the
-    geometric figures; the profile is for the report.
-
-    Raises:
-        FileNotFoundError: a run or a data file is missing.
-        ValueError: one of them is damaged, or a run was trained on other data than are there now.
+    The bootstrap's seed also draws the noise of the geometric figures; the profile is for the report. A
+    ``FileNotFoundError`` says that a run or a data file is missing, a ``ValueError`` that one of them is damaged, or a
+    run was trained on other data than are there now.
     """
     outcomes: list[Outcome] = []
-    pictures: list[list[Picture]] = []
     further: list[Picture] = []
     for task in tasks:
         own: list[Outcome] = []
         for evidence in gather(task):
             naive = (task.references or metrics.constant_reference)(evidence)
             own += [metrics.summarise(task, evidence, load(task, c, evidence), naive, bootstrap) for c in cells]
-        pictures += [figures.draw(outcome) for outcome in own]
         further += task.conclude(own, bootstrap)
         outcomes += own
     further += geometry.draw_geometry(paths.FIGURES, bootstrap.seed)
@@ -41,7 +34,7 @@ def evaluate(tasks: Sequence[Task], cells: Sequence[str], bootstrap: Bootstrap, 
     for outcome in outcomes:
         content.setdefault(outcome.name, {})[outcome.run.cell] = outcome.summary
     records.write_json(paths.METRICS, content)
-    report.write(outcomes, pictures, further, bootstrap, profile)
+    report.write(outcomes, further, bootstrap, profile)
     print(f"evaluate: {len(outcomes)} run(s); see {paths.REPORT}")
     for outcome in outcomes:
         print(f"  {outcome.title}. {report.verdict(outcome)}")
@@ -61,8 +54,7 @@ def load(task: Task, cell: str, evidence: Evidence) -> TrainedRun:
     trained, present = run.record["data"], evidence.dataset.digest
     others = sorted(name for name in {**trained, **present} if trained.get(name) != present.get(name))
     if others:
-        raise ValueError(
-            f"expected {paths.run_name(task.name, evidence.further)} {cell} to be trained on {evidence.folder} as it "
-            f"is now, found a run of other data ({', '.join(others)}); run `dvc repro train@{task.name}-{cell}`"
-        )
+        found = f"found a run of other data ({', '.join(others)}); run `dvc repro train@{task.name}-{cell}`"
+        name = paths.run_name(task.name, evidence.further)
+        raise ValueError(f"expected {name} {cell} to be trained on {evidence.folder} as it is now, {found}")
     return run

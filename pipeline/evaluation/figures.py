@@ -1,7 +1,5 @@
 """The pictures that every task has: learning curves, and all conditions side by side."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 
@@ -24,11 +22,9 @@ def _band(axes: Axes, outcome: Outcome, condition: str) -> None:
     lost = run.repetitions - len(curves)
     label = style.LABELS[kind] + (f" ({lost} of {run.repetitions} failed)" if lost else "")
     stack = measure.scale * np.stack(curves) if curves else np.full((1, run.epochs), np.nan)
-    epochs = np.arange(1, run.epochs + 1)
-    axes.fill_between(
-        epochs, *np.quantile(stack, (0.1, 0.9), axis=0), color=style.COLOURS[kind], alpha=0.15, linewidth=0
-    )
-    axes.plot(epochs, stack.mean(0), style.LINES[kind], color=style.COLOURS[kind], label=label, linewidth=1.5)
+    epochs, colour = np.arange(1, run.epochs + 1), style.COLOURS[kind]
+    axes.fill_between(epochs, *np.quantile(stack, (0.1, 0.9), axis=0), color=colour, alpha=0.15, linewidth=0)
+    axes.plot(epochs, stack.mean(0), style.LINES[kind], color=colour, label=label, linewidth=1.5)
 
 
 def learning_curves(outcome: Outcome, name: str, mode: Mode, places: Sequence[Place]) -> Picture:
@@ -39,11 +35,9 @@ def learning_curves(outcome: Outcome, name: str, mode: Mode, places: Sequence[Pl
         for condition in ("none", f"blind-{mode}-{place}", f"nem-{mode}-{place}"):
             if condition in run.conditions:
                 _band(panel, outcome, condition)
-        panel.set_title(style.PLACES[place])
-        panel.set_xlabel("Training epoch")
+        panel.set(title=style.PLACES[place], xlabel="Training epoch")
         if task.measure.gain < 0:
-            panel.set_xscale("log")
-            panel.set_yscale("log")
+            panel.set(xscale="log", yscale="log")
         else:
             panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         if task.rival is not None:
@@ -79,8 +73,7 @@ def overview(outcome: Outcome) -> Picture:
         axes.set_xscale("log")
     axes.set_yticks(range(len(run.conditions)), run.conditions)
     axes.invert_yaxis()
-    axes.set_xlabel(outcome.label)
-    axes.set_title(f"{outcome.title}: {run.repetitions} repetitions, mean with interval")
+    axes.set(xlabel=outcome.label, title=f"{outcome.title}: {run.repetitions} repetitions, mean with interval")
     axes.legend()
     caption = f"{outcome.title}: every condition's {measure.words} with its interval"
     return style.picture(drawn, f"overview_{outcome.name}_{run.cell}", caption)

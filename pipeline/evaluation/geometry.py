@@ -1,9 +1,4 @@
-"""Figures 1(a), 4, 5 and 6: which noise passes the NEM test of an output layer with three neurons.
-
-Each shows the boundary of a region of :mod:`nem.theory.regions`, and random noise inside and outside.
-"""
-
-from __future__ import annotations
+"""Figures 1(a), 4, 5 and 6: which noise passes the NEM test of an output layer with three neurons."""
 
 from pathlib import Path
 from typing import Any
@@ -21,15 +16,11 @@ from pipeline.evaluation import style
 from pipeline.evaluation.statistics import Floats
 from pipeline.evaluation.style import Picture
 
-SAMPLES = 600
-"""Noise vectors per figure, of N(0, I) or N(1, I) as in the paper."""
+SAMPLES = 600  # noise vectors per figure, of N(0, I) or N(1, I) as in the paper
 
 
 def examples() -> dict[str, tuple[str, float, HalfSpace | Ellipsoid]]:
-    """Return each figure's file name with what it shows, the noise that leaves the signal alone, and the NEM region.
-
-    They are the paper's: a = [0.6, 0.3, 0.1], y = [1, 0, 0]; and a = [1, 2, 1], y = [2, 3, 2].
-    """
+    """Return the paper's figures: file name → what it shows, the noise that leaves the signal alone, the region."""
     a, y, prediction, target = torch.tensor([[0.6, 0.3, 0.1], [1, 0, 0], [1, 2, 1], [2, 3, 2]], dtype=torch.float64)
     return {
         "figure_1a": ("Additive noise, classifier (Theorem 2)\nNEM hyperplane n·log a = 0",
@@ -49,11 +40,9 @@ def surface(region: HalfSpace | Ellipsoid, low: float, high: float) -> Floats:
         u, v = np.meshgrid(np.linspace(0, 2 * np.pi, 41), np.linspace(0, np.pi, 21), indexing="ij")
         ball = np.stack([np.cos(u) * np.sin(v), np.sin(u) * np.sin(v), np.cos(v)])
         return np.asarray(region.centre.numpy()[:, None, None] + region.axes.numpy()[:, None, None] * ball)
-    normal = region.normal.numpy()
+    normal, grid = region.normal.numpy(), np.zeros((3, 21, 21))
     solved = int(np.abs(normal).argmax())
-    grid = np.zeros((3, 21, 21))
-    free = [axis for axis in range(3) if axis != solved]
-    grid[free] = np.meshgrid(*2 * [np.linspace(low, high, 21)], indexing="ij")
+    grid[np.arange(3) != solved] = np.meshgrid(*2 * [np.linspace(low, high, 21)], indexing="ij")
     grid[solved] = (region.offset - np.tensordot(normal, grid, 1)) / normal[solved]
     return grid
 

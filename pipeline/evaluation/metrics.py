@@ -1,7 +1,5 @@
 """Summaries of runs: every condition, every metric, with intervals, paired differences and naive baselines."""
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -20,18 +18,14 @@ def calibration_error(probabilities: Floats, labels: npt.NDArray[np.int64], bins
     """
     confidence, correct = probabilities.max(1), probabilities.argmax(1) == labels
     which = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = [
-        abs(correct[which == b].mean() - confidence[which == b].mean()) * (which == b).mean() for b in np.unique(which)
-    ]
-    return float(sum(gaps))
+    of_bin = [which == b for b in np.unique(which)]
+    return float(sum(abs(correct[own].mean() - confidence[own].mean()) * own.mean() for own in of_bin))
 
 
 def predicted(run: TrainedRun, condition: str) -> dict[int, Floats]:
-    """Return the predictions of a condition at epoch R, test sequences ascending by name.
+    """Return a condition's predictions at epoch R by repetition (failed ones are not there), test sequences by name.
 
-    Returns:
-        Repetition → probabilities ``(N, K)``, or values ``(N,)`` in the unit of the data. Repetitions that had failed
-        by R are not there.
+    They are probabilities ``(N, K)``, or values ``(N,)`` in the unit of the data.
     """
     table = run.predictions.filter(pc.equal(run.predictions["condition"], condition)).combine_chunks()
     repetition, row = (table[name].to_numpy() for name in ("repetition", "row"))
@@ -64,9 +58,8 @@ def constant_reference(evidence: Evidence) -> dict[str, float]:
     return {"mean": float(((test - train.mean(0)) ** 2).sum(1).mean())}
 
 
-def summarise(
-    task: Task, evidence: Evidence, run: TrainedRun, references: dict[str, float], bootstrap: Bootstrap
-) -> Outcome:
+def summarise(task: Task, evidence: Evidence, run: TrainedRun, references: dict[str, float],
+              bootstrap: Bootstrap) -> Outcome:  # fmt: skip
     """Return a run's statistics, beside the headline metric of naive baselines (``references``)."""
     values = {condition: _values(task, evidence, run, condition, references) for condition in run.conditions}
     noiseless = run.curve("none", "test_loss")
@@ -82,9 +75,8 @@ def summarise(
     return Outcome(task, evidence, run, references, values, summary, _differences(values, metrics, bootstrap))
 
 
-def _values(
-    task: Task, evidence: Evidence, run: TrainedRun, condition: str, references: dict[str, float]
-) -> dict[str, Floats]:
+def _values(task: Task, evidence: Evidence, run: TrainedRun, condition: str,
+            references: dict[str, float]) -> dict[str, Floats]:  # fmt: skip
     """Return a condition's metrics, one value per repetition."""
     values = {name: run.final(condition, column) for name, column in VALUES[task.head].items()}
     if task.rival is not None and task.measure.name == task.loss:

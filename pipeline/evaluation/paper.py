@@ -3,18 +3,15 @@
 Source: O. Adigun, B. Kosko, "Noise-boosted recurrent backpropagation", Neurocomputing 559 (2023) 126438.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 
 from nem.conditions import MODES, PLACES
 
 Quantity = Literal["accuracy", "squared_error", "speed_up"]
+# Mode and place in the tables' column order; training algorithm and kind of noise in their row order.
 COLUMNS: tuple[str, ...] = tuple(f"{mode}-{place}" for mode in MODES for place in PLACES)
-"""Mode and place, in the tables' column order."""
 ROWS = (("RBP without noise", "none"), ("RBP with blind noise", "blind"), ("RBP with NEM noise", "nem"))
-"""Training algorithm and kind of noise, in the tables' row order."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,5 @@
 """One self-contained HTML page: what was run, what came out, how it compares with the paper and with doing nothing."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.common import paths, records
-from pipeline.evaluation import tables
+from pipeline.evaluation import figures, tables
 from pipeline.evaluation.metrics import best_condition
 from pipeline.evaluation.statistics import Bootstrap
 from pipeline.evaluation.style import Picture
@@ -46,11 +44,9 @@ def verdict(outcome: Outcome) -> str:
     best = best_condition(outcome.run)
     if task.rival is not None and measure.name == task.loss and best is not None:
         reference, lowest = outcome.references[task.rival], outcome.summary[best][measure.name]["mean"] or 0.0
-        text += (
-            f" {task.called(task.rival).capitalize()} has {short(reference)}: the condition that is best on the test "
-            f"data ({best}, {short(lowest)}) is "
-            f"{'better' if lowest < reference else f'{lowest / reference:.1f} times worse'}."
-        )
+        shown = "better" if lowest < reference else f"{lowest / reference:.1f} times worse"
+        text += f" {task.called(task.rival).capitalize()} has {short(reference)}: the condition that is best on the "
+        text += f"test data ({best}, {short(lowest)}) is {shown}."
     return text
 
 
@@ -62,14 +58,8 @@ def render(template: str, **values: Any) -> str:  # noqa: ANN401 - whatever the 
     return environment.get_template(template).render(**values)
 
 
-def write(
-    outcomes: Sequence[Outcome],
-    pictures: Sequence[Sequence[Picture]],
-    further: Sequence[Picture],
-    bootstrap: Bootstrap,
-    profile: str,
-) -> None:
-    """Write ``report.html``: every run with its pictures, and ``further`` ones that have no run."""
+def write(outcomes: Sequence[Outcome], further: Sequence[Picture], bootstrap: Bootstrap, profile: str) -> None:
+    """Draw every run's pictures and write ``report.html`` with them, and with ``further`` ones that have no run."""
     by_task = {outcome.task.name: outcome for outcome in outcomes}
     sections = [
         {
@@ -77,9 +67,9 @@ def write(
             "verdict": verdict(outcome),
             "tables": [(table, tables.build(table, outcome)) for table in outcome.tables],
             "pairs": {row.condition: row for row in judged(outcome).itertuples()},
-            "figures": shown,
+            "figures": figures.draw(outcome),
         }
-        for outcome, shown in zip(outcomes, pictures, strict=True)
+        for outcome in outcomes
     ]
     page = render(
         "report.html.j2", profile=profile, bootstrap=bootstrap, sections=sections, further=further,

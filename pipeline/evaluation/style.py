@@ -1,7 +1,5 @@
 """How figures look, and how they are written so that equal content gives equal bytes."""
 
-from __future__ import annotations
-
 import base64
 import io
 from dataclasses import dataclass
@@ -20,26 +18,13 @@ from pipeline.common import paths, records
 # Okabe & Ito's palette: told apart by the colour-blind, and in print.
 COLOURS = {"none": "#000000", "blind": "#D55E00", "nem": "#0072B2", "matched": "#E69F00", "expected-nem": "#009E73"}
 LINES = {"none": "-", "blind": "--", "nem": "-", "matched": ":", "expected-nem": "-."}
-LABELS = {
-    "none": "No noise",
-    "blind": "Blind noise",
-    "nem": "NEM noise",
-    "matched": "Matched blind noise",
-    "expected-nem": "Expected NEM",
-}
+LABELS = {"none": "No noise", "blind": "Blind noise", "nem": "NEM noise", "matched": "Matched blind noise",
+          "expected-nem": "Expected NEM"}  # fmt: skip
 PLACES = {"output": "Output layer", "hidden": "Hidden layer (gates)", "both": "Output and hidden layers"}
-
 RC: dict[str, Any] = {
-    "savefig.dpi": 160,
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#E8E8E8",
-    "legend.frameon": False,
-    "legend.fontsize": 7,
-}
+    "savefig.dpi": 160, "font.size": 9, "axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.grid": True, "grid.color": "#E8E8E8", "legend.frameon": False, "legend.fontsize": 7,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,13 +40,8 @@ class Picture:
         return base64.b64encode(self.file.read_bytes()).decode()
 
 
-def figure(
-    columns: int = 1,
-    rows: int = 1,
-    width: float = 4.0,
-    height: float = 3.2,
-    **options: Any,  # noqa: ANN401 - of plt.subplots
-) -> tuple[Figure, list[Axes]]:
+def figure(columns: int = 1, rows: int = 1, width: float = 4.0, height: float = 3.2,
+           **options: Any) -> tuple[Figure, list[Axes]]:  # noqa: ANN401 - of plt.subplots  # fmt: skip
     """Return a figure and its axes, row by row; width and height are those of one panel [inches]."""
     mpl.rcParams.update(RC)  # type: ignore[arg-type]
     size = (width * columns, height * rows)

@@ -1,7 +1,5 @@
 """Tables in the form of the paper's Tables 1-8: our numbers with intervals, beside the paper's where it has any."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -12,10 +10,8 @@ from pipeline.common import paths, records
 from pipeline.evaluation.paper import COLUMNS, ROWS, PaperTable
 from pipeline.evaluation.task import Outcome
 
-PARTS = ("", "_ci_low", "_ci_high", "_paper")
-"""Endings of a column's name: value, interval, the paper's number."""
-Entry = dict[str, float | str | None]
-"""One cell of a table: part → number, or text where that is censored."""
+PARTS = ("", "_ci_low", "_ci_high", "_paper")  # endings of a column's name: value, interval, the paper's number
+Entry = dict[str, float | str | None]  # one cell of a table: part → number, or text where that is censored
 
 
 def number(value: float | str | None, digits: int = 6) -> str:
@@ -26,10 +22,9 @@ def number(value: float | str | None, digits: int = 6) -> str:
 
 
 def build(table: PaperTable, outcome: Outcome) -> dict[str, dict[str, Entry]]:
-    """Return one table: training algorithm → mode and place → entry.
+    """Return one table, training algorithm → mode and place → entry: accuracies [%], or median speed-ups [%].
 
-    The noiseless row, which the paper gives in captions, repeats one value. Accuracies are in per cent; a speed-up is
-    the median over repetitions, ``< -50`` where that is censored.
+    The noiseless row, which the paper gives in captions, repeats one value; ``< -50`` is a censored speed-up.
     """
     return {
         label: {column: _entry(table, outcome, "none" if kind == "none" else f"{kind}-{column}") for column in COLUMNS}

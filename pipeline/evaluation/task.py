@@ -1,10 +1,4 @@
-"""A task as the evaluation sees it: an object that says what is special about its results.
-
-``pipeline/tasks`` has one for each task. What it leaves out is done in one way for all: a task that gives nothing but
-its name and head gets metrics, tables, figures and its part of the report.
-"""
-
-from __future__ import annotations
+"""A task as the evaluation sees it: what is special about its results; all else is done in one way for all."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,8 +20,7 @@ from pipeline.training.results import TrainedRun
 if TYPE_CHECKING:
     from pipeline.params import Params
 
-Summary = dict[str, dict[str, dict[str, float | int | None]]]
-"""Condition → metric → {mean, ci_low, ci_high, n, …}."""
+Summary = dict[str, dict[str, dict[str, float | int | None]]]  # condition → metric → {mean, ci_low, ci_high, n, …}
 
 
 @dataclass(frozen=True)
@@ -47,26 +40,35 @@ class Measure:
         return f"{self.words} [{self.unit.format(unit=unit)}]" if unit or "{" not in self.unit else self.words
 
 
-MEASURES = {
+MEASURES = {  # the headline of each head
     "identity": Measure("test_mse", "test_loss", "test squared error", "{unit}²", 1.0, -1, "squared_error"),
     "softmax": Measure("test_accuracy", "test_accuracy", "test accuracy", "%", 100.0, 1, "accuracy"),
 }
-"""The headline of each head."""
 VALUES = {
     "identity": {"test_mse": "test_loss", "train_mse": "train_loss"},
-    "softmax": {
-        "test_cross_entropy": "test_loss",
-        "train_cross_entropy": "train_loss",
-        "test_accuracy": "test_accuracy",
-        "train_accuracy": "train_accuracy",
-    },
-}
+    "softmax": {"test_cross_entropy": "test_loss", "train_cross_entropy": "train_loss",
+                "test_accuracy": "test_accuracy", "train_accuracy": "train_accuracy"},
+}  # fmt: skip
 """Per head: what is read from the curves, as name in ``metrics.json`` → column; the loss on test data is first."""
-COLUMNS = {
-    "test_cross_entropy": ("test cross entropy [nats]", 1.0),
-    "calibration_error": ("calibration error [%]", 100.0),
-}
+COLUMNS = {"test_cross_entropy": ("test cross entropy [nats]", 1), "calibration_error": ("calibration error [%]", 100)}
 """Columns of the report beside the headline: metric → heading and shown number per stored number."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The data by which the runs of one split are judged."""
+
+    folder: Path  # where the task's sequences are
+    split: str
+    further: str | None  # the split as paths and results name it: None for the first, which is called like the task
+    dataset: Dataset
+    source: Mapping[str, Any]  # the record of where the data came from; empty where there is none
+
+    @property
+    def test_classes(self) -> npt.NDArray[np.int64]:
+        """Classes ``(N,)`` of the test sequences, in ascending order of their names, as predictions are."""
+        order = np.argsort(self.dataset.test.rows.numpy(), kind="stable")
+        return np.asarray(self.dataset.test.targets.argmax(1).numpy()[order])
 
 
 @dataclass(frozen=True)
@@ -86,12 +88,12 @@ class Task:
     source: str = ""  # the source whose data are the paper's own
     # Returns the naive baselines' headline metric; None is the best constant answer.
     references: Callable[[Evidence], dict[str, float]] | None = None
-    draw: Callable[[Outcome], list[Picture]] = lambda outcome: []  # what a run has besides every task's pictures
+    draw: Callable[["Outcome"], list[Picture]] = lambda outcome: []  # what a run has besides every task's pictures
     # Writes tables and draws figures about all runs of the task together.
-    conclude: Callable[[Sequence[Outcome], Bootstrap], list[Picture]] = lambda outcomes, bootstrap: []
+    conclude: Callable[[Sequence["Outcome"], Bootstrap], list[Picture]] = lambda outcomes, bootstrap: []
     # Writes and returns the forms of the data that tuning chooses among, by name, for given parameters: their folders,
     # and the task's parameters that ask for them; None is its data as they are.
-    forms: Callable[[Params], Mapping[str, tuple[Path, dict[str, Any]]]] | None = None
+    forms: Callable[["Params"], Mapping[str, tuple[Path, dict[str, Any]]]] | None = None
     # What a reader must know of data of a source, given the source's record; empty for nothing.
     note: Callable[[Mapping[str, Any]], str] = lambda source: ""
 
@@ -108,23 +110,6 @@ class Task:
     def called(self, reference: str) -> str:
         """Return a baseline's name in words."""
         return self.words.get(reference, reference.replace("_", " "))
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """The data by which the runs of one split are judged."""
-
-    folder: Path  # where the task's sequences are
-    split: str
-    further: str | None  # the split as paths and results name it: None for the first, which is called like the task
-    dataset: Dataset
-    source: Mapping[str, Any]  # the record of where the data came from; empty where there is none
-
-    @property
-    def test_classes(self) -> npt.NDArray[np.int64]:
-        """Classes ``(N,)`` of the test sequences, in ascending order of their names, as predictions are."""
-        order = np.argsort(self.dataset.test.rows.numpy(), kind="stable")
-        return np.asarray(self.dataset.test.targets.argmax(1).numpy()[order])
 
 
 @dataclass(frozen=True)
@@ -158,9 +143,9 @@ class Outcome:
     @property
     def tables(self) -> tuple[PaperTable, ...]:
         """The paper's tables of this task and cell; where it has none, one of the headline and one of speed-ups."""
-        own = tuple(table for table in self.task.tables if table.cell == self.run.cell)
         quantities: tuple[Quantity, ...] = (self.task.measure.quantity, "speed_up")
-        return own or tuple(PaperTable(None, self.task.name, self.run.cell, quantity) for quantity in quantities)
+        own = [table for table in self.task.tables if table.cell == self.run.cell]
+        return tuple(own or (PaperTable(None, self.task.name, self.run.cell, quantity) for quantity in quantities))
 
     @property
     def columns(self) -> dict[str, tuple[str, float]]:

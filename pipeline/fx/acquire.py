@@ -1,7 +1,5 @@
 """Acquiring the exchange-rate series: synthetic, the paper's own, or anybody's file."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,17 +18,10 @@ PAPER_SHA256 = "96d085f998b114413340fcb9155c9a511310b3341030e4e6473ad20c7d7b515f
 PAPER_MIRROR = "fx/USD_INR.csv"
 
 
-def acquire(settings: FxAcquire, seed: int) -> None:
-    """Write the series to :data:`rates.RATES` and its provenance to ``source.json``.
+def acquire(settings: "FxAcquire", seed: int) -> None:
+    """Write the series to :data:`rates.RATES` and its provenance beside it; ``seed`` is the root of the seed tree.
 
-    Args:
-        settings: which source.
-        seed: root of the seed tree, for the synthetic source.
-
-    Raises:
-        RatesError: the file has faults.
-        FileNotFoundError: source ``csv`` names no file.
-        DownloadError: the paper's file cannot be had.
+    Errors are a ``RatesError``, a ``FileNotFoundError`` (source ``csv``), or a ``DownloadError`` (the paper's file).
     """
     record: dict[str, object] = {"source": settings.source, "unit": "" if settings.source == "csv" else "rupees"}
     if settings.source == "synthetic":
@@ -43,19 +34,14 @@ def acquire(settings: FxAcquire, seed: int) -> None:
         record |= origin.as_dict()
     else:
         if settings.csv_path is None:
-            raise RatesError("expected fx.acquire.csv_path with source csv, found null; name your file there")
+            raise RatesError("expected fx.acquire.csv_path with source csv, found none; name your file there")
         original = Path(settings.csv_path)
         series = rates.read(original, Form(**settings.csv.model_dump()))
         record |= {"file": original.name, "sha256": records.sha256_of(original), "read_as": series.read_as}
         record |= {"columns": series.columns, "days_without_values": series.left_out}
     rates.write(series, rates.RATES)
-    record |= {
-        "rows": len(series),
-        "first_date": str(series.dates[0]),
-        "last_date": str(series.dates[-1]),
-        "ohlc_violations": series.ohlc_violations,
-    }
-    records.write_json(paths.source_record("fx"), record)
+    days = {"rows": len(series), "first_date": str(series.dates[0]), "last_date": str(series.dates[-1])}
+    records.write_json(paths.source_record("fx"), {**record, **days, "ohlc_violations": series.ohlc_violations})
     print(f"fx: {len(series)} days, {series.dates[0]} to {series.dates[-1]}, source {settings.source}")
     if series.left_out:
         print(f"fx: {series.left_out} day(s) without a value, such as holidays, left out")

@@ -1,11 +1,8 @@
 """How a file of rates is written: encoding, separator, header, order of dates and decimal mark, decided once per file.
 
-Each decision is made from the whole file and never cell by cell: of all ways to read it, those are kept under which
-every row makes sense. Where two are left that differ, or none, :class:`RatesError` shows both readings and names the
-parameter of ``fx.acquire.csv`` that decides.
+Of all ways to read the whole file, those are kept under which every row makes sense. Where two are left that differ, or
+none, :class:`RatesError` shows both readings and names the parameter of ``fx.acquire.csv`` that decides.
 """
-
-from __future__ import annotations
 
 import codecs
 import csv
@@ -26,6 +23,7 @@ Floats = npt.NDArray[np.float64]
 
 FEATURES = ("open", "high", "low", "price")
 """Inputs per day, in the paper's order (Section 6.3)."""
+WHERE = "fx.acquire.csv"  # the parameters that decide
 MAX_ROWS = 300_000  # 800 years of days: more are no daily rates
 MAX_COLUMNS = 1000  # those after them are not looked at
 
@@ -48,26 +46,14 @@ _MONTHS = ("january", "february", "march", "april", "may", "june", "july", "augu
 SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "bar": "|"}
 _CODEPAGES = ("cp1252", "cp1250", "cp1251", "cp1254")
 MISSING = {"", "null", ".", "-", "--", "n/a", "#n/a", "na", "nan", "none", "nd"}  # as tools write for holidays
-_DAY = re.compile(
-    r"(\d{1,4}|[A-Za-z]{3,9})\.?([-/. ])\s*(\d{1,2}|[A-Za-z]{3,9})\.?,?([-/. ])\s*(\d{4}|\d{1,2})\.?", re.ASCII
-)
-_TIME = re.compile(
-    r"[T ]\s*(\d{1,2}):\d\d(:\d\d([.,]\d+)?)?( ?[AP]M)?( ?(Z|UTC|GMT|(GMT|UTC)?[+-]\d\d:?\d\d))?$",
-    re.ASCII | re.IGNORECASE,
-)
+_DAY = re.compile(r"(?a)(\d{1,4}|[A-Za-z]{3,9})\.?([-/. ])\s*(\d{1,2}|[A-Za-z]{3,9})\.?,?([-/. ])\s*(\d{4}|\d{1,2})\.?")
+_TIME = re.compile(r"(?ai)[T ]\s*(\d{1,2}):\d\d(:\d\d([.,]\d+)?)?( ?[AP]M)?( ?(Z|UTC|GMT|(GMT|UTC)?[+-]\d\d:?\d\d))?$")
 _ORDERS = {"ymd": (0, 1, 2), "dmy": (2, 1, 0), "mdy": (2, 0, 1)}  # places of year, month and day
 # Groups of thousands have three digits or, but for the last one, two as in India; no number begins with a group of 0.
-_NUMBER = r"[+-]?([1-9]\d{{0,2}}({0}\d{{2,3}})*{0}\d{{3}}|\d+)?({1}\d*)?([eE][+-]?\d+)?"
-_GROUPS = {"point": ",'’ \xa0\u202f", "comma": ".'’ \xa0\u202f"}  # by decimal mark
+_NUMBER = r"[+-]?([1-9]\d{{0,2}}([{0}]\d{{2,3}})*[{0}]\d{{3}}|\d+)?([{1}]\d*)?([eE][+-]?\d+)?"
 _NUMBERS = {
-    "point": (
-        re.compile(_NUMBER.format(f"[{_GROUPS['point']}]", r"\."), re.ASCII),
-        str.maketrans("", "", _GROUPS["point"]),
-    ),
-    "comma": (
-        re.compile(_NUMBER.format(f"[{_GROUPS['comma']}]", ","), re.ASCII),
-        str.maketrans(",", ".", _GROUPS["comma"]),
-    ),
+    name: (re.compile(_NUMBER.format(groups, mark), re.ASCII), str.maketrans(mark, ".", groups))
+    for name, mark, groups in (("point", ".", ",'’ \xa0\u202f"), ("comma", ",", ".'’ \xa0\u202f"))
 }
 _FIGURE = re.compile(r"[+-]?\d[\d.,'’ \xa0\u202f]*", re.ASCII)
 
@@ -121,19 +107,13 @@ def texts(content: bytes, form: Form, name: str) -> dict[str, str]:
             with suppress(UnicodeError, LookupError):
                 decoded[encoding] = content.decode(encoding).removeprefix("\ufeff")
     if not decoded:
-        raise RatesError(
-            f"expected text in {name}, found none by the encoding {choices[0]}; set fx.acquire.csv.encoding to the "
-            "right one, or save the file as UTF-8"
-        )
+        cure = "set fx.acquire.csv.encoding to the right one, or save the file as UTF-8"
+        raise RatesError(f"expected text in {name}, found none by the encoding {choices[0]}; {cure}")
     return decoded
 
 
 def sheet(candidates: dict[str, str], form: Form, name: str) -> tuple[str, Sheet]:
-    """Return the encoding and the cells of the text whose header is understood.
-
-    Raises:
-        RatesError: none is or several are, the text is no CSV, or has too many rows.
-    """
+    """Return encoding and cells of the text whose header is understood; RatesError: none, several, no CSV, too long."""
     understood: dict[tuple[str, ...], tuple[str, str, tuple[int, list[str], dict[str, int]]]] = {}
     faults: list[tuple[int, str]] = []
     for encoding, whole in candidates.items():
@@ -162,10 +142,8 @@ def sheet(candidates: dict[str, str], form: Form, name: str) -> tuple[str, Sheet
     understood = {at: way for at, way in understood.items() if len(at) == most}
     if len(understood) > 1:
         lines = (f"\n  {encoding}, {at[0]!r}: {', '.join(at[1:])}" for at, (encoding, *_) in understood.items())
-        raise RatesError(
-            f"expected one way to read the header of {name}, found {len(understood)}; set fx.acquire.csv.encoding or "
-            f"fx.acquire.csv.separator:{''.join(lines)}"
-        )
+        found = f"found {len(understood)}; set {WHERE}.encoding or {WHERE}.separator:{''.join(lines)}"
+        raise RatesError(f"expected one way to read the header of {name}, {found}")
     [(at, (encoding, text, (number, names, place)))] = understood.items()
     try:
         rows = list(islice(_rows(text, at[0]), MAX_ROWS))
@@ -219,11 +197,9 @@ def _columns(header: list[str], form: Form, name: str) -> dict[str, int]:
     lacking = [column for column in ("date", "price") if column not in kinds]
     if twice or lacking:
         listed = ", ".join(twice or lacking).replace("price", "price (or close)")
-        raise RatesError(
-            f"expected {'one' if twice else 'a'} column {listed} in {name}, found {'more in' if twice else 'columns'} "
-            f"{', '.join(header)[:200]!r}; name the price in fx.acquire.csv.price, export one series, or call "
-            "the columns date, open, high, low and price"
-        )
+        cure = f"name the price in {WHERE}.price, export one series or call the columns date, open, high, low and price"
+        found = f"{'more in' if twice else 'columns'} {', '.join(header)[:200]!r}; {cure}"
+        raise RatesError(f"expected {'one' if twice else 'a'} column {listed} in {name}, found {found}")
     return {column: kinds.index(column) for column in ("date", *FEATURES) if column in kinds}
 
 
@@ -256,13 +232,15 @@ def dates(cells: Sequence[tuple[int, str]], form: Form, name: str) -> tuple[str,
     """Return the order of a file's dates, and the dates of its cells (None: a fault).
 
     An order that no parameter gives must make a date of every cell and sort the file, newest or oldest first, unless
-    the dates tell it themselves: by a month's name, or a year of four digits in front.
-
-    Raises:
-        RatesError: several orders do so and differ, or none.
+    the dates tell it themselves: by a month's name, or a year of four digits in front. A ``RatesError`` says that
+    several orders do so and differ, or none.
     """
     parts = [_parts(cell) for _, cell in cells]
-    _check_midnight([cell for _, cell in cells], name)
+    times = {int(match[1]): cell for _, cell in cells if (match := _TIME.search(cell))}
+    late, early = times.get(23) or times.get(22), times.get(0) or times.get(1)
+    if late and early:  # a change of zone may have moved days
+        cause = "summer time moved days across midnight; export dates in the market's own zone, or without times"
+        raise RatesError(f"expected one time of day in {name}, found both {late!r:.40} and {early!r:.40}: {cause}")
     readings = {o: [_date(p, o) for p in parts] for o in ([form.date_order] if form.date_order != "auto" else _ORDERS)}
     best = max(readings, key=lambda order: len(cells) - readings[order].count(None))
     whole = {order: days for order, days in readings.items() if None not in days}
@@ -281,20 +259,7 @@ def dates(cells: Sequence[tuple[int, str]], form: Form, name: str) -> tuple[str,
         some = list(zip(cells, days, strict=True))[differ : differ + 3]
         shown += f"\n  {o}: " + ", ".join(f"row {number} {cell!r:.30} is {day}" for (number, cell), day in some)
     what = "several" if kept else "none that sorts its rows, newest or oldest first"
-    raise RatesError(
-        f"expected one way to read the dates of {name}, found {what}; set fx.acquire.csv.date_order:{shown}"
-    )
-
-
-def _check_midnight(cells: Iterable[str], name: str) -> None:
-    """Refuse days that a change of zone may have moved: rows on both sides of midnight."""
-    times = {int(match[1]): cell for cell in cells if (match := _TIME.search(cell))}
-    late, early = times.get(23) or times.get(22), times.get(0) or times.get(1)
-    if late and early:
-        raise RatesError(
-            f"expected one time of day in {name}, found both {late!r:.40} and {early!r:.40}: summer time moved days "
-            "across midnight; export dates in the market's own zone, or without times"
-        )
+    raise RatesError(f"expected one way to read the dates of {name}, found {what}; set {WHERE}.date_order:{shown}")
 
 
 def _number(cell: str, mark: str) -> float:
@@ -309,10 +274,7 @@ def numbers(cells: Sequence[str], others: Iterable[str], form: Form, name: str, 
     """Return the decimal mark of a file's numbers, by which all cells are numbers or else most, and the numbers.
 
     Of ``others``, all other cells, changes in percent and volumes may tell the mark where prices do not. ``machine``:
-    MetaTrader wrote the file, which always writes points: 115.123 is then no 115 thousand.
-
-    Raises:
-        RatesError: both marks make as many numbers, and other ones.
+    MetaTrader wrote it, with points: 115.123 is no 115 thousand. RatesError: both marks make as many, other numbers.
     """
     readings = {mark: np.array([_number(cell, mark) for cell in cells]) for mark in _NUMBERS}
     point, comma = readings["point"], readings["comma"]
@@ -329,7 +291,5 @@ def numbers(cells: Sequence[str], others: Iterable[str], form: Form, name: str, 
             shown = ""
             for mark, values in readings.items():
                 shown += f"\n  {mark}: " + ", ".join(f"{cells[at]!r:.30} is {values[at]}" for at in differ[:3].tolist())
-            raise RatesError(
-                f"expected one way to read the numbers of {name}, found two; set fx.acquire.csv.decimal:{shown}"
-            )
+            raise RatesError(f"expected one way to read the numbers of {name}, found two; set {WHERE}.decimal:{shown}")
     return chosen, readings[chosen]

@@ -1,12 +1,10 @@
 """Daily open, high, low and closing rates: reading anybody's CSV file, and refusing what cannot be used.
 
-Any file with columns Date and Price (or Close) will do, and Open, High and Low where they are inputs, newest or oldest
-day first; :mod:`pipeline.fx.csv_format` finds out how it is written. Every fault names its row and column. Days whose
-open or price leave [low, high] are kept and counted: the paper's series has 7.
+:mod:`pipeline.fx.csv_format` finds out how it is written. Days whose open or price leave [low, high] are kept and
+counted: the paper's series has 7.
 """
 
-from __future__ import annotations
-
+from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -16,12 +14,12 @@ import numpy.typing as npt
 
 from pipeline.common import paths, records
 from pipeline.fx import csv_format
-from pipeline.fx.csv_format import FEATURES, Form, RatesError
+from pipeline.fx.csv_format import FEATURES, Floats, Form, RatesError
 
 RATES = paths.raw("fx") / "rates.csv"
 """The acquired series, as :func:`write` writes it."""
 
-OWN = Form("ymd", "point", "comma", "utf-8")  # as :func:`write` writes
+ANY, OWN = Form(), Form("ymd", "point", "comma", "utf-8")  # OWN: as :func:`write` writes
 MAX_BYTES = 16 << 20  # a larger file is refused unread: 16 MiB hold some 800 years of days
 MORE_ROWS = 10  # numbers of rows that a message lists for one cause
 PRICES = (1e-30, 1e30)  # smallest and largest price: wider than any currency's, and safe to square in float64
@@ -29,19 +27,12 @@ PRICES = (1e-30, 1e30)  # smallest and largest price: wider than any currency's,
 
 @dataclass(frozen=True)
 class Rates:
-    """A series of daily rates, oldest day first.
+    """A series of daily rates, oldest day first."""
 
-    Attributes:
-        dates: ``(N,)`` ``datetime64[D]``, strictly increasing.
-        values: ``(N, 4)`` float64 open, high, low, price [units of the quoted currency]; NaN where a file has none.
-        read_as: how the file was read: encoding, separator, order of dates, decimal mark.
-        left_out: days without any value that the file has, such as holidays.
-    """
-
-    dates: npt.NDArray[np.datetime64]
-    values: npt.NDArray[np.float64]
-    read_as: dict[str, str] = field(default_factory=dict)
-    left_out: int = 0
+    dates: npt.NDArray[np.datetime64]  # (N,) days, strictly increasing
+    values: Floats  # (N, 4) open, high, low, price [units of the quoted currency]; NaN where a file has none
+    read_as: dict[str, str] = field(default_factory=dict)  # encoding, separator, order of dates, decimal mark
+    left_out: int = 0  # days without any value that the file has, such as holidays
 
     def __len__(self) -> int:
         """Number of days."""
@@ -50,11 +41,10 @@ class Rates:
     @property
     def columns(self) -> list[str]:
         """Which of open, high, low and price there are."""
-        there = np.isfinite(self.values).all(axis=0)
-        return [FEATURES[at] for at in np.flatnonzero(there)]
+        return [FEATURES[at] for at in np.flatnonzero(np.isfinite(self.values).all(axis=0))]
 
     @property
-    def price(self) -> npt.NDArray[np.float64]:
+    def price(self) -> Floats:
         """``(N,)`` price of each day, the paper's "average price"."""
         return self.values[:, FEATURES.index("price")]
 
@@ -62,48 +52,35 @@ class Rates:
     def ohlc_violations(self) -> int:
         """Days whose open or price is below the low or above the high."""
         opening, high, low, price = self.values.T
-        outside = (opening < low) | (opening > high) | (price < low) | (price > high)
-        return int(outside.sum())
+        return int(((opening < low) | (opening > high) | (price < low) | (price > high)).sum())
 
 
 def read(source: Path, form: Form | None = None) -> Rates:
     """Read a CSV file of daily rates with a header; ``form`` is what is known of how it is written.
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        RatesError: the file is too large, not CSV, lacks a column, could be read two ways, or has faults, all named.
+    A ``FileNotFoundError`` says that there is none, a ``RatesError`` that the file is too large, not CSV, lacks a
+    column, could be read two ways, or has faults, all named.
     """
     if not source.is_file():
-        raise FileNotFoundError(
-            f"expected a CSV file of rates at {source}, found none; check fx.acquire in params.yaml"
-        )
+        raise FileNotFoundError(f"expected rates at {source}, found no file; check fx.acquire in params.yaml")
     if source.stat().st_size > MAX_BYTES:
         raise RatesError(f"expected a file under {MAX_BYTES} bytes, found {source.stat().st_size} in {source.name}")
-    form = form or (OWN if source == RATES else Form())
-    return _series(csv_format.texts(source.read_bytes(), form, source.name), form, source.name)
+    form = form or (OWN if source == RATES else ANY)
+    return parse(csv_format.texts(source.read_bytes(), form, source.name), source.name, form)
 
 
-def parse(text: str, name: str = "rates", form: Form | None = None) -> Rates:
-    """Read rates from CSV text; ``name`` is the file's name in messages.
-
-    Raises:
-        RatesError: as :func:`read`.
-    """
-    return _series({"text": text}, form or Form(), name)
-
-
-def _series(texts: dict[str, str], form: Form, name: str) -> Rates:
-    """Return the rates of the text that makes sense; name the faults of all rows together, each cause once."""
-    encoding, sheet = csv_format.sheet(texts, form, name)
+def parse(texts: str | dict[str, str], name: str = "rates", form: Form = ANY) -> Rates:
+    """Read rates from CSV text, or that of several decodings which makes sense; a RatesError is as of :func:`read`."""
+    encoding, sheet = csv_format.sheet({"text": texts} if isinstance(texts, str) else texts, form, name)
     columns = [column for column in FEATURES if column in sheet.place]
     places, at_date, width = [sheet.place[column] for column in columns], sheet.place["date"], len(sheet.header)
-    faults: dict[str, list[str]] = {}
+    faults = defaultdict[str, list[str]](list)
     rows: list[tuple[int, list[str]]] = []
     for number, row in sheet.rows:
         # More cells than columns: an unquoted 1,234.5 would shift all columns after it.
         if len(row) < width or any(row[width:]):
             cause = f"{{}}: expected {width} cells, found {{}}; quote numbers that hold the separator"
-            faults.setdefault(cause, []).append(f"{number} {len(row)}")
+            faults[cause].append(f"{number} {len(row)}")
         elif not all(row[at].lower() in csv_format.MISSING for at in places):
             rows.append((number, row))
     left_out = len(sheet.rows) - len(rows) - sum(map(len, faults.values()))
@@ -116,20 +93,17 @@ def _series(texts: dict[str, str], form: Form, name: str) -> Rates:
     for (number, row), day in zip(rows, days, strict=True):
         if day is None:
             cause = f"{{}}, column date: expected a date such as 2011-02-09 (order {order}), found {{}}"
-            faults.setdefault(cause, []).append(f"{number} {row[at_date]!r:.40}")
+            faults[cause].append(f"{number} {row[at_date]!r:.40}")
         elif seen.setdefault(day, number) != number:
             cause = "{}, column date: expected one row per day, found {} already; export daily rates"
-            faults.setdefault(cause, []).append(f"{number} that {day} stands in row {seen[day]}")
+            faults[cause].append(f"{number} that {day} stands in row {seen[day]}")
     for at, which in np.argwhere(np.isnan(values)):
         cause = f"{{}}, column {columns[which]}: expected a positive finite number (decimal {decimal}), found {{}}"
-        number, row = rows[at]
-        faults.setdefault(cause, []).append(f"{number} {row[places[which]]!r:.40}")
+        faults[cause].append(f"{rows[at][0]} {rows[at][1][places[which]]!r:.40}")
     if faults:
         raise RatesError(_listed(faults, name))
     if not rows:
-        raise RatesError(
-            f"expected at least one row under the header of {name}, found none ({left_out} without a value)"
-        )
+        raise RatesError(f"expected at least one row in {name}, found none ({left_out} without a value)")
     dates, four = np.array(days, dtype="datetime64[D]"), np.full((len(rows), len(FEATURES)), np.nan)
     four[:, [FEATURES.index(column) for column in columns]] = values
     read_as = {"encoding": encoding, "separator": sheet.separator, "date_order": order, "decimal": decimal}

@@ -4,8 +4,6 @@ Regimes follow each other: a peg that hardly moves, a crawl, a float, and devalu
 quote for open, high, low and price, as in the paper's series; weekends and some holidays have none.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from pipeline.common import seeds
@@ -13,12 +11,7 @@ from pipeline.fx.rates import Rates
 
 
 def generate(days: int, seed: int) -> Rates:
-    """Return ``days`` trading days of synthetic rates.
-
-    Args:
-        days: number of days.
-        seed: root of the seed tree.
-    """
+    """Return ``days`` trading days of synthetic rates; ``seed`` is the root of the seed tree."""
     random = seeds.numpy_generator(seed, "fx", "synthetic")
     calendar = np.arange(np.datetime64("1980-01-02"), np.datetime64("1980-01-02") + 2 * days + 60)
     weekday = (calendar.astype("datetime64[D]").view("int64") + 3) % 7
@@ -33,8 +26,7 @@ def generate(days: int, seed: int) -> Rates:
         start += length
     steps = drift + volatility * random.standard_t(5, days) / np.sqrt(5 / 3)
     jumps = random.random(days) < 2.5 / max(days, 1)
-    steps += jumps * random.uniform(0.02, 0.08, days)
-    price = 8.0 * np.exp(np.cumsum(steps))
+    price = 8.0 * np.exp(np.cumsum(steps + jumps * random.uniform(0.02, 0.08, days)))
     opening = np.concatenate([[price[0]], price[:-1]]) * np.exp(0.3 * volatility * random.standard_normal(days))
     reach = np.abs(volatility * random.standard_normal((2, days)))
     high = np.maximum(opening, price) * (1 + reach[0])

@@ -1,11 +1,8 @@
 """Windows of T days that predict the next day's price (Section 6.3), split by day, scaled on training days only.
 
-Target day i is predicted from days i - T … i - 1. A window belongs to the split of its target day: training days run
-from 0 to ``train_end`` (the paper: 8000), test days follow (8001 … 9696), and the tail of the training days is the
-validation set on which hyperparameters are chosen.
+Target day i is predicted from days i - T … i - 1, and decides the side: training days run from 0 to ``train_end`` (the
+paper: 8000), test days follow (8001 … 9696); the tail of the training days is for choosing hyperparameters.
 """
-
-from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,7 +17,7 @@ import torch
 
 from pipeline.common import records, sequences
 from pipeline.common.sequences import SIDES, Side
-from pipeline.fx.csv_format import FEATURES, RatesError
+from pipeline.fx.csv_format import FEATURES, Floats, RatesError
 from pipeline.fx.rates import Rates
 
 if TYPE_CHECKING:
@@ -35,18 +32,13 @@ SCHEMA = pa.schema([*COLUMNS, ("target_raw", pa.float64()), ("last_price_raw", p
 
 @dataclass(frozen=True)
 class Scaler:
-    """An affine map per column: scaled = (raw - offset) / scale.
+    """An affine map per column: scaled = (raw - offset) / scale."""
 
-    Attributes:
-        offset: ``(4,)`` in raw units.
-        scale: ``(4,)`` in raw units, positive.
-    """
-
-    offset: npt.NDArray[np.float64]
-    scale: npt.NDArray[np.float64]
+    offset: Floats  # (4,) in raw units
+    scale: Floats  # (4,) in raw units, positive
 
     @classmethod
-    def fit(cls, values: npt.NDArray[np.float64], kind: Literal["min-max", "z-score"]) -> Scaler:
+    def fit(cls, values: Floats, kind: Literal["min-max", "z-score"]) -> "Scaler":
         """Fit to ``(N, 4)`` raw values: to [0, 1], or to mean 0, deviation 1; a constant column gets scale 1."""
         if kind == "min-max":
             offset, scale = values.min(0), values.max(0) - values.min(0)
@@ -55,29 +47,20 @@ class Scaler:
         # Not scale > 0: the standard deviation of a constant 45.1 is 1e-14.
         return cls(offset, np.where(np.ptp(values, 0) > 0, scale, 1.0))
 
-    def apply(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def apply(self, values: Floats) -> Floats:
         """Scale ``(..., 4)`` raw values."""
-        scaled: npt.NDArray[np.float64] = (values - self.offset) / self.scale
-        return scaled
+        return np.asarray((values - self.offset) / self.scale)
 
 
 @dataclass(frozen=True)
 class Windows:
-    """All target days, oldest first, in raw units.
+    """All N target days, oldest first, in raw units."""
 
-    Attributes:
-        day_index: ``(N,)`` int32 0-based index of the target day in the series.
-        dates: ``(N,)`` ``datetime64[D]`` of the target day.
-        split: ``(N,)`` names of the target day's side.
-        target_raw: ``(N,)`` float64 price of the target day [units of the rates].
-        last_price_raw: ``(N,)`` float64 price of the day before [units of the rates].
-    """
-
-    day_index: npt.NDArray[np.int32]
-    dates: npt.NDArray[np.datetime64]
-    split: npt.NDArray[np.str_]
-    target_raw: npt.NDArray[np.float64]
-    last_price_raw: npt.NDArray[np.float64]
+    day_index: npt.NDArray[np.int32]  # (N,) 0-based index of the target day in the series
+    dates: npt.NDArray[np.datetime64]  # (N,) of the target day, in days
+    split: npt.NDArray[np.str_]  # (N,) the target day's side
+    target_raw: Floats  # (N,) price of the target day [units of the rates]
+    last_price_raw: Floats  # (N,) price of the day before [units of the rates]
 
     def __len__(self) -> int:
         """Number of windows."""
@@ -89,11 +72,7 @@ class Windows:
 
 
 def last_training_day(rates: Rates, train_end: int | str) -> int:
-    """Return the 0-based index of the last training day: ``train_end``, or the last day on or before that ISO date.
-
-    Raises:
-        RatesError: no such day, or no test day after it.
-    """
+    """Return the 0-based last training day, at or before ``train_end``; RatesError: none, or no test day after it."""
     last = train_end if isinstance(train_end, int) else -1
     if isinstance(train_end, str):
         with suppress(ValueError):
@@ -106,12 +85,8 @@ def last_training_day(rates: Rates, train_end: int | str) -> int:
     return last
 
 
-def split_days(rates: Rates, settings: FxWindows) -> Windows:
-    """Return the target days of a series with their sides, for a window length and split.
-
-    Raises:
-        RatesError: too few days for the window or the split.
-    """
+def split_days(rates: Rates, settings: "FxWindows") -> Windows:
+    """Return the target days of a series with their sides; too few for the window or the split are a ``RatesError``."""
     T, last = settings.window, last_training_day(rates, settings.train_end)
     if last < T:
         raise RatesError(f"expected more than T = {T} training days, found {last + 1}; raise train_end or lower window")
@@ -121,18 +96,12 @@ def split_days(rates: Rates, settings: FxWindows) -> Windows:
     return Windows(days.astype(np.int32), rates.dates[days], side, rates.price[days], rates.price[days - 1])
 
 
-def table(rates: Rates, settings: FxWindows, *, unit: str = "", hold_out: bool = False) -> sequences.Table:
+def table(rates: Rates, settings: "FxWindows", *, unit: str = "", hold_out: bool = False) -> sequences.Table:
     """Return the windows of a series as sequences of scaled days: ``(D, I)`` the chosen I inputs of all D days.
 
-    Args:
-        rates: the series.
-        settings: window length, split, scaling and inputs.
-        unit: of the rates.
-        hold_out: fit the scaler on the days before the validation tail, as is right for choosing on that tail; else on
-            all training days.
-
-    Raises:
-        RatesError: too few days for the window or the split, an input that is not there, or a rate beyond all scales.
+    ``unit`` is that of the rates. With ``hold_out`` the scaler is fitted on the days before the validation tail, as is
+    right for choosing on that tail, else on all training days. A ``RatesError`` refuses too few days for the window or
+    the split, an input that is not there, or a rate beyond all scales.
     """
     windows, lacking = split_days(rates, settings), [name for name in settings.inputs if name not in rates.columns]
     if lacking:
@@ -153,27 +122,15 @@ def table(rates: Rates, settings: FxWindows, *, unit: str = "", hold_out: bool =
         )
     days = windows.day_index.astype(np.int64)
     return sequences.Table(
-        rows=days,
-        index=days[:, None] + np.arange(-settings.window, 0),
-        targets=scaled[days, PRICE : PRICE + 1],
-        group=None,
-        splits={SPLIT: windows.split},
+        rows=days, index=days[:, None] + np.arange(-settings.window, 0), targets=scaled[days, PRICE : PRICE + 1],
+        group=None, splits={SPLIT: windows.split}, head="identity", unit=unit,
         pools={"": torch.from_numpy(np.ascontiguousarray(scaled[:, inputs]))},
-        head="identity",
-        target_scale=float(scaler.scale[PRICE]),
-        target_offset=float(scaler.offset[PRICE]),
-        unit=unit,
-    )
+        target_scale=float(scaler.scale[PRICE]), target_offset=float(scaler.offset[PRICE]),
+    )  # fmt: skip
 
 
-def write(folder: Path, rates: Rates, settings: FxWindows, *, unit: str = "", hold_out: bool = False) -> Windows:
-    """Write what :func:`table` returns to a folder, and the windows in raw units beside it; return these.
-
-    ``make tune`` writes them anew for each scaling, with the validation tail held out.
-
-    Raises:
-        RatesError: as :func:`table`.
-    """
+def write(folder: Path, rates: Rates, settings: "FxWindows", *, unit: str = "", hold_out: bool = False) -> Windows:
+    """Write what :func:`table` returns to a folder, and the windows in raw units beside it; return these."""
     scaled, windows = table(rates, settings, unit=unit, hold_out=hold_out), split_days(rates, settings)
     save(windows, folder / FILE)
     sequences.write(folder, scaled)
@@ -189,18 +146,12 @@ def save(windows: Windows, destination: Path) -> None:
 
 
 def load(source: Path) -> Windows:
-    """Read windows that :func:`save` wrote.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: the file is damaged or not of windows.
-    """
+    """Read windows that :func:`save` wrote; a FileNotFoundError or ValueError says that they are missing or damaged."""
     stored = records.read_table(source, SCHEMA)
-    if any(stored[name].null_count for name in SCHEMA.names):
-        raise ValueError(f"expected a value in every cell of {source}, found nulls; run `dvc repro windows`")
     index, days, target, last = (stored[name].to_numpy() for name in SCHEMA.names if name != "split")
     windows = Windows(index, days.astype("datetime64[D]"), np.array(stored["split"].to_pylist(), str), target, last)
     sound = {
+        "no nulls": not any(stored[name].null_count for name in SCHEMA.names),
         "consecutive days": (np.diff(windows.day_index) == 1).all() and (np.diff(windows.dates).astype(int) > 0).all(),
         f"sides {SIDES}": np.isin(windows.split, SIDES).all(),
         "finite numbers": np.isfinite(windows.target_raw).all() and np.isfinite(windows.last_price_raw).all(),

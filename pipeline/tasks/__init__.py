@@ -1,11 +1,8 @@
 """The tasks, one object in one module each: a new task is a new module here with a ``TASK``, and its stage of data."""
 
-from __future__ import annotations
-
 import importlib
 import pkgutil
 
-from pipeline.evaluation.paper import PaperTable
 from pipeline.evaluation.task import Task
 
 MODULES = (importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__))
@@ -18,9 +15,3 @@ def of(name: str) -> Task:
     if name not in TASKS:
         raise ValueError(f"expected one of the tasks {sorted(TASKS)}, found {name!r}; correct tasks in params.yaml")
     return TASKS[name]
-
-
-def paper_tables() -> tuple[PaperTable, ...]:
-    """Return the paper's Tables 1-8, in order."""
-    tables = (table for task in TASKS.values() for table in task.tables)
-    return tuple(sorted(tables, key=lambda table: table.number or 0))

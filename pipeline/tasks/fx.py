@@ -1,11 +1,7 @@
 """The exchange rate: naive forecasts that any network has to beat, the test that says whether it does, Figures 10-14.
 
-The forecasts look one day ahead with the true past at hand, as the networks do, and are fitted on training days only. A
-rate is so close to a random walk that yesterday's price is hard to beat: on the paper's test days its mean squared
-error is 0.0829, against the 1.059 of the best network of Tables 5-8.
+The forecasts look one day ahead with the true past at hand, as the networks do, and are fitted on training days only.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,11 +42,7 @@ CURVES: dict[str, tuple[str, Mode, tuple[Place, ...]]] = {
 
 
 def autoregression(data: Windows) -> Floats:
-    """Return the forecasts of a linear AR(4) of the price, fitted by least squares on training days.
-
-    Raises:
-        ValueError: too few training days.
-    """
+    """Return the forecasts of a linear AR(4), fitted by least squares on training days; too few: a ``ValueError``."""
     import statsmodels.api as sm  # takes seconds to import
 
     lags = AR_LAGS
@@ -58,21 +50,16 @@ def autoregression(data: Windows) -> Floats:
     lagged = np.stack([series[lags - k - 1 : len(series) - k - 1] for k in range(lags)], 1)
     split = data.split[lags - 1 :]
     train, test = np.isin(split, ("train", "validation")), split == "test"
-    if train.sum() <= lags + 1:
-        raise ValueError(
-            f"expected more than {lags + 1} training windows for AR({lags}), found {int(train.sum())}; move "
-            "fx.windows.train_end to a later day"
-        )
+    if (found := int(train.sum())) <= lags + 1:
+        cure = "move fx.windows.train_end to a later day"
+        raise ValueError(f"expected more than {lags + 1} training windows for AR({lags}), found {found}; {cure}")
     design = sm.add_constant(lagged, has_constant="add")
     fitted = sm.OLS(series[lags:][train], design[train]).fit()
     return np.asarray(fitted.predict(design[test]), np.float64)
 
 
 def forecasts(data: Windows) -> dict[str, Floats]:
-    """Return naive forecasts of the test days, in the unit of the rates.
-
-    ``persistence`` is yesterday's price, ``drift`` that plus the mean daily change of the training days.
-    """
+    """Return forecasts of the test days [unit of the rates]: yesterday's price, that plus the mean change, AR."""
     yesterday = data.last_price_raw[data.where("test")]
     change = (data.target_raw - data.last_price_raw)[data.where("train", "validation")].mean()
     return {"persistence": yesterday, "drift": yesterday + change, f"ar{AR_LAGS}": autoregression(data)}
@@ -82,21 +69,15 @@ def diebold_mariano(loss: Floats, reference: Floats) -> tuple[float, float]:
     """Test whether two forecasts of one day ahead lose the same on average (Diebold & Mariano 1995).
 
     The mean loss differential is regressed on a constant with a Newey-West covariance (statsmodels), with the
-    small-sample factor and t distribution of Harvey, Leybourne & Newbold (1997).
-
-    Returns:
-        For squared errors ``(N,)``: the statistic, positive where the first loses more, and the two-sided p-value.
-
-    Raises:
-        ValueError: fewer than 8 days, or different lengths.
+    small-sample factor and t distribution of Harvey, Leybourne & Newbold (1997). Returned are, for squared errors
+    ``(N,)``, the statistic, positive where the first loses more, and the two-sided p-value. A ``ValueError`` refuses
+    fewer than 8 days, or different lengths.
     """
     import statsmodels.api as sm  # takes seconds to import
 
     if loss.shape != reference.shape or len(loss) < 8:
-        raise ValueError(
-            f"expected two loss series of equal length >= 8, found {loss.shape} and {reference.shape}; compare "
-            "forecasts of the same days, and of more of them"
-        )
+        found = f"found {loss.shape} and {reference.shape}; compare forecasts of the same days, and of more of them"
+        raise ValueError(f"expected two loss series of equal length >= 8, {found}")
     n, differential = len(loss), loss - reference
     if np.ptp(differential) == 0:
         equal = differential[0] == 0
@@ -107,12 +88,7 @@ def diebold_mariano(loss: Floats, reference: Floats) -> tuple[float, float]:
 
 
 def read(evidence: Evidence) -> Windows:
-    """Read the windows in raw units.
-
-    Raises:
-        FileNotFoundError: they are not there.
-        ValueError: they are damaged, or not those of the sequences that were trained on.
-    """
+    """Read the windows in raw units; a ``ValueError`` says that they are damaged, or not of what was trained on."""
     file, test = evidence.folder / windows.FILE, evidence.dataset.test
     data = windows.load(file)
     side = data.where("test")
@@ -131,10 +107,7 @@ def references(evidence: Evidence) -> dict[str, float]:
 
 
 def comparisons(outcome: Outcome, data: Windows) -> pd.DataFrame:
-    """Return Diebold-Mariano comparisons of every condition with every naive forecast.
-
-    A condition's daily loss is its squared error averaged over repetitions.
-    """
+    """Compare every condition (its squared errors, averaged over repetitions) with every naive forecast."""
     truth, rows = data.target_raw[data.where("test")], []
     naive = {name: (forecast - truth) ** 2 for name, forecast in forecasts(data).items()}
     for condition in outcome.run.conditions:
@@ -187,7 +160,7 @@ def conclude(outcomes: Sequence[Outcome], bootstrap: Bootstrap) -> list[Picture]
     return [style.picture(drawn, "figure_10", "Figure 10: the series, training and test days")]
 
 
-def forms(params: Params) -> dict[str, tuple[Path, dict[str, Any]]]:
+def forms(params: "Params") -> dict[str, tuple[Path, dict[str, Any]]]:
     """Write the windows in each scaling, for tuning to choose among, and return their folders and parameters."""
     series, unit = rates.read(rates.RATES), str(records.read_json(paths.source_record("fx")).get("unit", ""))
     written = {}
@@ -201,17 +174,7 @@ def forms(params: Params) -> dict[str, tuple[Path, dict[str, Any]]]:
 
 
 TASK = Task(
-    name="fx",
-    title="Exchange rate",
-    head="identity",
-    rival="persistence",
-    words={"persistence": "yesterday's price"},
-    columns={"skill_persistence": ("skill vs yesterday's price", 1.0)},
-    tables=TABLES,
-    curves=CURVES,
-    source="paper",
-    references=references,
-    draw=draw,
-    conclude=conclude,
-    forms=forms,
-)
+    name="fx", title="Exchange rate", head="identity", rival="persistence",
+    words={"persistence": "yesterday's price"}, columns={"skill_persistence": ("skill vs yesterday's price", 1.0)},
+    tables=TABLES, curves=CURVES, source="paper", references=references, draw=draw, conclude=conclude, forms=forms,
+)  # fmt: skip

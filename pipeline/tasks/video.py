@@ -1,7 +1,5 @@
 """Videos: classifiers that see no order in time, errors by class, the gap between two splits, Figures 1(b), 7 and 9."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,10 +46,7 @@ def references(evidence: Evidence) -> dict[str, float]:
 
     All are fitted on training clips only, without any search: ``majority`` says the most frequent class,
     ``nearest_centroid`` and ``logistic_regression`` see a clip's mean feature vector, standardised. What a recurrent
-    network adds to them is what it gets out of motion.
-
-    Raises:
-        ValueError: the training clips hold fewer than two classes.
+    network adds to them is what it gets out of motion. Fewer than two classes in training are a ``ValueError``.
     """
     # scikit-learn takes seconds to import.
     from sklearn.linear_model import LogisticRegression
@@ -65,10 +60,8 @@ def references(evidence: Evidence) -> dict[str, float]:
     train, test = (np.stack([side.pool.numpy()[clip].mean(0) for clip in side.index.numpy()]) for side in sides)
     seen, truth = (side.targets.argmax(1).numpy() for side in sides)
     if len(np.unique(seen)) < 2:
-        raise ValueError(
-            f"expected training clips of two classes or more in {evidence.folder}, found fewer; add videos or change "
-            "video.clips in params.yaml"
-        )
+        cure = "add videos or change video.clips in params.yaml"
+        raise ValueError(f"expected training clips of two classes or more in {evidence.folder}, found fewer; {cure}")
     accuracies = constant_reference(evidence)
     models = {"nearest_centroid": NearestCentroid(), "logistic_regression": LogisticRegression(max_iter=1000)}
     # One thread: sums over features differ with the number of threads, and results must not.
@@ -114,10 +107,8 @@ def leakage(outcomes: Sequence[Outcome], bootstrap: Bootstrap) -> pd.DataFrame:
     """Return how much of the accuracy on the random split is gone on the split by groups, and enter it there.
 
     Clips of one group show the same people in the same place, and a random split puts them on both sides. The gap is
-    what that is worth. Its interval covers the training's randomness, not the choice of groups.
-
-    Returns:
-        One row per condition of cells that have both splits, and per baseline: accuracies, gap, interval [fraction].
+    what that is worth. Its interval covers the training's randomness, not the choice of groups. There is a row for each
+    condition of cells that have both splits, and each baseline: accuracies, gap, interval [fraction].
     """
     rows: list[tuple[Any, ...]] = []
     runs = {(outcome.evidence.split, outcome.run.cell): outcome for outcome in outcomes}
@@ -145,12 +136,7 @@ def example_clip(table: Clips) -> int:
 
 
 def example_images(table: Clips, position: int) -> npt.NDArray[np.uint8]:
-    """Return the frames of the clip at a position as they were stored: ``(T, H, W, 3)`` red, green, blue.
-
-    Raises:
-        FileNotFoundError: the video's frames are not there.
-        ValueError: they are damaged, or do not hold a frame of the clip.
-    """
+    """Return a clip's frames as stored, ``(T, H, W, 3)`` RGB; FileNotFoundError or ValueError: missing or damaged."""
     file = frames.frames_file(paths.FRAMES, str(table.video_id[position]))
     wanted = features.load(paths.FEATURES_TABLE).frame_index[table.rows[position]].tolist()
     stored = frames.read_frames(file)["frame_index"].to_pylist()
@@ -209,15 +195,8 @@ def conclude(outcomes: Sequence[Outcome], bootstrap: Bootstrap) -> list[Picture]
 
 
 TASK = Task(
-    name="video",
-    title="Video",
-    head="softmax",
+    name="video", title="Video", head="softmax",
     splits={"random": "random split of clips", "groups": "group-disjoint split"},
     columns={"leakage_gap": ("leakage gap [points]", 100.0)},
-    tables=TABLES,
-    curves=CURVES,
-    source="ucf11",
-    references=references,
-    draw=draw,
-    conclude=conclude,
-)
+    tables=TABLES, curves=CURVES, source="ucf11", references=references, draw=draw, conclude=conclude,
+)  # fmt: skip

@@ -5,9 +5,8 @@ quality and the same Inception-v3, into windows of T slices; a window's probabil
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +23,7 @@ if TYPE_CHECKING:
 BATCH = 16
 
 
-@dataclass(frozen=True)
-class Classified:
+class Classified(NamedTuple):
     """A classified video."""
 
     times: npt.NDArray[np.float64]  # (N,) of each window's last frame [s], increasing

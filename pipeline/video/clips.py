@@ -107,11 +107,10 @@ def load(source: Path) -> Clips:
 
 
 def split(clips: Clips, name: str, settings: "VideoClips", seed: int) -> Strings:
-    """Return the side of each clip: ``train``, ``validation`` or ``test``.
+    """Return the side of each clip: ``train``, ``validation`` or ``test``; an empty one is a ``ClipsError``.
 
-    Split ``random`` is one of clips, as in the paper, and ``groups`` one of whole groups, in each class by itself: of a
-    share of them, or of those that the settings name. Validation clips are a share of those that are not for testing;
-    together with ``train`` they are the training clips. An empty side is a ``ClipsError``.
+    Split ``random`` is one of clips, as in the paper, ``groups`` one of whole groups, in each class by itself: of a
+    share of them, or of those that the settings name. Validation is a share of what is not for testing.
     """
     side = np.full(len(clips), "train", "<U10")
     if name == "random":
@@ -131,10 +130,8 @@ def split(clips: Clips, name: str, settings: "VideoClips", seed: int) -> Strings
     for number, kind in enumerate(clips.classes):
         own = clips.label == number
         groups = sorted(set(clips.group[own].tolist()))
-        if asked is None:
-            test = _some(groups, settings.test_fraction, seed, "split", kind)
-        else:
-            test = [group for group in groups if any(_same_group(group, name) for name in asked)]
+        test = [group for group in groups if any(_same_group(group, name) for name in asked or ())]
+        test = _some(groups, settings.test_fraction, seed, "split", kind) if asked is None else test
         if len(groups) < 2:
             faults.append(f"{kind} has only group {groups[0]!r}")
         elif not 0 < len(test) < len(groups):

@@ -1,10 +1,13 @@
-"""Files appear whole or not at all; equal content is equal bytes; seeds depend on names alone."""
+"""Files appear whole or not at all, equal content is equal bytes; kept work is found under its own key and code."""
+
+import itertools
+import sys
 
 import pyarrow as pa
 import pytest
 import torch
 
-from pipeline.common import command, paths, records, seeds
+from pipeline.common import command, kept, paths, records, seeds
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -25,35 +28,22 @@ def test_json_refuses_nan_and_names_damaged_files(tmp_path):
         records.read_json(tmp_path / "b")
 
 
-def test_equal_tables_are_equal_bytes(tmp_path):
-    table = pa.table({"a": list(range(200_000)), "b": ["x"] * 200_000})
-    for name in ("one", "two"):
+def test_equal_tables_are_equal_bytes_and_what_is_none_is_named(tmp_path):
+    table, file = pa.table({"a": list(range(200_000)), "b": ["x"] * 200_000}), tmp_path / "t.parquet"
+    for name in ("one", "t.parquet"):
         records.write_table(tmp_path / name, table, {"k": "v"})
-    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
-    assert records.sha256_of(tmp_path / "one") == records.sha256_of(tmp_path / "two")
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [lambda b: b[:-20], lambda b: b[:-10] + bytes([b[-10] ^ 0xFF]) + b[-9:], lambda b: b"", lambda b: b"a,b\n1,2\n"],
-    ids=["truncate", "flip", "empty", "text"],
-)
-def test_damaged_tables_are_named(tmp_path, damage):
-    file = tmp_path / "t.parquet"
-    records.write_table(file, pa.table({"a": [1.0] * 5000}))
-    file.write_bytes(damage(file.read_bytes()))
-    with pytest.raises(ValueError, match=r"t\.parquet"):
-        records.read_table(file)
-
-
-def test_schemas_are_checked(tmp_path):
-    file = tmp_path / "t.parquet"
-    records.write_table(file, pa.table({"a": [1.0]}))
-    for name, words in (("a", "'a' of type int32"), ("b", "no such column")):
+    whole = file.read_bytes()
+    assert whole == (tmp_path / "one").read_bytes()
+    for name, words in (("a", "'a' of type int32"), ("c", "no such column")):
         with pytest.raises(ValueError, match=words):
             records.read_table(file, pa.schema([(name, pa.int32())]))
+    for damaged in (whole[:-20], whole[:-10] + bytes([whole[-10] ^ 0xFF]) + whole[-9:], b"", b"a,b\n1,2\n"):
+        file.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"t\.parquet"):
+            records.read_table(file)
+    file.unlink()
     with pytest.raises(FileNotFoundError, match="dvc repro"):
-        records.read_table(tmp_path / "none")
+        records.read_table(file)
 
 
 def test_seeds_depend_on_names_alone():
@@ -63,14 +53,6 @@ def test_seeds_depend_on_names_alone():
     assert len({seeds.seed_of(*name) for name in names}) == 5
 
 
-def test_generators_are_fresh_and_repeatable():
-    a, b = (torch.randn(5, generator=seeds.torch_generator(1, "x")) for _ in range(2))
-    assert torch.equal(a, b)
-    a, b, c = (seeds.numpy_generator(1, name).random(3) for name in "xxy")
-    assert (a == b).all()
-    assert (a != c).all()
-
-
 def test_commands_turn_expected_faults_into_messages(capsys):
     def fault():
         raise FileNotFoundError("expected a, found b")
@@ -78,22 +60,111 @@ def test_commands_turn_expected_faults_into_messages(capsys):
     def defect():
         raise KeyError("x")
 
-    assert command.run("windows", lambda: None) == 0
-    assert command.run("windows", fault) == 1
+    assert command.stage("windows")(lambda: None)() == 0
+    assert command.stage("windows")(fault)() == 1
     assert capsys.readouterr().err == "windows: expected a, found b\n"
     with pytest.raises(KeyError):
-        command.run("windows", defect)
-
-
-def test_further_splits_have_folders_and_names_of_their_own():
-    assert paths.run_folder("a", "gru") == paths.RUNS / "a" / "gru"
-    assert paths.run_folder("a", "gru", "groups") == paths.RUNS / "a" / "gru" / "groups"
-    assert (paths.run_name("a"), paths.run_name("a", "groups")) == ("a", "a_groups")
+        command.stage("windows")(defect)()
 
 
 def test_a_mirror_that_is_not_there_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv(paths.MIRROR_VARIABLE, str(tmp_path / "none"))
     with pytest.raises(FileNotFoundError, match=paths.MIRROR_VARIABLE):
         paths.mirror()
-    monkeypatch.setenv(paths.MIRROR_VARIABLE, str(tmp_path))
-    assert paths.mirror() == tmp_path
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_an_entry_is_there_until_it_is_forgotten(folder):
+    store = kept.Kept("work", {"a": 1})
+    assert store.get("x") is None
+    for content in (b"one", b"two"):
+        store.put("x", content)
+        assert kept.Kept("work", {"a": 1}).get("x") == content
+    store.put("names/may be: anything\n", b"")
+    assert store.get("names/may be: anything\n") == b""
+    assert kept.Kept("work", {"a": 2}).get("x") is kept.Kept("other", {"a": 1}).get("x") is None
+    for _ in range(2):
+        store.remove("x")
+        assert not store.has("x")
+
+
+def test_an_entry_with_any_flipped_bit_or_another_name_is_not_there(folder):
+    store = kept.Kept("work", 1)
+    store.put("x", b"content")
+    (file,) = store.folder.iterdir()
+    whole = file.read_bytes()
+    store.put("y", b"other")
+    (other,) = set(store.folder.iterdir()) - {file}
+    damaged = [whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :] for place in range(len(whole))]
+    for content in (*damaged, b"", whole[:5], whole[:-1], other.read_bytes()):
+        file.write_bytes(content)
+        assert store.get("x") is None
+    file.write_bytes(whole)
+    assert store.get("x") == b"content"
+
+
+def test_what_is_not_wanted_any_more_is_forgotten(folder):
+    old, new, elsewhere = stores = kept.Kept("a/b", 1), kept.Kept("a/b", 2), kept.Kept("a/c", 1)
+    for store, name in itertools.product(stores, "xy"):
+        store.put(name, b"content")
+    new.retain(["y", "z"])
+    assert (new.has("x"), new.has("y"), old.has("y"), elsewhere.has("x")) == (False, True, False, True)
+    kept.forget("a/b")
+    assert [place.name for place in (paths.CHECKPOINTS / "a").iterdir()] == ["c"]
+
+
+@pytest.fixture
+def package(folder, monkeypatch):
+    """A package whose sources a test may change; returns what writes it and gives its digest."""
+    monkeypatch.syspath_prepend(str(folder))
+    (folder / "sample" / "part").mkdir(parents=True)
+    (folder / "sample" / "part" / "__init__.py").write_text("")
+
+    def digest(source, names=("sample",)):
+        (folder / "sample" / "__init__.py").write_text("")
+        (folder / "sample" / "part" / "code.py").write_text(source)
+        sys.modules.pop("sample", None)
+        return kept.code_digest(names)
+
+    return digest
+
+
+CODE = '''"""What it does."""
+LIMIT = 3
+"""Why it is three."""
+
+
+def work(x):
+    """Work."""
+    # so it is
+    return x + LIMIT
+'''
+
+
+def test_documentation_voids_nothing_and_code_does(package):
+    first = package(CODE)
+    reworded = CODE.replace("What it does", "Something else").replace("# so it is", "# it is so").replace("Why", "How")
+    assert package(reworded.replace("Work.", "Work hard.")) == first
+    assert package(CODE.replace('    """Work."""\n', "").replace("\n\n\n", "\n\n\n\n")) == first
+    kept.Kept("work", 1, ["sample"]).put("x", b"x")
+    for changed in (CODE.replace("= 3", "= 4"), CODE.replace("x + LIMIT", "x - LIMIT"), CODE + "\nMORE = 1\n"):
+        assert package(changed) != first
+        assert not kept.Kept("work", 1, ["sample"]).has("x")
+    assert package(CODE, ("sample.part",)) != first
+    for name, same in (("sample.part.code", False), ("pipeline.common.seeds", True)):
+        assert (package(CODE, (name,)) == package(CODE.replace("= 3", "= 4"), (name,))) == same
+
+
+def test_packed_tensors_come_back_and_equal_ones_are_equal_bytes():
+    tensors = {"b": torch.arange(6.0).view(2, 3).t(), "a": torch.tensor(7), "empty": torch.zeros(0, 2)}
+    about = {"name": "ö", "numbers": [1, 2.5, None]}
+    content = kept.pack(tensors, about)
+    assert content == kept.pack(dict(reversed(tensors.items())), dict(reversed(about.items())))
+    back, described = kept.unpack(content)
+    assert described == about
+    torch.testing.assert_close(back, tensors, rtol=0, atol=0)

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from nem.conditions import CONDITIONS
+from nem.stack import Networks, Size
 from pipeline.common import paths, records, seeds, sequences
 from pipeline.evaluation import evaluate
 from pipeline.evaluation.statistics import Bootstrap
@@ -70,7 +70,7 @@ def mistakes(split, condition, repetition, count):
     return 0 if condition.startswith("nem") else min(count, 1 + repetition + (2 if split == "groups" else 0))
 
 
-def repetition(number, split, data, truth, conditions, failing):
+def repetition(number, split, data, truth, conditions, failing, shift):
     """What training hands over: values are 0.1 too high; a class is taken for the next, all with probability 0.8."""
     epochs, count = np.arange(MAX_EPOCHS + 1), len(conditions)
     curves, failed = np.full((count, len(epochs), len(METRICS)), np.nan), torch.zeros(count, dtype=torch.int64)
@@ -78,7 +78,7 @@ def repetition(number, split, data, truth, conditions, failing):
     if data.head == "softmax":
         answers = np.zeros((count, len(truth), data.outputs))
     for c, condition in enumerate(conditions):
-        losses = np.array([loss(condition, number, epoch) for epoch in epochs])
+        losses = np.array([loss(condition, number, epoch) for epoch in epochs]) + shift
         columns = {"train_loss": losses / 2, "test_loss": losses}
         if condition.startswith("nem"):
             columns["acceptance_output"] = np.where(epochs, 0.5, np.nan)
@@ -95,21 +95,26 @@ def repetition(number, split, data, truth, conditions, failing):
     return Repetition(number, conditions, torch.from_numpy(curves), failed, torch.from_numpy(answers), None, [])
 
 
-def run(task, cell, split=None, *, conditions=CONDITIONS, repetitions=REPETITIONS, failing=FAILING):
-    """Write one run, whose ``failing`` network (condition, repetition) stops before an epoch."""
-    settings = small.settings(cell=cell, hidden=3, epochs=EPOCHS, max_epochs=MAX_EPOCHS, conditions=tuple(conditions))
-    work = small.work(paths.sequences(task), settings=settings, split=split, repetitions=tuple(range(repetitions)))
-    data = train.dataset(work)
+def run(task, cell, split=None, *, repetitions=REPETITIONS, failing=FAILING, shift=0.0, about=None, **settings):
+    """Write one run, whose ``failing`` network (condition, repetition) stops before an epoch.
+
+    Losses are ``shift`` too high, and ``about`` changes the record. Return that, and the repetitions.
+    """
+    chosen = small.settings(cell=cell, hidden=3, epochs=EPOCHS, max_epochs=MAX_EPOCHS, **settings)
+    work = small.work(paths.sequences(task), settings=chosen, split=split, repetitions=tuple(range(repetitions)))
+    data, conditions = train.dataset(work), tuple(chosen.conditions)
     truth = data.test.targets.argmax(1).numpy()
     if data.head == "identity":
         raw = windows.load(paths.sequences(task) / windows.FILE)  # prices as they were before they were scaled
         truth = raw.target_raw[raw.where("test")]
-    trained = [repetition(number, split, data, truth, conditions, failing) for number in work.repetitions]
-    folder, record = paths.run_folder(task, cell, split), train.run_record(task, work)
-    records.write_table(folder / "curves.parquet", train.curves_table(trained))
-    records.write_table(folder / "outcomes.parquet", train.outcomes_table(trained))
-    records.write_table(folder / "predictions.parquet", train.predictions_table(trained, record, data))
-    records.write_json(folder / "run.json", record)
+    trained = [repetition(number, split, data, truth, conditions, failing, shift) for number in work.repetitions]
+    networks = Networks(Size(cell, 1, 1, data.inputs, 3, data.outputs))
+    networks.initialise(0, torch.Generator().manual_seed(1))
+    for one in trained:
+        one.parameters += [{n: v[0, 0] for n, v in networks.by_network(networks.flat).items()} for _ in conditions]
+    record = train.run_record(task, work) | (about or {})
+    train.write(record, trained, data)
+    return record, trained
 
 
 def judge(*tasks, cells=("lstm", "gru")):

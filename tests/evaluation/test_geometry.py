@@ -5,16 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from nem import theory
 from pipeline.evaluation import geometry
+from tests.nem.theory.test_geometry_conditions import EXAMPLES
 
-A_CLASS, Y_CLASS, A_REAL, Y_REAL = torch.tensor([[0.6, 0.3, 0.1], [1, 0, 0], [1, 2, 1], [2, 3, 2]], dtype=torch.float64)
-GAINS = {
-    "figure_1a": lambda n: theory.classifier_additive_gain(n, A_CLASS),
-    "figure_4": lambda n: theory.classifier_multiplicative_gain(n, Y_CLASS, A_CLASS),
-    "figure_5": lambda n: theory.regressor_additive_gain(n, Y_REAL, A_REAL),
-    "figure_6": lambda n: theory.regressor_multiplicative_gain(n, Y_REAL, A_REAL),
-}
+GAINS = {name.replace(" ", "_"): gain for name, (_, _, gain) in EXAMPLES.items()}
 
 
 def test_figures_show_both_kinds_of_noise_and_equal_seeds_give_equal_bytes(tmp_path):

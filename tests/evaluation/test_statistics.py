@@ -43,25 +43,31 @@ def test_intervals_cover_as_often_as_they_say():
 
 
 def test_small_samples():
-    assert BOOTSTRAP.mean([]) == Interval(None, None, None, 0)
+    nothing, empty, zeros = Interval(None, None, None, 0), np.ones(0), np.zeros(3)
+    assert [BOOTSTRAP.mean(empty), BOOTSTRAP.difference(empty, zeros), BOOTSTRAP.median(empty)] == [nothing] * 3
     assert BOOTSTRAP.mean([3.0, math.nan]) == Interval(3.0, None, None, 1)
     assert BOOTSTRAP.mean([3.0, 3.0]) == Interval(3.0, 3.0, 3.0, 2)
-    assert BOOTSTRAP.difference(np.array([1, math.nan]), np.zeros(3)) == Interval(1.0, None, None, 1)
-    assert BOOTSTRAP.difference(np.ones(0), np.zeros(3)) == Interval(None, None, None, 0)
-    assert BOOTSTRAP.median(np.ones(0)) == Interval(None, None, None, 0)
+    assert BOOTSTRAP.difference(np.array([1, math.nan]), zeros) == Interval(1.0, None, None, 1)
     assert BOOTSTRAP.median(np.array([10.0])) == Interval(10.0, None, None, 1)
+    assert [statistics.sign_flip_p_value(values) for values in ([1, 2, 3], [1], [0, 0])] == [0.25, None, 1]
+    assert statistics.holm([0.01, None, 0.04, 0.03]) == pytest.approx([0.03, None, 0.06, 0.06])
+    assert [statistics.holm(values) for values in ([None], [])] == [[None], []]
 
 
-@pytest.mark.parametrize("values", [[1.0, math.nan], [math.inf], [[1.0, 2.0]], 1.0])
-def test_differences_that_are_no_row_of_finite_numbers_are_refused(values):
-    with pytest.raises(ValueError, match=r"expected .* finite differences, found .*; leave failed repetitions out"):
-        statistics.sign_flip_p_value(values)
+FINITE = r"expected .* finite differences, found .*; leave failed repetitions out"
+P_VALUE = r"expected p-values in .0, 1., found .*; use None where there was no test"
 
 
-@pytest.mark.parametrize(("confidence", "resamples"), [(0.0, 100), (1.0, 100), (math.nan, 100), (0.9, 0)])
-def test_levels_and_resamples_out_of_range_are_refused(confidence, resamples):
-    with pytest.raises(ValueError, match=r"expected a confidence level in .* found .* params.yaml"):
-        Bootstrap(confidence, resamples, 1)
+@pytest.mark.parametrize(
+    ("function", "arguments", "words"),
+    [
+        *((statistics.sign_flip_p_value, [bad], FINITE) for bad in ([1.0, math.nan], [math.inf], [[1.0, 2.0]], 1.0)),
+        *((statistics.holm, [[0.5, None, bad]], P_VALUE) for bad in (-0.1, 1.1, math.nan)),
+    ],
+)
+def test_what_is_out_of_range_is_refused(function, arguments, words):
+    with pytest.raises(ValueError, match=words):
+        function(*arguments)
 
 
 @given(COUNTS, st.sampled_from([1, 3, 10, 52, 195]))
@@ -91,22 +97,10 @@ def test_beyond_the_exact_test_patterns_are_drawn():
     assert statistics.sign_flip_p_value(np.ones(60)) == 1 / (statistics.DRAWS + 1)
 
 
-def test_small_families_and_places():
-    assert [statistics.sign_flip_p_value(values) for values in ([1, 2, 3], [1], [0, 0])] == [0.25, None, 1]
-    assert statistics.holm([0.01, None, 0.04, 0.03]) == pytest.approx([0.03, None, 0.06, 0.06])
-    assert [statistics.holm(values) for values in ([None], [])] == [[None], []]
-
-
 @settings(max_examples=10)  # the oracle collects garbage at every call
 @given(P_VALUES)
 def test_holm_is_that_of_statsmodels(p_values):
     assert statistics.holm(p_values) == multipletests(p_values, method="holm")[1].tolist()
-
-
-@pytest.mark.parametrize("p", [-0.1, 1.1, math.nan])
-def test_what_is_no_p_value_is_refused(p):
-    with pytest.raises(ValueError, match=r"expected p-values in .0, 1., found .*; use None where there was no test"):
-        statistics.holm([0.5, None, p])
 
 
 def curve(*values):
@@ -122,9 +116,7 @@ def test_speed_ups_place_first_late_and_never():
     assert [summary[name] for name in ("mean", "n", "median", "censored", "censored_below")] == [None, 3, -50, 1, -50]
     assert statistics.speed_up(losses[2:] * 2 + losses[:1], baseline, 4, 6).summary(BOOTSTRAP)["median"] is None
     assert statistics.speed_up([curve(9, 4, 3, 2, 1, 1, 1)], baseline[:1], 4, 6).percent.tolist() == [0.0]
-
-
-def test_epoch_zero_is_no_epoch_and_a_failed_baseline_gives_nothing():
+    # Epoch 0 is no epoch, and a failed baseline gives nothing.
     assert statistics.speed_up([curve(0, 5, 5)], [curve(9, 2, 1)], 2, 2).percent.tolist() == [-math.inf]
     assert len(statistics.speed_up([curve(1, 1, 1)], [curve(9, 2)], 2, 2).percent) == 0
 

@@ -12,7 +12,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -67,16 +66,12 @@ def tiny(task, beside=None, sigma=0.2):
     return params.validate(content)
 
 
-def copy_code(folder, *names):
+def make_project(folder, settings=None, *more):
     """Copy code, so that work on it during the tests does not disturb them; compiled cells go along."""
-    for name in ("nem", "pipeline", "stages", "profiles", *names):
+    for name in ("nem", "pipeline", "stages", "profiles", *more):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.pyc", "*.tmp"))
-
-
-def make_project(folder, settings):
-    """Make ``folder`` a project with the present code and these parameters."""
-    copy_code(folder)
-    (folder / "params.yaml").write_text(params.render(settings))
+    if settings:
+        (folder / "params.yaml").write_text(params.render(settings))
 
 
 def shared(factory, name, make):
@@ -131,6 +126,8 @@ class Reader(threading.Thread):
         self.done.set()
         self.join()
         self.look()
+        assert not self.faults
+        assert self.reads
 
 
 def own_mounts():
@@ -138,23 +135,21 @@ def own_mounts():
 
     Root needs a namespace of mounts only, anybody else one of users too. A mount is gone with the launcher.
     """
-    why = "needs `unshare` (util-linux)"
-    for command in (
-        (["unshare", "--mount"], ["unshare", "--mount", "--map-root-user"]) if shutil.which("unshare") else ()
-    ):
-        mount = ["mount", "-t", "tmpfs", "-o", "size=4k", "none", "/mnt"]
+    if not shutil.which("unshare"):
+        return [], "needs `unshare` (util-linux)"
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4k", "none", "/mnt"]
+    for command in (["unshare", "--mount"], ["unshare", "--mount", "--map-root-user"]):
         tried = subprocess.run([*command, *mount], capture_output=True, text=True, check=False)
         if tried.returncode == 0:
             return command, None
-        why = f"needs the right to mount a tmpfs in a namespace of its own: {tried.stderr.strip()}"
-    return [], why
+    return [], f"needs the right to mount a tmpfs in a namespace of its own: {tried.stderr.strip()}"
 
 
 class Launcher:
     """The warm process of :mod:`tests.faults.launcher`; ``no_mounts`` says why it has no small disks, if so."""
 
     def __init__(self, folder):
-        copy_code(folder, "tests")
+        make_project(folder, None, "tests")
         inside, self.no_mounts = own_mounts()
         self.process = subprocess.Popen(
             [*inside, sys.executable, "-m", "tests.faults.launcher"], text=True, cwd=folder,
@@ -173,8 +168,7 @@ class Launcher:
         assert answer["status"] == 0, answer["error"]
 
     def _ask(self, **request):
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
+        print(json.dumps(request), file=self.process.stdin, flush=True)
         return self._answer()
 
     def _answer(self):
@@ -245,30 +239,24 @@ def log(folder):
     return (Path(folder) / "stage.log").read_text()
 
 
-def runs(folder, store="mlflow.db", task="fx"):
-    """Return the runs on a task of a project's MLflow store, and its client."""
-    client = MlflowClient(f"sqlite:///{folder}/{store}")
-    experiment = client.get_experiment_by_name(f"noise-boosted-rbp/{task}")
-    return client.search_runs([experiment.experiment_id], max_results=1000), client
-
-
 def check_store(folder, store="mlflow.db", task="fx"):
     """Every slot of the present settings has one run, finished, with the numbers of the files to the last bit."""
+    files = folder / "data" / "runs" / task / "gru"
+    record, curves = json.loads((files / "run.json").read_text()), pd.read_parquet(files / "curves.parquet")
     # A copy: MLflow keeps connections by name, and may hold one to a file that is gone.
     with tempfile.TemporaryDirectory() as seen:
         shutil.copyfile(folder / store, Path(seen) / "mlflow.db")
-        every, client = runs(seen, task=task)
-        slots = Counter(run.data.tags[tracking.SLOT] for run in every)
-        assert set(slots.values()) == {1}
-        record = json.loads((folder / "data" / "runs" / task / "gru" / "run.json").read_text())
+        client = MlflowClient(f"sqlite:///{seen}/mlflow.db")
+        experiment = client.get_experiment_by_name(f"noise-boosted-rbp/{task}")
+        every = client.search_runs([experiment.experiment_id], max_results=1000)
+        slots = [run.data.tags[tracking.SLOT] for run in every]
+        assert len(slots) == len(set(slots)), "a slot twice"
         digest = tracking.digest_of(tracking.settings_of(record))[:12]
-        own = [run for run in every if run.data.tags[tracking.SLOT].endswith(f"/{digest}")]
-        wanted = [f"{c}/{r}/" for c in CONDITIONS for r in range(record["repetitions"])]
-        wanted = {f"{task}/gru/{place}{digest}" for place in ("", *wanted)}
-        assert {run.data.tags[tracking.SLOT] for run in own} == wanted
-        assert {run.info.status for run in own} == {"FINISHED"}
-        curves = pd.read_parquet(folder / "data" / "runs" / task / "gru" / "curves.parquet")
-        for run in (run for run in own if tracking.PARENT in run.data.tags):
+        own = {slot: run for slot, run in zip(slots, every, strict=True) if slot.endswith(f"/{digest}")}
+        places = ["", *(f"{c}/{r}/" for c in CONDITIONS for r in range(record["repetitions"]))]
+        assert own.keys() == {f"{task}/gru/{place}{digest}" for place in places}
+        assert {run.info.status for run in own.values()} == {"FINISHED"}
+        for run in (run for run in own.values() if tracking.PARENT in run.data.tags):
             condition, repetition = run.data.params["condition"], int(run.data.params["repetition"])
             rows = curves[(curves.condition == condition) & (curves.repetition == repetition)]
             history = client.get_metric_history(run.info.run_id, "test_loss")

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from pathlib import Path
 
 import pytest
 
@@ -17,8 +16,6 @@ CASES = [
 ]
 """Every stage and the sync with MLflow, with every folder into which it writes."""
 PAGE = 4096
-ROOM = 4 * PAGE
-"""Not enough for what any stage keeps while it works."""
 WORDS = ("No space left", "Read-only", "Permission denied", "expected a usable MLflow store")
 
 
@@ -27,12 +24,12 @@ def remount(launcher, copy, place):
     """Changes the options of a tmpfs at ``place``, which only the launcher sees."""
     if launcher.no_mounts is not None:
         pytest.skip(f"{launcher.no_mounts}; the test with a limit on file sizes runs everywhere")
-    where = str(copy / place)
+    where = copy / place
     shutil.rmtree(where, ignore_errors=True)
-    Path(where).mkdir(parents=True)
-    launcher.do("mount", "-t", "tmpfs", "-o", "size=1g", "none", where)
-    yield lambda options: launcher.do("mount", "-o", f"remount,{options}", where)
-    launcher.do("umount", "--lazy", where)
+    where.mkdir(parents=True)
+    launcher.do("mount", "-t", "tmpfs", "-o", "size=1g", "none", str(where))
+    yield lambda options: launcher.do("mount", "-o", f"remount,{options}", str(where))
+    launcher.do("umount", "--lazy", str(where))
 
 
 @pytest.mark.parametrize(("stage", "place"), CASES, ids=str)
@@ -49,7 +46,7 @@ def test_a_full_and_a_read_only_disk(launcher, undisturbed, copy, blank, remount
     def begin():
         """Leave all folders empty, but for a store without runs: making one would take longer than all the rest."""
         remount("rw,size=1g")
-        for folder in (output, KEPT, *(["mlartifacts"] if sync else [])):
+        for folder in (output, KEPT, "mlartifacts"):
             for content in (seen / folder).glob("*"):
                 shutil.rmtree(content) if content.is_dir() else content.unlink()
         if sync:
@@ -57,9 +54,12 @@ def test_a_full_and_a_read_only_disk(launcher, undisturbed, copy, blank, remount
             shutil.copyfile(blank, seen / "store" / "mlflow.db")
         return used()
 
+    def run():
+        return launcher.run(harness.TRACK if sync else stage, copy, **variables)[0], harness.log(copy)
+
     def check_success():
         remount("rw,size=1g")
-        assert launcher.run(harness.TRACK if sync else stage, copy, **variables)[0] == 0, harness.log(copy)
+        assert run()[0] == 0, harness.log(copy)
         if sync:
             harness.check_store(seen, "store/mlflow.db")
         else:
@@ -67,11 +67,11 @@ def test_a_full_and_a_read_only_disk(launcher, undisturbed, copy, blank, remount
 
     before = begin()
     check_success()
-    need = (used() - before) or ROOM
+    need = (used() - before) or 4 * PAGE  # not enough for what any stage keeps while it works
     for share in (0.0, 0.4, 0.8, None):
         before = begin()
         remount("ro" if share is None else f"size={max(1, (before + int(share * need)) // PAGE) * PAGE // 1024}k")
-        status, text = launcher.run(harness.TRACK if sync else stage, copy, **variables)[0], harness.log(copy)
+        status, text = run()
         assert status == 1, text
         assert any(word in text for word in WORDS), text
         assert "Traceback" not in text

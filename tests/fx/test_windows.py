@@ -1,4 +1,4 @@
-"""Windows: the right days, no look-ahead, a scaler that never sees a test day."""
+"""Rates are acquired with a record of where they came from; windows have the right days and no look-ahead."""
 
 import numpy as np
 import pyarrow as pa
@@ -7,9 +7,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.common import records, sequences
-from pipeline.fx import rates, synthetic, windows
-from pipeline.params import FxWindows
+from pipeline import params
+from pipeline.common import paths, records, sequences
+from pipeline.fx import acquire, rates, synthetic, windows
+from pipeline.params import FxAcquire, FxWindows
+from stages import acquire as acquire_stage
+from stages import windows as windows_stage
 
 SCALINGS = ["min-max", "z-score"]
 
@@ -65,21 +68,24 @@ def test_each_target_sees_exactly_the_days_before_it(T, seed, scaling):
 def test_splits_cover_all_days_in_order_and_the_search_holds_the_tail_out():
     series, layout = synthetic.generate(120, 1), settings(validation_fraction=0.25, scaling="min-max")
     days = windows.split_days(series, layout)
-    assert days.day_index[days.where("train")].tolist() == list(range(4, 60))
-    assert days.day_index[days.where("validation")].tolist() == list(range(60, 80))
-    assert days.day_index[days.where("test")].tolist() == list(range(80, 120))
+    for side, first, end in (("train", 4, 60), ("validation", 60, 80), ("test", 80, 120)):
+        assert days.day_index[days.where(side)].tolist() == list(range(first, end))
     held = windows.table(series, layout, hold_out=True)
     assert (held.target_offset, held.target_scale) == (series.price[:60].min(), np.ptp(series.price[:60]))
 
 
 @pytest.mark.parametrize("scaling", SCALINGS)
-@pytest.mark.parametrize("peg", [45.1, 0.1, 7.0])
-def test_a_pegged_rate_gets_scale_one(scaling, peg):
+def test_a_pegged_rate_gets_scale_one_and_one_beyond_all_scales_is_an_error(scaling):
     series = synthetic.generate(120, 1)
-    values = np.concatenate([np.full((80, 4), peg), series.values[80:]])
-    table = windows.table(rates.Rates(series.dates, values), settings(scaling=scaling))
-    assert table.target_scale == 1.0
-    np.testing.assert_allclose(table.targets[76:, 0], values[80:, 3] - peg, rtol=1e-5)
+    for peg in (45.1, 0.1, 7.0):
+        values = np.concatenate([np.full((80, 4), peg), series.values[80:]])
+        table = windows.table(rates.Rates(series.dates, values), settings(scaling=scaling))
+        assert table.target_scale == 1.0
+        np.testing.assert_allclose(table.targets[76:, 0], values[80:, 3] - peg, rtol=1e-5)
+    values[:80] = 1 + 1e-15 * np.arange(80)[:, None]
+    values[100] = 1e30
+    with pytest.raises(rates.RatesError, match=str(series.dates[100])):
+        windows.table(rates.Rates(series.dates, values), settings(scaling="min-max"))
 
 
 def test_a_parameter_chooses_what_a_network_sees_of_a_day():
@@ -93,28 +99,16 @@ def test_a_parameter_chooses_what_a_network_sees_of_a_day():
         windows.table(alone, settings())
 
 
-def test_a_rate_beyond_all_scales_is_an_error():
-    series = synthetic.generate(120, 1)
-    values = series.values.copy()
-    values[:80] = 1 + 1e-15 * np.arange(80)[:, None]
-    values[100] = 1e30
-    with pytest.raises(rates.RatesError, match=str(series.dates[100])):
-        windows.table(rates.Rates(series.dates, values), settings(scaling="min-max"))
-
-
-def test_a_date_splits_like_its_index():
+def test_a_date_splits_like_its_index_and_splits_that_leave_nothing_are_errors():
     series = synthetic.generate(120, 1)
     by_date = windows.split_days(series, settings(train_end=str(series.dates[79])))
     np.testing.assert_array_equal(by_date.split, windows.split_days(series, settings()).split)
     assert windows.last_training_day(series, str(series.dates[79] + 1)) in (79, 80)
-
-
-@pytest.mark.parametrize("bad", [119, 5000, "2099-01-01", "1970-01-01"])
-def test_splits_that_leave_nothing_are_errors(bad):
-    with pytest.raises(rates.RatesError, match="train_end"):
-        windows.split_days(synthetic.generate(120, 1), settings(train_end=bad))
+    for bad in (119, 5000, "2099-01-01", "1970-01-01"):
+        with pytest.raises(rates.RatesError, match="train_end"):
+            windows.split_days(series, settings(train_end=bad))
     with pytest.raises(rates.RatesError, match="more than T = 9"):
-        windows.split_days(synthetic.generate(120, 1), settings(window=9, train_end=8))
+        windows.split_days(series, settings(window=9, train_end=8))
 
 
 @given(st.integers(1, 5), st.sampled_from(SCALINGS))
@@ -123,9 +117,8 @@ def test_what_is_written_loads_exactly_and_again_with_the_same_bytes(tmp_path_fa
     layout = settings(window=T, train_end=40, scaling=scaling)
     days, table = windows.write(folder, series, layout, unit="rupees"), windows.table(series, layout)
     first = {file.name: file.read_bytes() for file in folder.iterdir()}
-    again = windows.load(folder / windows.FILE)
-    for name in ("day_index", "dates", "split", "target_raw", "last_price_raw"):
-        np.testing.assert_array_equal(getattr(days, name), getattr(again, name))
+    for name, column in vars(windows.load(folder / windows.FILE)).items():
+        np.testing.assert_array_equal(getattr(days, name), column)
     data = sequences.load(folder)
     known = days.where("train", "validation")
     np.testing.assert_array_equal(data.train.pool[data.train.index].numpy(), inputs(table)[known])
@@ -136,36 +129,91 @@ def test_what_is_written_loads_exactly_and_again_with_the_same_bytes(tmp_path_fa
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == first
 
 
-@pytest.mark.parametrize(
-    ("column", "value", "message"),
-    [
-        ("split", "tset", "sides"),
-        ("day_index", 7, "consecutive days"),
-        ("target_raw", float("nan"), "finite numbers"),
-        ("last_price_raw", 1.5, "day before's price"),
-        ("target_raw", None, "nulls"),
-        ("target_raw", "other", "column 'target_raw'"),
-        ("all", None, "readable parquet"),
-    ],
-)
-def test_windows_that_are_damaged_or_contradict_themselves_are_refused(tmp_path, column, value, message):
-    file = tmp_path / "windows.parquet"
-    windows.save(windows.split_days(synthetic.generate(60, 3), settings(train_end=40)), file)
-    if column == "all":
-        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    else:
-        table = records.read_table(file)
-        place, cells = table.column_names.index(column), table[column].to_pylist()
-        cells = ["x"] * len(cells) if value == "other" else [*cells[:10], value, *cells[11:]]
-        kind = pa.string() if value == "other" else table[column].type
-        records.write_table(file, table.set_column(place, column, pa.array(cells, kind)))
-    with pytest.raises(ValueError, match=message):
-        windows.load(file)
+def test_windows_that_contradict_themselves_are_refused(tmp_path):
+    days, file = windows.split_days(synthetic.generate(60, 3), settings(train_end=40)), tmp_path / "windows.parquet"
+    windows.save(days, file)
+    whole = records.read_table(file)
+    for column, value in (
+        ("split", "tset"), ("day_index", 7), ("target_raw", np.nan), ("target_raw", None), ("last_price_raw", 1.5)
+    ):  # fmt: skip
+        cells = whole[column].to_pylist()
+        cells[10] = value
+        place, changed = whole.column_names.index(column), pa.array(cells, whole[column].type)
+        records.write_table(file, whole.set_column(place, column, changed))
+        with pytest.raises(ValueError, match=r"expected .*windows\.parquet.*dvc repro windows"):
+            windows.load(file)
+
+
+def test_synthetic_says_that_it_is_synthetic(project):
+    acquire.acquire(FxAcquire(synthetic_days=50), 3)
+    first, record = rates.RATES.read_bytes(), records.read_json(paths.source_record("fx"))
+    assert (record["source"], "generated data" in record["note"]) == ("synthetic", True)
+    acquire.acquire(FxAcquire(synthetic_days=50), 3)
+    assert rates.RATES.read_bytes() == first
+
+
+def test_anybodys_file(project, capsys):
+    mine = project / "eur.csv"
+    mine.write_text("Date,Close,Open,High,Low\n2020-01-02,1.1,1.2,1.3,1.0\n2020-01-01,9,1.2,1.3,1.0\n")
+    acquire.acquire(FxAcquire(source="csv", csv_path=str(mine)), 1)
+    record = records.read_json(paths.source_record("fx"))
+    assert (record["file"], record["unit"], record["ohlc_violations"]) == ("eur.csv", "", 1)
+    assert "1 day(s) with open or price outside" in capsys.readouterr().out
+    with pytest.raises(rates.RatesError, match="csv_path"):
+        acquire.acquire(FxAcquire(source="csv"), 1)
+
+
+def test_a_file_of_one_column_says_what_was_left_out_and_how_it_was_read(project, capsys):
+    mine = project / "fred.csv"
+    mine.write_text("observation_date,DEXINUS\n2012-01-02,.\n2012-01-03,53.11\n2012-01-04,5285.0\n")
+    acquire.acquire(FxAcquire(source="csv", csv_path=str(mine)), 1)
+    record, told = records.read_json(paths.source_record("fx")), capsys.readouterr().out
+    assert (record["days_without_values"], record["columns"], record["read_as"]["decimal"]) == (1, ["price"], "point")
+    for line in ("1 day(s) without a value", "fx.windows.inputs", "warning: price 53.11 is 5285.0 on 2012-01-04"):
+        assert line in told
+    assert rates.read(rates.RATES).columns == ["price"]
+
+
+def test_the_paper_file_comes_from_the_mirror_or_not_at_all(project, monkeypatch):
+    records.write_text(project / "mirror" / "fx" / "USD_INR.csv", "Date,Open,High,Low,Price\n2020-01-01,1,1,1,1\n")
+    monkeypatch.setenv("NEM_MIRROR", str(project / "mirror"))
+    with pytest.raises(OSError, match="SHA-256 96d085"):
+        acquire.acquire(FxAcquire(source="paper"), 1)
 
 
 @pytest.mark.realdata
-def test_the_papers_days(mirror):
-    days = windows.split_days(rates.read(mirror / "fx" / "USD_INR.csv"), FxWindows(train_end=8000))
-    test = days.where("test")
-    assert days.day_index[test][[0, -1]].tolist() == [8001, 9696]
-    assert ((days.last_price_raw - days.target_raw)[test] ** 2).mean() == pytest.approx(0.0829, abs=5e-5)
+def test_the_papers_series_through_the_stages(mirror, project, monkeypatch):
+    monkeypatch.setenv("NEM_MIRROR", str(mirror))
+    params.compose("fx")
+    assert acquire_stage.main(["fx"]) == 0
+    assert windows_stage.main([]) == 0
+    record = records.read_json(paths.source_record("fx"))
+    assert (record["rows"], record["sha256"]) == (9697, acquire.PAPER_SHA256)
+
+
+def written(project, tasks=("fx",), train_end=60):
+    """Write params.yaml with few days."""
+    changes = {"acquire": {"synthetic_days": 80}, "windows": {"train_end": train_end}}
+    content = params.validate({"tasks": list(tasks), "fx": changes})
+    (project / "params.yaml").write_text(params.render(content))
+
+
+def test_a_stage_reports_faults_without_a_traceback(project, capsys):
+    written(project, train_end=10**6)
+    assert acquire_stage.main(["fx"]) == 0
+    assert windows_stage.main([]) == 1
+    assert "choose an earlier day" in capsys.readouterr().err
+    assert not paths.sequences("fx").exists()
+
+
+def test_a_task_that_is_off_is_passed_on_and_can_be_switched_on_again(project, capsys):
+    written(project, tasks=["video"])
+    assert acquire_stage.main(["fx"]) == windows_stage.main([]) == 0
+    assert sequences.absent(paths.sequences("fx"))
+    assert paths.source_record("fx").is_file()
+    written(project)
+    assert acquire_stage.main(["video"]) == acquire_stage.main(["fx"]) == windows_stage.main([]) == 0
+    assert sequences.absent(paths.raw("video"))
+    assert not sequences.absent(paths.sequences("fx"))
+    assert "windows: 51 train, 6 validation, 19 test windows of 4 days" in capsys.readouterr().out
+    assert sequences.load(paths.sequences("fx")).unit == "rupees"

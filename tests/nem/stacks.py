@@ -13,8 +13,12 @@ NETWORKS = len(AXES) + 1
 """One network per kind and mode, and one without noise."""
 
 
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
 def draw(seed, *shape, dtype=torch.float64):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+    return torch.randn(shape, generator=generator(seed), dtype=dtype)
 
 
 def parts(cell, T, G, I, J, B, seed, *, C=NETWORKS, dtype=torch.float64):
@@ -30,6 +34,6 @@ def noise(cell, T, G, J, B, seed, *, axes=AXES, sigma=None, dtype=torch.float64,
     shape = (T, G, 1, GATES[cell], J, B)
     strengths = torch.linspace(0.1, 0.4, len(axes), dtype=dtype)
     strengths = strengths if sigma is None else torch.full_like(strengths, sigma)
-    uniform = torch.rand(shape, generator=torch.Generator().manual_seed(seed + 5), dtype=dtype)
+    uniform = torch.rand(shape, generator=generator(seed + 5), dtype=dtype)
     normal, test = (draw(seed + k, *shape, dtype=dtype) for k in (3, 4))
     return GateNoise(*stacked(axes), **options), Draws(strengths, normal, test, uniform)

@@ -15,6 +15,7 @@ from nem.theory import recursions
 from tests.nem.stacks import AXES, CELLS, NETWORKS, draw, noise, parts
 
 MODULES = {"lstm": nn.LSTM, "gru": nn.GRU}
+BOTH = pytest.mark.parametrize("cell", CELLS)
 BLOCKS = {
     "lstm": (("gamma", "phi", "omega", "c"), ("gamma", "phi", "omega", "c")),
     "gru": (("c", "z", "r"), ("z", "r", "c")),
@@ -34,10 +35,10 @@ def papers(cell, W, V, U, b):
         named |= {f"W_{gate}": w[:, :-1], f"b_{gate}": w[:, -1]}
     for block, v in zip(BLOCKS[cell][1], V.chunk(len(BLOCKS[cell][1])), strict=True):
         named[f"V_{'h' if block == 'c' else block}"] = v
-    return (recursions.LSTMParameters if cell == "lstm" else recursions.GRUParameters)(**named)
+    return recursions.Parameters(**named)
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@BOTH
 @given(st.integers(1, 5), st.integers(1, 4), st.integers(1, 5), st.integers(1, 4), st.booleans(), st.integers(0, 10**6))
 def test_the_noiseless_cell_is_torchs(cell, T, I, J, B, started, seed):
     module = MODULES[cell](I, J, dtype=torch.float64)
@@ -55,7 +56,7 @@ def test_the_noiseless_cell_is_torchs(cell, T, I, J, B, started, seed):
         torch.testing.assert_close(done.s[0, 0].T, last[1][0], rtol=1e-11, atol=1e-12)
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@BOTH
 @given(T=st.integers(1, 4), G=st.integers(1, 2), I=st.integers(1, 3), J=st.integers(1, 4), B=st.integers(1, 3),
        seed=st.integers(0, 10**6), data=st.data())  # fmt: skip
 def test_gradients_of_a_noisy_stack_are_those_of_the_appendices(cell, T, G, I, J, B, seed, data):
@@ -63,8 +64,7 @@ def test_gradients_of_a_noisy_stack_are_those_of_the_appendices(cell, T, G, I, J
     first, K = data.draw(st.integers(0, T - 1)), 2
     x, W, V = (t.requires_grad_() for t in parts(cell, T, G, I, J, B, seed))
     U, b, target = draw(seed + 8, K, J), draw(seed + 9, K), draw(seed + 10, T, B, K)
-    layer, draws = noise(cell, T, G, J, B, seed)
-    increments = []
+    (layer, draws), increments = noise(cell, T, G, J, B, seed), []
     decided = type(layer)(layer.kinds, layer.modes)
     watched = lambda *given: increments.append(layer.increments(*given)) or increments[-1]  # noqa: E731
     object.__setattr__(decided, "increments", watched)
@@ -81,7 +81,7 @@ def test_gradients_of_a_noisy_stack_are_those_of_the_appendices(cell, T, G, I, J
             torch.testing.assert_close(getattr(mine, name), value, rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@BOTH
 @pytest.mark.parametrize("clamp", [False, True])
 def test_gradients_are_those_of_the_noisy_function(cell, clamp):
     """gradcheck: masks and increments are constants almost everywhere."""
@@ -97,7 +97,7 @@ def test_gradients_are_those_of_the_noisy_function(cell, clamp):
     assert torch.autograd.gradcheck(function, given, eps=1e-7, atol=1e-5)
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@BOTH
 def test_backward_injection_is_clean_forward_and_noisy_backward(cell):
     """One slice by hand: every occurrence of a gate in the backward recursion is the noisy one, n(1 - n) included."""
     J, B = 3, 4
@@ -126,37 +126,34 @@ def test_backward_injection_is_clean_forward_and_noisy_backward(cell):
     torch.testing.assert_close(W.grad[0, :, 0], x[0, 0] @ torch.cat(rows).T, rtol=1e-11, atol=1e-12)
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@BOTH
 @pytest.mark.parametrize("injection", ["forward", "backward"])
 def test_zero_noise_is_no_noise(cell, injection):
-    x, W, V = parts(cell, 3, 2, 2, 4, 5, 1)
+    (x, W, V), silent = parts(cell, 3, 2, 2, 4, 5, 1), noise(cell, 3, 2, 4, 5, 2, sigma=0.0, injection=injection)
     V.requires_grad_()
-    zero = run(cell, x, W, V, noise=noise(cell, 3, 2, 4, 5, 2, sigma=0.0, injection=injection)).h
-    none = run(cell, x, W, V).h
+    zero, none = (run(cell, x, W, V, noise=given).h for given in (silent, None))
     assert torch.equal(zero, none)
     gradients = [torch.autograd.grad(h.sin().sum(), V)[0] for h in (zero, none)]
     torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@BOTH
 def test_granularity_time_sums_the_gains_of_a_clean_pass(cell):
     T, J, B = 4, 3, 50
     x, W, V = parts(cell, T, 1, 2, J, B, 1, C=1)
     layer, draws = noise(cell, T, 1, J, B, 2, axes=[("nem", "additive")], granularity="time")
     logits = run(cell, x, W, V, keep_logits=True).logits
     accepted = (logits * draws.normal).sum((0, -2))[0, 0] >= 0
-    done = run(cell, x, W, V, noise=(layer, draws))
+    done, clean, refused = run(cell, x, W, V, noise=(layer, draws)), run(cell, x, W, V), ~accepted.any(0)
     torch.testing.assert_close(done.acceptance[0, 0], accepted.double().mean())
-    refused = ~accepted.any(0)
     assert refused.any()
-    clean = run(cell, x, W, V)
     torch.testing.assert_close(done.h[..., refused], clean.h[..., refused])
     assert not torch.allclose(done.h, clean.h)
 
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("cell", CELLS)
+@BOTH
 def test_a_gpu_runs_the_same_noisy_stack(cell):
     def values(device):
         x, W, V = (t.to(device).requires_grad_() for t in parts(cell, 3, 2, 2, 4, 5, 1))

@@ -3,7 +3,6 @@
 import math
 from functools import partial
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -16,6 +15,7 @@ from tests.nem import stacks
 from tests.nem.stacks import AXES, CELLS, NETWORKS
 
 pytest.importorskip("numba")
+BOTH = pytest.mark.parametrize("cell", CELLS)
 B = fast.LANES
 draw = partial(stacks.draw, dtype=torch.float32)
 parts = partial(stacks.parts, B=B, dtype=torch.float32)
@@ -30,13 +30,15 @@ def compiled(cell, x, W, V, grad_h, **options):
     return [h, *gradients, done.acceptance]
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@BOTH
 @pytest.mark.parametrize("noisy", [True, False])
 @given(T=st.integers(1, 4), G=st.integers(1, 2), I=st.sampled_from([1, 3, fast.FEW, fast.FEW + 5]), J=st.integers(1, 7),
-       seed=st.integers(0, 10**6), data=st.data())  # fmt: skip
-def test_the_compiled_form_is_the_cell(cell, noisy, T, G, I, J, seed, data):
+       scale=st.sampled_from([1, 1, 40]), seed=st.integers(0, 10**6), data=st.data())  # fmt: skip
+def test_the_compiled_form_is_the_cell(cell, noisy, T, G, I, J, scale, seed, data):
+    """Of saturated neurons too, which large inputs make; with noise, rounding would decide some of its tests."""
     first = data.draw(st.integers(0, T - 1))
     x, W, V = parts(cell, T, G, I, J, seed=seed)
+    x[:, :, :-1] *= 1 if noisy else scale
     injected = noise(cell, T, G, J, seed=seed) if noisy else None
     grad_h = draw(seed + 9, T - first, G, NETWORKS, J, B) / B
     mine = compiled(cell, x, W, V, grad_h, noise=injected)
@@ -52,24 +54,19 @@ def test_the_compiled_form_is_the_cell(cell, noisy, T, G, I, J, seed, data):
         assert mine[3] is done.acceptance is None
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@BOTH
 def test_sigma_zero_no_noise_and_no_draws_are_the_same_bits(cell):
     x, W, V = parts(cell, 4, 2, 4, 50, seed=1)
     W, V = W[:, :, :1].expand_as(W).contiguous(), V[:, :1].expand_as(V).contiguous()
     grad_h = draw(9, 1, 2, 1, 50, B).expand(-1, -1, NETWORKS, -1, -1).contiguous()
-    silent, quiet = (
-        compiled(cell, x, W, V, grad_h, noise=injected)[:3]
-        for injected in (noise(cell, 4, 2, 50, seed=1, sigma=0.0), None)
-    )
+    zero = noise(cell, 4, 2, 50, seed=1, sigma=0.0)
+    silent, quiet = (compiled(cell, x, W, V, grad_h, noise=injected)[:3] for injected in (zero, None))
     assert all(torch.equal(one, two) for one, two in zip(silent, quiet, strict=True))
-    h, grad_W, grad_V = quiet
-    for c in range(NETWORKS):
-        assert torch.equal(h[:, :, c], h[:, :, 0])
-        assert torch.equal(grad_V[:, c], grad_V[:, 0])
-        assert torch.equal(grad_W[:, :, c], grad_W[:, :, 0])
+    for values, axis in zip(quiet, (2, 2, 1), strict=True):  # of h, of gradients of W and of V
+        assert torch.equal(values, values.narrow(axis, 0, 1).expand_as(values)), "equal networks"
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@BOTH
 @pytest.mark.parametrize("inputs", [4, fast.FEW + 6])
 def test_a_network_does_not_depend_on_its_neighbours(cell, inputs):
     """Alone, beside others, and beside one that has diverged: the same bits."""
@@ -91,14 +88,13 @@ def test_a_network_does_not_depend_on_its_neighbours(cell, inputs):
             assert torch.equal(stack[0][:, :, c], h[:, :, 0])
             assert torch.equal(stack[2][:, c], grad_V[:, 0])
             # One product serves all networks of a group where inputs are many: BLAS may round by its size.
-            torch.testing.assert_close(
-                stack[1][:, :, c], grad_W[:, :, 0], rtol=0, atol=0 if inputs <= fast.FEW else 1e-5
-            )
+            error = 0 if inputs <= fast.FEW else 1e-5
+            torch.testing.assert_close(stack[1][:, :, c], grad_W[:, :, 0], rtol=0, atol=error)
     assert torch.isnan(beside[0][1:, :, 0]).all()
     assert not torch.isnan(beside[0][:, :, 1:]).any()
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@BOTH
 def test_a_workspace_carries_nothing_over_and_two_slots_suffice_forward(cell):
     space = Workspace()
     x, W, V = parts(cell, 4, 2, 4, 9, seed=7)
@@ -108,40 +104,18 @@ def test_a_workspace_carries_nothing_over_and_two_slots_suffice_forward(cell):
         assert torch.equal(fast.forward(cell, x, (W, V), space=space, keep=keep).h, fresh)
 
 
-def test_tanh_and_sigmoid_are_accurate_and_bounded():
-    """Through one gate and one state, since the functions exist only inside compiled loops."""
-    values = torch.cat([torch.linspace(-20, 20, 4096 * 8), torch.tensor([0.0, math.inf, -math.inf])])
-    values = torch.nn.functional.pad(values, (0, -len(values) % B))
-    x = torch.stack([values.view(-1, B), torch.ones(len(values) // B, B)], 1)[None]
-    G = x.shape[1]
-    W = torch.zeros(G, 2, 1, 4)
-    W[:, 0] = 1
-    done = fast.forward("lstm", x, (W, torch.zeros(G, 1, 4, 1)))
-    exact = x[0, :, 0].double().numpy()
-    gate, candidate = (done.states.act[0, :, 0, row].astype(np.float64) for row in (0, 3))
-    with np.errstate(over="ignore"):
-        assert np.abs(gate - 1 / (1 + np.exp(-exact))).max() < 3e-7
-    assert np.abs(candidate - np.tanh(exact)).max() < 5e-7
-    assert np.abs(candidate).max() <= 1
-    assert 0 <= gate.min() <= gate.max() <= 1
-    small = (np.abs(exact) < 1) & (exact != 0)
-    assert np.abs(candidate[small] / np.tanh(exact[small]) - 1).max() < 5e-7
-
-
 def test_what_is_served(monkeypatch):
     x = torch.zeros(1, 1, 2, B)
     assert fast.serves(x, None)
     assert not fast.serves(x.double(), None)
 
-    def layer(kind="nem", mode="additive", **options):
-        return GateNoise((kind,), (mode,), **options)
+    def serves(kind="nem", mode="additive", **options):
+        return fast.serves(x, GateNoise((kind,), (mode,), **options))
 
-    for options in ({}, {"kind": "blind"}, {"kind": "matched"}, {"latent": "sampled"}):
-        assert fast.serves(x, layer(**options))
-    for options in (
-        {"kind": "expected-nem"}, {"granularity": "neuron"}, {"granularity": "time"}, {"injection": "backward"},
-        {"clamp": True}, {"mode": "multiplicative", "latent": "sampled"},
-    ):  # fmt: skip
-        assert not fast.serves(x, layer(**options))
+    assert all(serves(kind) for kind in ("nem", "blind", "matched"))
+    assert serves(latent="sampled")
+    others = ({"granularity": "neuron"}, {"granularity": "time"}, {"injection": "backward"}, {"clamp": True})
+    for options in (*others, {"kind": "expected-nem"}, {"mode": "multiplicative", "latent": "sampled"}):
+        assert not serves(**options)
     monkeypatch.setattr(fast, "numba", None)
     assert not fast.serves(x, None), "without numba, everything goes through the cells"

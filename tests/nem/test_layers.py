@@ -9,19 +9,20 @@ from hypothesis import strategies as st
 from torch import nn
 
 from nem import Noise, NoisyGRU, NoisyLSTM, fast
+from nem.noise import GateNoise
 from tests.nem import stacks
+from tests.nem.stacks import generator
 
-PAIRS = [(NoisyLSTM, nn.LSTM), (NoisyGRU, nn.GRU)]
+PAIRS = pytest.mark.parametrize(("mine", "torchs"), [(NoisyLSTM, nn.LSTM), (NoisyGRU, nn.GRU)])
+BOTH = pytest.mark.parametrize("layer_class", [NoisyLSTM, NoisyGRU])
+MODES = pytest.mark.parametrize("mode", ["additive", "multiplicative"])
+LOUD = Noise("nem", "additive", 0.4, decay=1.0)
 DOUBLE = torch.float64
 draw = partial(stacks.draw, dtype=torch.float32)
 
 
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
 def states(layer, value):
-    return value if isinstance(layer, (NoisyGRU, nn.GRU)) else (value, 0.5 * value)
+    return value if isinstance(layer, nn.GRU) else (value, 0.5 * value)
 
 
 def flat(outputs):
@@ -38,27 +39,24 @@ def ran(layer, x, h, **options):
     return [*outputs, x.grad, *([] if h is None else [h.grad]), *(p.grad.clone() for p in layer.parameters())]
 
 
-@pytest.mark.parametrize(("mine", "torchs"), PAIRS)
+@PAIRS
 @given(*(st.integers(1, most) for most in (6, 7, 5, 4)), *[st.booleans()] * 3)
 def test_without_noise_it_is_torchs_layer(mine, torchs, T, J, I, B, bias, batch_first, initial):
-    torch_layer = torchs(I, J, bias=bias, batch_first=batch_first, dtype=DOUBLE)
-    layer = mine(I, J, bias=bias, batch_first=batch_first, dtype=DOUBLE)
+    torch_layer, layer = (kind(I, J, bias=bias, batch_first=batch_first, dtype=DOUBLE) for kind in (torchs, mine))
     layer.load_state_dict(torch_layer.state_dict())
     assert list(layer.state_dict()) == list(torch_layer.state_dict())
-    x = torch.randn(*((B, T) if batch_first else (T, B)), I, generator=generator(1), dtype=DOUBLE)
-    h = torch.randn(1, B, J, generator=generator(2), dtype=DOUBLE)
-    for one, two in zip(*(ran(module, x, h if initial else None) for module in (layer, torch_layer)), strict=True):
+    x = stacks.draw(1, *((B, T) if batch_first else (T, B)), I)
+    h = stacks.draw(2, 1, B, J) if initial else None
+    for one, two in zip(ran(layer, x, h), ran(torch_layer, x, h), strict=True):
         torch.testing.assert_close(one, two, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("layer_class", [NoisyLSTM, NoisyGRU])
+@BOTH
 @pytest.mark.parametrize("kind", ["blind", "nem"])
-@pytest.mark.parametrize("mode", ["additive", "multiplicative"])
+@MODES
 def test_zero_noise_changes_nothing_and_evaluation_no_bit(layer_class, kind, mode):
-    quiet = layer_class(3, 4, noise=None)
-    x = draw(0, 5, 2, 3)
-    zero = layer_class(3, 4, noise=Noise(kind, mode, 0.0))
-    loud = layer_class(3, 4, noise=Noise(kind, mode, 0.5))
+    x, quiet = draw(0, 5, 2, 3), layer_class(3, 4)
+    zero, loud = (layer_class(3, 4, noise=Noise(kind, mode, sigma)) for sigma in (0.0, 0.5))
     for layer in (zero, loud):
         layer.load_state_dict(quiet.state_dict())
     expected = flat(quiet(x))
@@ -68,10 +66,9 @@ def test_zero_noise_changes_nothing_and_evaluation_no_bit(layer_class, kind, mod
     assert all(torch.equal(a, b) for a, b in zip(flat(loud.eval()(x)), expected, strict=True))
 
 
-@pytest.mark.parametrize("layer_class", [NoisyLSTM, NoisyGRU])
+@BOTH
 def test_a_seed_is_a_sequence_and_a_missing_one_an_error(layer_class):
-    layer = layer_class(3, 4, noise=Noise("nem", "additive", 0.4, decay=1.0))
-    x = draw(0, 5, 2, 3)
+    layer, x = layer_class(3, 4, noise=LOUD), draw(0, 5, 2, 3)
     with pytest.raises(ValueError, match=r"torch\.Generator"):
         layer(x)
     first = layer(x, generator=generator(1))[0]
@@ -82,9 +79,9 @@ def test_a_seed_is_a_sequence_and_a_missing_one_an_error(layer_class):
     assert torch.allclose(layer(x, generator=generator(1))[0], layer.eval()(x)[0], atol=1e-5)
 
 
-@pytest.mark.parametrize("layer_class", [NoisyLSTM, NoisyGRU])
+@BOTH
 @pytest.mark.parametrize("granularity", ["slice", "neuron", "time"])
-@pytest.mark.parametrize("mode", ["additive", "multiplicative"])
+@MODES
 def test_every_option_runs_and_accepts_some(layer_class, granularity, mode):
     layer = layer_class(3, 6, noise=Noise("nem", mode, 0.4), granularity=granularity, latent="sampled")
     layer(draw(0, 5, 40, 3), generator=generator(1))[0].sum().backward()
@@ -93,29 +90,25 @@ def test_every_option_runs_and_accepts_some(layer_class, granularity, mode):
     assert torch.isfinite(layer_class(3, 6, noise=Noise("expected-nem", mode, 0.4))(draw(0, 5, 4, 3))[0]).all()
 
 
-def test_shapes_are_checked():
-    for shape in ((5, 2, 2), (0, 2, 3)):
-        with pytest.raises(ValueError, match="last size 3, not empty"):
-            NoisyLSTM(3, 4)(torch.zeros(shape))
-    with pytest.raises(ValueError, match="hidden_size of at least 1"):
-        NoisyGRU(3, 0)
-    with pytest.raises(TypeError, match="num_layers"):
-        NoisyLSTM(3, 4, num_layers=2)
-
-
-@pytest.mark.parametrize("layer_class", [NoisyLSTM, NoisyGRU])
-@pytest.mark.parametrize("noise", [None, Noise("nem", "additive", 0.1)])
-def test_a_state_of_another_shape_is_an_error(layer_class, noise):
+@BOTH
+@pytest.mark.parametrize("noise", [None, LOUD])
+def test_shapes_are_checked(layer_class, noise):
     """Two layers' states, another batch, an unbatched state: none of them is cut or stretched."""
     layer = layer_class(3, 4, noise=noise)
-    for shape in ((2, 2, 4), (1, 1, 4), (1, 4), (1, 2, 3)):
-        with pytest.raises(ValueError, match=r"expected initial states of shape \(1, 2, 4\)"):
-            layer(torch.zeros(5, 2, 3), states(layer, torch.zeros(shape)), generator=generator())
-    with pytest.raises(ValueError, match=r"expected initial states of shape \(1, 4\)"):
-        layer(torch.zeros(5, 3), states(layer, torch.zeros(1, 2, 4)), generator=generator())
+    cases = [((5, 2, 3), shape, r"\(1, 2, 4\)") for shape in ((2, 2, 4), (1, 1, 4), (1, 4), (1, 2, 3))]
+    for given_, shape, right in [*cases, ((5, 3), (1, 2, 4), r"\(1, 4\)")]:
+        with pytest.raises(ValueError, match=rf"expected initial states of shape {right}"):
+            layer(torch.zeros(given_), states(layer, torch.zeros(shape)), generator=generator())
+    for shape in ((5, 2, 2), (0, 2, 3)):
+        with pytest.raises(ValueError, match="last size 3, not empty"):
+            layer(torch.zeros(shape), generator=generator())
+    with pytest.raises(ValueError, match="hidden_size of at least 1"):
+        layer_class(3, 0)
+    with pytest.raises(TypeError, match="num_layers"):
+        layer_class(3, 4, num_layers=2)
 
 
-@pytest.mark.parametrize(("mine", "torchs"), PAIRS)
+@PAIRS
 @pytest.mark.parametrize("I", [3, fast.FEW + 9])
 @pytest.mark.parametrize("form", ["batched", "batch_first", "unbatched"])
 def test_the_compiled_layer_is_the_cells(mine, torchs, I, form, monkeypatch):
@@ -130,24 +123,17 @@ def test_the_compiled_layer_is_the_cells(mine, torchs, I, form, monkeypatch):
         torch.testing.assert_close(one, two, rtol=1e-3, atol=2e-4)
 
 
-@pytest.mark.parametrize("layer_class", [NoisyLSTM, NoisyGRU])
-def test_a_retained_graph_gives_the_same_gradient_twice(layer_class):
-    layer = layer_class(3, 4, noise=Noise("nem", "additive", 0.4))
-    loss = layer(draw(0, 5, 2, 3), generator=generator(1))[0].sin().sum()
-    first, second = (torch.autograd.grad(loss, list(layer.parameters()), retain_graph=True) for _ in range(2))
-    assert all(torch.equal(one, two) for one, two in zip(first, second, strict=True))
-
-
-@pytest.mark.parametrize("layer_class", [NoisyLSTM, NoisyGRU])
-def test_input_gradients_are_made_only_when_asked(layer_class, monkeypatch):
-    asked = []
-    backward = fast.backward
+@BOTH
+def test_input_gradients_are_made_only_when_asked_and_twice_over_a_retained_graph(layer_class, monkeypatch):
+    asked, backward = [], fast.backward
     monkeypatch.setattr(fast, "backward", lambda *a, **k: asked.append((k["inputs"], k["states"])) or backward(*a, **k))
-    layer = layer_class(3, 4, noise=Noise("nem", "additive", 0.4))
+    layer = layer_class(3, 4, noise=LOUD)
     for wanted in (False, True):
         x = draw(0, 5, 2, 3).requires_grad_(wanted)
-        layer(x, generator=generator(1))[0].sum().backward()
-    assert asked == [(False, False), (True, False)]
+        loss, to = layer(x, generator=generator(1))[0].sin().sum(), [*layer.parameters(), *([x] if wanted else [])]
+        first, second = (torch.autograd.grad(loss, to, retain_graph=True) for _ in range(2))
+        assert all(torch.equal(one, two) for one, two in zip(first, second, strict=True))
+    assert asked == [(False, False)] * 2 + [(True, False)] * 2
 
 
 def test_gru_noise_acts_on_the_papers_update_gate():
@@ -157,19 +143,18 @@ def test_gru_noise_acts_on_the_papers_update_gate():
         layer.weight_ih_l0.copy_(torch.tensor([[0.0], [0.0], [1.0]]))  # r = z = 1/2
         layer.weight_hh_l0.zero_()
     h = layer(torch.ones(1, 1, dtype=DOUBLE), generator=generator(1))[0][0, 0]
-    normal = torch.randn(1, 1, 1, 2, 1, 1, generator=generator(1), dtype=DOUBLE)
-    torch.testing.assert_close(h, (0.5 + 0.2 * normal[0, 0, 0, 0, 0, 0]) * torch.tanh(torch.ones((), dtype=DOUBLE)))
+    normal = stacks.draw(1, 2)[0]
+    torch.testing.assert_close(h, (0.5 + 0.2 * normal) * torch.tanh(torch.ones((), dtype=DOUBLE)))
 
 
-@pytest.mark.parametrize(("mine", "torchs"), PAIRS)
+@PAIRS
 def test_it_is_torchs_layer_to_whoever_asks(mine, torchs):
-    layer = mine(3, 4, noise=Noise("nem", "additive", 0.2))
+    layer = mine(3, 4, noise=LOUD, granularity="time", latent="sampled", injection="backward", clamp=True)
     assert isinstance(layer, torchs)
     assert "noise=Noise" in repr(layer)
-    told = mine(3, 4, noise=layer.noise, granularity="time", latent="sampled", injection="backward", clamp=True)
-    gates = told._draws(layer.noise, 1, 1, generator())[0]
+    gates = GateNoise(("nem",), ("additive",), *layer._choices)
     assert (gates.granularity, gates.latent, gates.injection, gates.clamp) == ("time", "sampled", "backward", True)
     one, two = mine(3, 4), mine(3, 4)
-    one.reset_parameters(generator(5))
-    two.reset_parameters(generator(5))
+    for fresh in (one, two):
+        fresh.reset_parameters(generator(5))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))

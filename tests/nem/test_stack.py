@@ -1,4 +1,4 @@
-"""Stacks of networks: one layout, paired draws, and gradients that are those of the loss."""
+"""Stacks of networks: one layout, paired draws, and gradients that are those of the loss; the conditions' names."""
 
 import pytest
 import torch
@@ -6,76 +6,67 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nem import CONDITIONS, cells, fast
-from nem.conditions import BEYOND, Condition
-from nem.fast import LANES
+from nem.conditions import BEYOND, MODES, PLACES, Condition
 from nem.stack import Batch, Networks, Size, StackNoise, activations, errors, gradients
-from tests.nem.stacks import CELLS, draw
+from tests.nem.stacks import CELLS, draw, generator
 
 EVERY = (*CONDITIONS, *BEYOND)
 T, I, J, B = 4, 3, 5, 7
+HEADS = pytest.mark.parametrize("head", ["identity", "softmax"])
 
 
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def stack(cell="lstm", head="identity", names=CONDITIONS, *, G=2, dtype=torch.float64, sigma=0.3, first=-1, **options):
+def stack(cell="lstm", head="identity", names=CONDITIONS, *, G=2, dtype=torch.float64, first=-1, **options):
     """Networks, a batch, their noise, its draws."""
     K = 1 if head == "identity" else 3
     networks = Networks(Size(cell, G, len(names), I, J, K), dtype)
     for group in range(G):
-        networks.initialise(group, seeded(group))
+        networks.initialise(group, generator(group))
     targets = draw(2, G, B, K) if head == "identity" else torch.eye(3)[torch.arange(G * B).view(G, B) % 3]
     batch = Batch.of(draw(1, G, B, T, I), targets.to(dtype))
     noise = StackNoise.of(names, **options)
-    sigmas = {layer: noise.sigma(layer, lambda layer, mode: sigma, networks.flat) for layer in ("hidden", "output")}
+    sigmas = {layer: noise.sigma(layer, lambda layer, mode: 0.3, networks.flat) for layer in ("hidden", "output")}
     streams = {}
 
     def sample(name, shape):
-        generator = streams.setdefault(name, seeded(len(name)))
-        return (torch.rand if name == "latent" else torch.randn)(shape, generator=generator, dtype=dtype)
+        stream = streams.setdefault(name, generator(len(name)))
+        return (torch.rand if name == "latent" else torch.randn)(shape, generator=stream, dtype=dtype)
 
     return networks, batch, noise, noise.draws(networks, batch, sigmas, sample, first)
 
 
-def test_a_batch_is_padded_and_a_group_starts_alike():
-    networks, batch, *_ = stack()
-    assert batch.x.shape == (T, 2, I + 1, LANES)
-    assert batch.columns == B
-    assert (batch.x[:, :, -1, :B] == 1).all()
-    assert (batch.x[..., B:] == 0).all()
-    assert (batch.target[..., B:] == 0).all()
-    for view in networks.by_network(networks.flat).values():
-        assert (view == view[:, :1]).all()
-        assert not torch.equal(view[0], view[1])
-    networks.zero(networks.flat, 1, 2)
-    for name, view in networks.by_network(networks.flat).items():
-        assert (view[1, 2] == 0).all(), name
-        assert (view[1, 3] != 0).any()
-    networks.W += 1
-    assert networks.flat[: networks.W.numel()].min() > 0, "views of one buffer"
+def test_the_papers_conditions_are_thirteen_and_a_wrong_name_or_axis_is_an_error():
+    own = [f"{kind}-{mode}-{place}" for kind in ("blind", "nem") for mode in MODES for place in PLACES]
+    assert ("none", *own) == CONDITIONS
+    assert (MODES, PLACES) == (("additive", "multiplicative"), ("output", "hidden", "both"))
+    assert [Condition.parse(name).name for name in EVERY] == list(dict.fromkeys(EVERY))
+    with pytest.raises(ValueError, match="did you mean 'nem-additive-both'"):
+        Condition.parse("nem-aditive-both")
+    for axes in (("nem",), ("none", "additive")):
+        with pytest.raises(ValueError, match="expected mode and place"):
+            Condition(*axes)
 
 
 def test_conditions_are_sorted_with_gate_noise_first():
     noise = StackNoise.of(EVERY)
     names = [condition.name for condition in noise.conditions]
     assert sorted(names) == sorted(EVERY)
-    assert len(noise) == len(EVERY)
-    assert all(Condition.parse(name).in_hidden == (c < len(noise.gates)) for c, name in enumerate(names))
+    assert [name.endswith(("hidden", "both")) for name in names] == [c < len(noise.gates) for c in range(len(noise))]
     sigma = noise.sigma("output", lambda layer, mode: {"additive": 1.0, "multiplicative": 2.0}[mode])
-    for value, condition in zip(sigma.tolist(), noise.conditions, strict=True):
-        assert value == (0 if not condition.in_output else 1 if condition.mode == "additive" else 2)
+    for value, name in zip(sigma.tolist(), names, strict=True):
+        assert value == (0 if not name.endswith(("output", "both")) else 1 if "-additive-" in name else 2)
     quiet = StackNoise.of(["none"])
     assert quiet.gates is quiet.output is None
 
 
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("head", ["identity", "softmax"])
+@HEADS
 @pytest.mark.parametrize("injection", ["forward", "backward"])
-@given(first=st.integers(-T, T - 1))
-def test_gradients_are_those_of_the_mean_noisy_error(cell, head, injection, first):
+@given(first=st.integers(-T, T - 1), granularity=st.sampled_from(["slice", "neuron", "time"]))
+def test_gradients_are_those_of_the_mean_noisy_error(cell, head, injection, first, granularity):
     """Of all parameters, against autograd through the whole objective with the noise held fixed."""
-    networks, batch, noise, draws = stack(cell, head, EVERY, first=first, injection=injection)
+    names = CONDITIONS if granularity == "time" else EVERY
+    options = {"first": first, "injection": injection, "granularity": granularity}
+    networks, batch, noise, draws = stack(cell, head, names, **options)
     means = gradients(networks, batch, head, noise, draws, first)
     leaf = networks.flat.clone().requires_grad_()
     W, V, U, b = networks.views(leaf).values()
@@ -92,7 +83,7 @@ def test_gradients_are_those_of_the_mean_noisy_error(cell, head, injection, firs
 
 
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("head", ["identity", "softmax"])
+@HEADS
 def test_the_compiled_gradients_are_the_cells(cell, head, monkeypatch):
     results = []
     for numba in (fast.numba, None):

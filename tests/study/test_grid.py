@@ -9,7 +9,7 @@ import pytest
 from nem.conditions import CONDITIONS
 from pipeline import params
 from pipeline.study import grid
-from tests.study.conftest import HEADS, row_of
+from tests.study.conftest import HEADS, SPLITS, row_of
 
 
 def map_rows(settings, seed=0):
@@ -70,15 +70,12 @@ def test_the_best_validation_loss_is_chosen_and_test_losses_do_not_matter(settin
 
 def test_the_finals_train_every_condition_once_per_context(settings):
     entries = grid.finals(settings, map_rows(settings))
+    kept = {}
+    for e in entries:
+        kept.setdefault((e.task, e.work.split, e.work.settings.cell, e.purpose), []).extend(e.keep)
     for task, cell, regime in itertools.product(HEADS, settings.cells, grid.REGIMES):
-        for split in {"fx": ("days",), "video": ("groups", "random")}[task]:
-            kept = [
-                name
-                for e in entries
-                if (e.task, e.work.settings.cell, e.purpose, e.work.split) == (task, cell, regime, split)
-                for name in e.keep
-            ]
-            assert sorted(kept) == sorted(grid.EVERY)
+        for split in SPLITS[task]:
+            assert sorted(kept[task, split, cell, regime]) == sorted(grid.EVERY)
     stacks = [entry.work.settings for entry in entries]
     assert all("none" in stack.conditions for stack in stacks)
     assert {stack.granularity for stack in stacks} == {"slice", "time", "neuron"}

@@ -1,10 +1,5 @@
-"""The study's path: rows from training, killed and resumed to the same bytes, and whole in its quick form."""
+"""The study's path: rows from training, and whole in its quick form."""
 
-import shutil
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +7,6 @@ import pandas as pd
 import pytest
 
 from pipeline import params
-from pipeline.common import paths
 from pipeline.study import claims, grid, rows
 from pipeline.training import train
 from stages import study as stage
@@ -36,17 +30,13 @@ def test_rows_say_what_was_trained_and_agree_with_the_repetition(prepared, quick
             assert not row.failed
 
 
-def test_a_failed_network_has_no_numbers(prepared, quick):
+def test_what_is_kept_is_not_trained_again_and_a_failed_network_has_no_numbers(prepared, quick, monkeypatch):
+    """And a changed rule of evaluation changes the rows of what is kept."""
     place = next(iter(grid.places(quick, every_split=False)))
     work = place.work(("sgd", 1e30, 0.3, 0.0), ["blind-additive-both"], 1)
     table = rows.frame(rows.collect([grid.Entry("map", place.task, work, work.settings.conditions)], "test"))
     assert table.failed.all()
     assert table[list(rows.MEASURES)].isna().all(axis=None)
-
-
-def test_what_is_kept_is_not_trained_again_and_a_changed_rule_of_evaluation_changes_its_rows(
-    prepared, quick, monkeypatch
-):
     entries = [entry for entry in grid.the_map(quick) if entry.task == "video"][:2]
     first = rows.frame(rows.collect(entries, "test"))
     monkeypatch.setattr(train, "_train_stack", lambda stack: pytest.fail("trained again"))
@@ -56,46 +46,22 @@ def test_what_is_kept_is_not_trained_again_and_a_changed_rule_of_evaluation_chan
     assert (rows.frame(rows.collect(entries, "test")).calibration_error[~first.failed] == 7).all()
 
 
-def results():
-    """Return what the quick study left, by file name."""
-    return {file.name: file.read_bytes() for file in (stage.FOLDER / "quick").iterdir()}
-
-
-def test_a_killed_study_goes_on_to_the_same_bytes(prepared):
-    small = params.Params(tasks=["fx"], cells=["gru"])
-    (prepared / "params.yaml").write_text(params.render(small), encoding="utf-8")
-    command = [sys.executable, "-m", "stages.study", "quick"]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    folder, until = prepared / paths.CHECKPOINTS / "study", time.monotonic() + 120
-    while sum(f.is_file() for f in folder.rglob("*")) < 4 and process.poll() is None and time.monotonic() < until:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert folder.is_dir()
-    assert not (stage.FOLDER / "quick").exists()
-    assert stage.main(["quick"]) == 0
-    resumed = results()
-    shutil.rmtree(paths.CHECKPOINTS)
-    shutil.rmtree(stage.FOLDER)
-    assert stage.main(["quick"]) == 0
-    assert results() == resumed
-
-
 def test_the_quick_study_is_whole(prepared):
+    """Killed and resumed: tests/faults."""
     assert stage.main(["quick"]) == 0
-    written = results()
-    table = pd.read_csv(stage.FOLDER / "quick" / "claims.csv", dtype=str, keep_default_na=False)
+    folder = stage.FOLDER / "quick"
+    table = pd.read_csv(folder / "claims.csv", dtype=str, keep_default_na=False)
     assert tuple(table.columns) == claims.COLUMNS
     assert len(table) == len(claims.load()) + 1
     kinds = (claims.REPRODUCED, claims.ONLY_IF, claims.NOT, claims.CONTRADICTED)
     assert table.verdict.str.startswith(kinds).all()
     assert table.condition_of_verdict[:-1].str.contains("GENERATED").all(), "results must say what their data are"
-    pictures = {name for name in written if name.endswith(".png")}
+    pictures = {file.name for file in folder.glob("*.png")}
     assert pictures == {f"study_{n}.png" for n in ("map_fx", "map_video", "against_noiseless", "theory")}
-    page = written["study.html"].decode()
+    page = (folder / "study.html").read_text("utf-8")
     assert page.count("data:image/png") == 4
     assert "GENERATED" in page
-    compared = pd.read_csv(stage.FOLDER / "quick" / "comparisons.csv")
+    compared = pd.read_csv(folder / "comparisons.csv")
     references = {"none", "blind", "matched", "expected-nem", grid.SAME_RATE, "base", "rescaled"}
     assert set(compared.reference) == references
     same = compared[(compared.reference == "none") & (compared.purpose == "slow")]

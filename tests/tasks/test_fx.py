@@ -45,22 +45,14 @@ def test_diebold_mariano_knows_equal_and_unequal_forecasts():
         fx.diebold_mariano(a, b[:10])
 
 
-@pytest.fixture
-def data(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return fabricate.fx_data()
-
-
-def test_the_report_compares_with_the_naive_forecasts(data):
+def test_the_report_compares_with_the_naive_forecasts_and_windows_of_other_days_are_refused(project):
+    data = fabricate.fx_data()
     fabricate.run("fx", "lstm")
     fabricate.judge(fx.TASK, cells=["lstm"])
     page = paths.REPORT.read_text()
     assert "Yesterday&#39;s price has" in page
     assert "the condition that is best on the test data (nem-additive-output" in page
     assert "test squared error [rupees²]" in page
-
-
-def test_windows_of_other_days_are_refused(data):
     (evidence,) = evaluate.gather(fx.TASK)
     other = windows.Windows(data.day_index, data.dates, data.split, data.target_raw * 2, data.last_price_raw * 2)
     windows.save(other, evidence.folder / windows.FILE)

@@ -23,23 +23,16 @@ NETWORK = {
 }  # fmt: skip
 
 
-def test_a_cell_differs_in_what_it_says_and_nothing_else():
+def test_a_cell_differs_in_what_it_says_and_nothing_else_and_is_a_plain_dictionary_or_a_key():
     lstm, gru = (settings.of(SHARED, NETWORK, cell) for cell in ("lstm", "gru"))
     assert (lstm.cell, lstm.hidden, gru.hidden, gru.momentum) == ("lstm", 50, 20, 0.0)
     assert lstm.noise.as_dict() == NOISE
-    assert gru.noise.sigma("hidden", "additive") == 0.1
-    assert gru.noise.decay("hidden", "additive") == 1.0
-    assert gru.noise.sigma("hidden", "multiplicative") == 0.5
+    assert gru.noise.as_dict()["hidden"] == {"additive": {"sigma": 0.1, "decay": 1}, "multiplicative": STRENGTH}
     assert (lstm.conditions, lstm.latent, lstm.probe) == (("none", "nem-additive-output"), "sampled", 9)
     assert hash(lstm) == hash(settings.of(copy.deepcopy(SHARED), copy.deepcopy(NETWORK), "lstm"))
-
-
-def test_as_a_dictionary_it_is_plain_and_whole():
-    lstm = settings.of(SHARED, NETWORK, "lstm")
-    plain = lstm.as_dict()
-    assert json.loads(json.dumps(plain)) == plain
-    again = {name: value for name, value in plain.items() if name != "cell"}
-    assert settings.of({}, again, "lstm") == lstm
+    plain = json.loads(json.dumps(lstm.as_dict()))
+    assert plain == lstm.as_dict()
+    assert settings.of({}, {name: value for name, value in plain.items() if name != "cell"}, "lstm") == lstm
 
 
 @pytest.mark.parametrize(

@@ -2,23 +2,22 @@
 
 import itertools
 import math
-import os
-import signal
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nem.conditions import CONDITIONS
 from pipeline.common import jobs, kept, paths, records, sequences
 from pipeline.training import results, train
 from pipeline.training.engine import METRICS, Repetition
+from tests.conftest import ROOT
 from tests.training import small
 
-ROOT = Path(__file__).parent.parent.parent
 FEW = ("none", "nem-additive-both", "blind-multiplicative-hidden")
 
 
@@ -42,20 +41,21 @@ def collect(work, keep="test"):
 
 def equal(a, b):
     """Whether two repetitions are equal to the bit."""
-    return all(
-        torch.equal(torch.nan_to_num(getattr(a, name), nan=-7.0), torch.nan_to_num(getattr(b, name), nan=-7.0))
-        for name in ("curves", "failed_epoch", "predictions")
-    )
+    names = ("curves", "failed_epoch", "predictions")
+    return all(torch.equal(getattr(a, name).nan_to_num(-7), getattr(b, name).nan_to_num(-7)) for name in names)
 
 
 def test_files_do_not_depend_on_executor_workers_or_split_order(monkeypatch):
+    """And live tracking sees every repetition once."""
     work = both_splits(conditions=FEW, repetitions=(0, 1, 2))
-    written = []
+    written, everyone = [], {("lstm", split, number) for split in (None, "second") for number in range(3)}
     for kind, workers in (("serial", "1"), ("process", "2"), ("process", "3")):
         monkeypatch.setenv("NEM_EXECUTOR", kind)
         monkeypatch.setenv("NEM_WORKERS", workers)
-        train.train("sample", work)
+        seen = []
+        train.train("sample", work, lambda of, to=seen: lambda one: to.append((of["cell"], of["split"], one.number)))
         written.append(contents(paths.RUNS))
+        assert (set(seen), len(seen)) == (everyone, 6)
     assert written[0] == written[1] == written[2]
     assert len(written[0]) == 2 * (4 + len(FEW))
     assert not (paths.CHECKPOINTS / "train" / "sample" / "lstm").exists()
@@ -80,30 +80,20 @@ def test_a_repetition_does_not_depend_on_the_deal(monkeypatch):
     assert all(equal(stacked[name], alone[name]) for name in stacked)
 
 
-@pytest.mark.parametrize(("repetitions", "conditions"), [*itertools.product((1, 2, 3, 5, 10, 17), (1, 2, 4, 13))])
-def test_every_core_is_busy_with_any_number_of_repetitions(repetitions, conditions):
-    numbers = list(range(repetitions))
-    for workers in (1, 2, 4, 8, 16):
-        dealt = train.deal(numbers, conditions, "cpu", math.ceil(repetitions / workers))
-        assert [number for stack in dealt for number in stack] == numbers
-        assert max(len(stack) for stack in dealt) * conditions <= max(train.STACK, conditions)
-        # The busiest worker has no more repetitions than it must have.
-        rounds = math.ceil(len(dealt) / workers)
-        assert rounds * len(dealt[0]) <= math.ceil(repetitions / workers) + len(dealt[0]) - 1
+@given(st.integers(1, 17), st.sampled_from([1, 2, 4, 13]), st.integers(1, 16))
+def test_every_core_is_busy_with_any_number_of_repetitions(repetitions, conditions, workers):
+    numbers, most = list(range(repetitions)), math.ceil(repetitions / workers)
+    dealt = train.deal(numbers, conditions, "cpu", most)
+    assert [number for stack in dealt for number in stack] == numbers
+    assert len(dealt[0]) * conditions <= max(train.STACK, conditions)
+    # The busiest worker has no more repetitions than it must have.
+    assert math.ceil(len(dealt) / workers) * len(dealt[0]) <= most + len(dealt[0]) - 1
     assert train.deal(numbers, conditions, "cuda", 1) == [tuple(numbers)]
-
-
-def test_live_tracking_sees_every_repetition_once():
-    seen = []
-    live = lambda record: lambda repetition: seen.append((record["cell"], record["split"], repetition.number))  # noqa: E731
-    train.train("sample", both_splits(conditions=FEW, repetitions=(0, 1, 2)), live)
-    assert sorted(seen, key=str) == sorted((("lstm", s, n) for s in (None, "second") for n in range(3)), key=str)
 
 
 def test_finished_repetitions_are_kept_and_trained_once(monkeypatch):
     work = small.work(conditions=FEW, repetitions=(0, 1, 2), networks=False)
-    trained = []
-    before = train._train_stack
+    trained, before = [], train._train_stack
     monkeypatch.setattr(train, "_train_stack", lambda stack: trained.append(stack.repetitions) or before(stack))
     first = collect([work])
     once = len(trained)
@@ -120,15 +110,12 @@ def test_finished_repetitions_are_kept_and_trained_once(monkeypatch):
     assert sorted(n for stack in trained[once + 1 :] for n in stack) == [0, 1, 2]
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [{"seed": 2}, {"stream": "other"}, {"split": "second"}, {"validation": "apart"}, {"stride": 2}, {"hidden": 6}],
-)
-def test_another_work_meets_no_kept_repetition(changes):
-    base, other = small.work(conditions=("none",)), small.work(conditions=("none",), **changes)
+def test_another_work_meets_no_kept_repetition():
+    changes = {"seed": 2, "stream": "other", "split": "second", "validation": "apart", "stride": 2, "hidden": 6}
+    base, *others = (small.work(conditions=("none",), **c) for c in ({}, *({k: v} for k, v in changes.items())))
     collect([base])
-    store = [kept.Kept("test", [kept.code_digest(train.CODE), train._key(work)]) for work in (base, other)]
-    assert [one.has("repetition 0") for one in store] == [True, False]
+    stores = [kept.Kept("test", [kept.code_digest(train.CODE), train._key(work)]) for work in (base, *others)]
+    assert [one.has("repetition 0") for one in stores] == [True] + [False] * len(changes)
     before = train._key(base)
     sequences.write(base.data, small.table(seed=1))
     assert train._key(base) != before
@@ -137,9 +124,7 @@ def test_another_work_meets_no_kept_repetition(changes):
 def test_the_code_that_decides_a_repetition_is_in_its_key():
     """All that the engine imports of this project, but for what reads and writes files."""
     listing = "import sys, pipeline.training.engine; print(*sys.modules)"
-    loaded = subprocess.run(
-        [sys.executable, "-c", listing], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.split()
+    loaded = subprocess.check_output([sys.executable, "-c", listing], cwd=ROOT, text=True).split()
     own = {name for name in loaded if name.startswith(("nem.", "pipeline."))}
     files = {f"pipeline.{name}" for name in ("common", "training", "common.records", "common.paths")}
     # Layers and losses are for those who build networks of their own.
@@ -156,52 +141,34 @@ def test_training_sequences_are_taken_by_stride():
     (repetition,) = collect([replace(work, repetitions=(0,))]).values()
     assert repetition.validation.shape == (len(CONDITIONS), 2)
     assert repetition.validation[:, 0].isfinite().all()
+    train._train_stack(train._Stack(replace(work, checkpoint_every=None), (0,), kept.Kept("job", 1)))
+    assert not (paths.CHECKPOINTS / "job").exists(), "a job that keeps no states writes nothing"
 
 
-_KILLED = """
-import os, signal
-from pipeline.common import kept
-from pipeline.training import train
-from tests.training.test_train import both_splits
-
-saved = 0
-before = kept.Kept.put
-
-def put(self, name, content):
-    global saved
-    before(self, name, content)
-    saved += 1
-    if saved == {after}:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-kept.Kept.put = put
-train.train("sample", both_splits(conditions=("none", "nem-additive-both")))
-"""
-
-
-def test_a_killed_training_goes_on_to_the_same_bytes(project):
+def test_a_training_that_ends_anywhere_goes_on_to_the_same_bytes(monkeypatch):
+    """By an exception that nobody catches; for kills, whose moment nobody chooses: tests/faults."""
     work = both_splits(conditions=("none", "nem-additive-both"))
     train.train("sample", work)
-    whole = contents(paths.RUNS)
-    environment = os.environ | {"NEM_EXECUTOR": "serial", "PYTHONPATH": str(ROOT)}
+    whole, put = contents(paths.RUNS), kept.Kept.put
     for after in (2, 4, 5, 9):
         for file in paths.RUNS.rglob("*.*"):
             file.unlink()
-        killed = subprocess.run([sys.executable, "-c", _KILLED.format(after=after)], env=environment, check=False)
-        assert killed.returncode == -signal.SIGKILL
-        epochs = []
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(jobs, "progress", epochs.append)
+        calls, epochs = itertools.count(1), []
+
+        def ending(self, name, content, calls=calls, after=after):
+            put(self, name, content)
+            if next(calls) == after:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(kept.Kept, "put", ending)
+        with pytest.raises(KeyboardInterrupt):
             train.train("sample", work)
+        monkeypatch.setattr(kept.Kept, "put", put)
+        monkeypatch.setattr(jobs, "progress", epochs.append)
+        train.train("sample", work)
         assert contents(paths.RUNS) == whole
-        assert sum(epochs) <= 2 * 2 * 4  # what is gone on with counts from where it was
-        assert not (paths.CHECKPOINTS / "train").exists() or not any((paths.CHECKPOINTS / "train").rglob("*.*"))
-
-
-def test_a_job_that_keeps_no_states_writes_nothing(project):
-    work = small.work(conditions=("none",), repetitions=(0,), checkpoint_every=None)
-    train._train_stack(train._Stack(work, (0,), kept.Kept("test", 1)))
-    assert not paths.CHECKPOINTS.exists()
+        assert 0 < sum(epochs) <= 2 * 2 * 4  # what is gone on with counts from where it was
+        assert not any((paths.CHECKPOINTS / "train").rglob("*.*"))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
@@ -234,16 +201,6 @@ def test_only_the_best_networks_are_kept_in_whatever_order_they_come():
         held = {(one.number, c) for one in arrived for c in range(3) if one.parameters[c]}
         assert held == {(1, 0), (0, 1)}
         assert [train.best_of(arrived, c, 1) is None for c in range(3)] == [False, False, True]
-
-
-def test_a_packed_repetition_comes_back():
-    for one in several():
-        one.parameters[1] = {}
-        back = train._unpacked(train._packed(one))
-        assert equal(one, back)
-        assert (back.number, back.conditions, back.validation) == (one.number, one.conditions, None)
-        assert [network.keys() for network in back.parameters] == [network.keys() for network in one.parameters]
-        assert torch.equal(back.parameters[2]["W"], one.parameters[2]["W"])
 
 
 def test_tables_end_where_a_network_failed():

@@ -6,8 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline import params
 from pipeline.common import paths, records, sequences
+from pipeline.fx import rates, synthetic
 from pipeline.training import settings, tune
+from stages import tune as stage
 from tests.training import small
 
 GRID = tune.Grid((("sgd", 0.1, 0.0), ("adam", 0.01, 0.0)), (0.1, 0.3), (0.0,), repetitions=2)
@@ -19,11 +22,9 @@ def search(project, monkeypatch):
     monkeypatch.setenv("NEM_EXECUTOR", "serial")
 
     def run(change=lambda table: table, head="identity"):
-        forms = {"plain": Path("plain"), "large": Path("large")}
-        for name, folder in forms.items():
-            table = small.table(head)
-            table = replace(table, pools={"": table.pools[""] * (1 if name == "plain" else 30)})
-            sequences.write(folder, change(table))
+        table, forms = small.table(head), {"plain": Path("plain"), "large": Path("large")}
+        for folder, scale in zip(forms.values(), (1, 30), strict=True):
+            sequences.write(folder, change(replace(table, pools={"": table.pools[""] * scale})))
         work = small.work(forms["plain"], networks=False, checkpoint_every=None)
         cells = [small.settings(cell=cell, hidden=3, epochs=2, max_epochs=3) for cell in ("lstm", "gru")]
         return tune.tune(forms, cells, work, GRID)
@@ -42,8 +43,7 @@ def test_test_sequences_change_nothing_and_the_best_is_chosen(search):
     assert (choice.data, choice.networks) == (again.data, again.networks)
     assert choice.noiseless.equals(again.noiseless)
     assert choice.noisy.equals(again.noisy)
-    assert len(choice.noiseless) == 2 * 2 * 2
-    assert len(choice.noisy) == 2 * 2 * len(tune.NOISY)
+    assert (len(choice.noiseless), len(choice.noisy)) == (2 * 2 * 2, 2 * 2 * len(tune.NOISY))
     sums = choice.noiseless.groupby(["data", "cell"]).validation_loss.min().groupby("data").sum()
     assert choice.data == sums.idxmin()
     for cell, chosen in choice.networks.items():
@@ -54,17 +54,13 @@ def test_test_sequences_change_nothing_and_the_best_is_chosen(search):
         assert chosen["noise"]["hidden"]["additive"]["sigma"] == rows.loc[rows.validation_loss.idxmin()].sigma
         assert (rows.lowest <= rows.validation_loss).all()
         # What was chosen is what a task's network takes for one cell.
-        network = small.settings().as_dict()
-        del network["cell"]
+        network = {name: value for name, value in small.settings().as_dict().items() if name != "cell"}
         assert settings.of({}, {**network, cell: chosen}, cell).learning_rate == best.learning_rate
 
 
-def test_any_task_is_searched(search):
-    choice = search(head="softmax")
-    assert choice.noiseless.validation_loss.between(0, 10).all()
+def test_classes_are_searched_and_data_without_validation_and_networks_that_all_fail_refused(search):
+    assert search(head="softmax").noiseless.validation_loss.between(0, 10).all()
 
-
-def test_data_without_validation_and_networks_that_all_fail_are_refused(search):
     def joined(table):
         return replace(table, splits={"first": np.where(table.splits["first"] == "test", "test", "train")})
 
@@ -75,13 +71,8 @@ def test_data_without_validation_and_networks_that_all_fail_are_refused(search):
 
 
 def test_the_stage_writes_tables_and_overrides(project, monkeypatch, capsys):
-    from pipeline.fx import rates, synthetic
-    from stages import tune as stage
-
     monkeypatch.setenv("NEM_EXECUTOR", "serial")
     monkeypatch.setattr(tune.Grid, "__init__", lambda self: self.__dict__.update(GRID.__dict__))
-    from pipeline import params
-
     content = params.Params(tasks=["fx"]).model_dump()
     content["fx"]["windows"]["train_end"] = 90
     content["train"]["fx"] |= {"hidden": 3, "epochs": 2, "max_epochs": 2, "batch_size": 32}

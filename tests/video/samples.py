@@ -40,8 +40,8 @@ def video(path, frames, rate=25.0, codec_name="PIM1"):
 def variable(path, seconds):
     """Write an animation whose frame k is shown for ``seconds[k]`` (hundredths count)."""
     pictures = [Image.fromarray(numbered(k)) for k in range(len(seconds))]
-    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=[round(1000 * s) for s in seconds],
-                     format="GIF", optimize=False)  # fmt: skip
+    times = [round(1000 * second) for second in seconds]
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=times, optimize=False)
 
 
 def sound(path):

@@ -133,8 +133,7 @@ def _sum_of(stream: IO[bytes], size: int, copy: IO[bytes] | None = None) -> int 
 def _streams(source: Path, archive: Any, missing: dict[str, Path]) -> Iterator[tuple[Any, IO[bytes]]]:  # noqa: ANN401
     """Yield the wanted members with a stream of which just as many bytes must be read as they claim to have.
 
-    Members of a solid archive can only be unpacked in order: one at a time would cost the square of their number. So
-    the program writes all of them to its output, one after another.
+    One at a time, members of a solid archive would cost the square of their number: a program writes them all at once.
     """
     if not (missing and isinstance(archive, rarfile.RarFile) and archive.is_solid()):
         for member in archive.infolist():

@@ -9,7 +9,7 @@ import hashlib
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,14 +23,12 @@ from pipeline.video.acquire import folder
 from pipeline.video.layout import LayoutError, Video
 
 Array = npt.NDArray[Any]
-Track = tuple[tuple[str, str, str], Array, Array | None, Array]
-"""A video: class, group and name; ``(n,)`` numbers of the frames; ``(n,)`` times [s]; ``(n, D)`` features."""
 NAMES = ("class", "group", "video")
 _KEYS = pa.schema([*((name, pa.string()) for name in NAMES), ("frame", pa.int32()), ("timestamp_s", pa.float64())])
 _BLOCK = 1 << 26  # bytes of features in a row group
 _TIMES = "_timestamps_ms"
 Rows = tuple[pa.Table, Array]
-"""The frames of all videos in any order: who they are (``_KEYS``), and their ``(rows, D)`` features on disk."""
+"""Frames of some or all videos, in any order: who they are (``_KEYS``), and their ``(rows, D)`` features."""
 
 
 def schema(dimensions: int) -> pa.Schema:
@@ -41,7 +39,7 @@ def schema(dimensions: int) -> pa.Schema:
 def acquire(staging: Path, path: str | None, pattern: str) -> folder.Acquired:
     """Check the sequences at ``path``, with groups by ``pattern``, and put them into staging, in the one form."""
     if path is None:
-        raise FileNotFoundError("expected video.acquire.features_path with source features, found null; name it there")
+        raise FileNotFoundError("expected video.acquire.features_path with source features, found none; name it there")
     source = Path(path)
     if not source.is_dir():
         return stage(from_parquet(source), staging, {"features": source.name})
@@ -97,30 +95,31 @@ def stage(rows: Rows, staging: Path, record: Mapping[str, object], warnings: Ite
     return folder.Acquired(videos, {**record, "frames": count, "dimensions": dimensions}, warnings)
 
 
-def gather(tracks: Iterable[Track]) -> Rows:
-    """Return the rows of videos that come one by one; a ``LayoutError`` for another D than that of the first."""
+def of_video(names: Iterable[str], frames: Array, times: Array | None, features: Array) -> Rows:
+    """Return a video's rows: its class, group and name, ``(n,)`` numbers of frames and times [s]."""
+    clock = pa.nulls(len(frames), pa.float64()) if times is None else pa.array(times, pa.float64())
+    columns = [*([name] * len(frames) for name in names), pa.array(frames, pa.int32()), clock]
+    return pa.table(columns, schema=_KEYS), features
+
+
+def gather(parts: Iterable[Rows]) -> Rows:
+    """Return all rows of those that come one by one; a ``LayoutError`` for another D than that of the first."""
     tables, dimensions = list[pa.Table](), 0
-    with _scratch() as scratch:
-        for names, frames, times, features in tracks:
+    paths.CHECKPOINTS.mkdir(exist_ok=True)
+    # A file without a name, gone when nobody maps it any more: features of any size need no memory.
+    with tempfile.TemporaryFile(dir=paths.CHECKPOINTS) as scratch:
+        for keys, features in parts:
             dimensions = dimensions or features.shape[1]
             if features.shape[1] != dimensions:
                 raise LayoutError(
                     f"expected {dimensions} numbers per frame, as in the videos before, found {features.shape[1]} in "
-                    f"{'/'.join(names)}; extract all with one network"
+                    f"{'/'.join(keys[name][0].as_py() for name in NAMES)}; extract all with one network"
                 )
             with np.errstate(over="ignore"):  # what becomes infinite is refused later
                 scratch.write(np.ascontiguousarray(features, np.float32).data)
-            clock = pa.nulls(len(frames), pa.float64()) if times is None else pa.array(times, pa.float64())
-            columns = [*([name] * len(frames) for name in names), pa.array(frames, pa.int32()), clock]
-            tables.append(pa.table(columns, schema=_KEYS))
+            tables.append(keys)
         scratch.flush()
         return pa.concat_tables(tables), np.memmap(scratch, np.float32, "r").reshape(-1, dimensions)
-
-
-def _scratch() -> IO[bytes]:
-    """Open a file without a name, gone when nobody maps it any more: features of any size need no memory."""
-    paths.CHECKPOINTS.mkdir(exist_ok=True)
-    return tempfile.TemporaryFile(dir=paths.CHECKPOINTS)
 
 
 def from_parquet(source: Path) -> Rows:
@@ -128,24 +127,14 @@ def from_parquet(source: Path) -> Rows:
     if not source.is_file():
         raise FileNotFoundError(f"expected a parquet file or a folder of .npy files at {source}, found neither")
     try:
-        with pq.ParquetFile(source, page_checksum_verification=True) as file, _scratch() as scratch:
-            kinds = {field.name: field.type for field in file.schema_arrow}
-            if not {*NAMES, "feature"} < kinds.keys() & {*_KEYS.names, "feature"} or not file.metadata.num_rows:
+        with pq.ParquetFile(source, page_checksum_verification=True) as file:
+            names, known = file.schema_arrow.names, {*_KEYS.names, "feature"}
+            if not {*NAMES, "feature"} < known.intersection(names) or not file.metadata.num_rows:
                 raise LayoutError(
                     f"expected rows with columns class, group, video, feature, and frame or timestamp_s in {source}, "
-                    f"found {file.metadata.num_rows} rows of {', '.join(kinds)}; write it with these names"
+                    f"found {file.metadata.num_rows} rows of {', '.join(names)}; write it with these names"
                 )
-            table, dimensions = file.read([name for name in _KEYS.names if name in kinds]), 0
-            for batch in file.iter_batches(1024, columns=["feature"]):
-                column = batch.column(0)
-                dimensions = dimensions or len(column[0])
-                values = column.cast(pa.list_(pa.float32(), dimensions)).flatten()
-                if not dimensions or column.null_count or values.null_count:
-                    raise pa.ArrowInvalid("features with missing numbers")
-                scratch.write(values.to_numpy().data)
-            scratch.flush()
-            keys = pa.table([_key(table, field) for field in _KEYS], schema=_KEYS)
-            return keys, np.memmap(scratch, np.float32, "r").reshape(len(table), -1)
+            return gather(map(_batch, file.iter_batches(1024, columns=list(known.intersection(names)))))
     except (pa.ArrowException, OSError, TypeError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # of the disk, not of the file's content
             raise
@@ -155,11 +144,20 @@ def from_parquet(source: Path) -> Rows:
         ) from error
 
 
-def _key(table: pa.Table, field: pa.Field) -> pa.ChunkedArray | pa.Array:
+def _batch(rows: pa.RecordBatch) -> Rows:
+    """Return rows of somebody's table in the one form; what does not fit is an Arrow error, or a TypeError."""
+    column = rows["feature"]
+    values = column.cast(pa.list_(pa.float32(), len(column[0]))).flatten()
+    if not len(values) or column.null_count or values.null_count:
+        raise pa.ArrowInvalid("features with missing numbers")
+    return pa.table([_key(rows, field) for field in _KEYS], _KEYS), values.to_numpy().reshape(len(rows), -1)
+
+
+def _key(rows: pa.RecordBatch, field: pa.Field) -> pa.Array:
     """Return one column of keys in its proper type; what does not fit is an Arrow error."""
-    if field.name not in table.column_names:
-        return pa.nulls(len(table), field.type)
-    column = table[field.name]
+    if field.name not in rows.schema.names:
+        return pa.nulls(len(rows), field.type)
+    column = rows[field.name]
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     column = column.cast(kind).cast(field.type)
     if field.name == "timestamp_s":
@@ -176,7 +174,7 @@ def _key(table: pa.Table, field: pa.Field) -> pa.ChunkedArray | pa.Array:
     return pa.array(values, field.type)
 
 
-def _tracks(root: Path, videos: list[Video]) -> Iterator[Track]:
+def _tracks(root: Path, videos: list[Video]) -> Iterator[Rows]:
     """Yield the sequences of a folder."""
     for video in videos:
         file = root / video.path
@@ -185,7 +183,7 @@ def _tracks(root: Path, videos: list[Video]) -> Iterator[Track]:
         times = next((_load(place, axes=1) / 1000 for place in clocks if place.is_file()), None)
         if times is not None and len(times) != len(features):
             raise LayoutError(f"expected {len(features)} times for {file}, found {len(times)}; write one per frame")
-        yield (video.class_name, video.group, file.stem), np.arange(len(features)), times, features
+        yield of_video((video.class_name, video.group, file.stem), np.arange(len(features)), times, features)
 
 
 def _load(file: Path, axes: int) -> Array:

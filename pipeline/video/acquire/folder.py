@@ -30,7 +30,7 @@ class Acquired:
 def acquire(staging: Path, root: str | None, pattern: str) -> Acquired:
     """Copy the videos below ``root``, their groups by folder or ``pattern``; everything is checked first."""
     if root is None:
-        raise FileNotFoundError("expected video.acquire.folder with source folder, found null; name your folder there")
+        raise FileNotFoundError("expected video.acquire.folder with source folder, found none; name your folder there")
     source = Path(root)
     names = files_below(source)
     videos = videos_at([name for name in names if is_video(name) and (source / name).is_file()], pattern)

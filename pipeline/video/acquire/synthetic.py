@@ -5,19 +5,18 @@ picture. Groups differ by place, light, clothes, build, side, speed and camera. 
 ground, but only in part, so that whoever learns the places fails on new groups.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 
 from pipeline.common import jobs, records, seeds
 from pipeline.video.acquire import folder, ucf11
 from pipeline.video.frames import codec
+from pipeline.video.frames.codec import Colour
 
 WIDTH, HEIGHT = 320, 240
 RATES = (25.0, 30_000 / 1001)
@@ -26,11 +25,11 @@ MARGIN = 28  # pixels that the camera can stray
 GROUND = 0.86  # height of the ground; the picture spans 0 (top) to 1 (bottom), and -2/3 (left) to 2/3 (right)
 USUAL = 0.6  # how much a place has the colours usual for its sport; the rest is the group's own
 
-Colour = tuple[int, int, int]
 Spot = tuple[float, float]
 _TURN = 2 * math.pi
 _HIP = GROUND - 0.24
 _STRIPE, _WOOD, _DARK = (235, 235, 235), (120, 85, 55), (40, 40, 45)
+_STANDING = (0.05, -0.05), (-0.05, -0.1)  # legs
 
 
 def _reach(start: Spot, angle: float, length: float) -> Spot:
@@ -53,40 +52,23 @@ def _ramp(value: float) -> float:
     return max(0.0, min(1.0, value))
 
 
-def _stand(cycle: float = 0.0, stride: float = 0.12) -> tuple[Spot, Spot]:
-    """The legs of somebody who stands, or steps from one to the other."""
-    swing = stride * _wave(cycle)
-    return (swing + 0.05, swing - 0.05), (-swing - 0.05, -swing - 0.1)
-
-
 class Scene:
     """Draws one frame in coordinates of its own; each sport is a method of ``c``, the cycle that it is in."""
 
-    def __init__(self, image: codec.Image, look: Look, offset: Spot) -> None:
+    def __init__(self, image: codec.Image, look: "Look", offset: Spot) -> None:
         self.image, self.look, self.offset = image, look, offset
 
-    def _pixels(self, *spots: Spot) -> codec.Points:
+    def draw(self, colour: Colour, width: float, *spots: Spot, radius: float = 0.0) -> None:
+        """Draw segments of a width, a polygon without one, or a disc (its outline) of a radius; in scene units."""
         x, y = np.array(spots).T
         x = self.look.side * (x * self.look.scale + self.look.shift) * HEIGHT + WIDTH / 2 + self.offset[0]
-        return np.stack([x, (GROUND + (y - GROUND) * self.look.scale) * HEIGHT + self.offset[1]], 1)
-
-    def line(self, colour: Colour, width: float, *spots: Spot) -> None:
-        """Draw connected segments; ``width`` in scene units."""
-        codec.line(self.image, self._pixels(*spots), colour, width * self.look.scale * HEIGHT)
-
-    def area(self, colour: Colour, *spots: Spot) -> None:
-        """Fill a polygon."""
-        codec.polygon(self.image, self._pixels(*spots), colour)
+        pixels = np.stack([x, (GROUND + (y - GROUND) * self.look.scale) * HEIGHT + self.offset[1]], 1)
+        size = self.look.scale * HEIGHT
+        codec.draw(self.image, pixels, colour, width * size, radius * size)
 
     def disc(self, colour: Colour, centre: Spot, radius: float) -> None:
         """Fill a disc."""
-        codec.disc(self.image, self._pixels(centre)[0], radius * self.look.scale * HEIGHT, colour)
-
-    def wheel(self, colour: Colour, centre: Spot, radius: float, angle: float) -> None:
-        """Draw a wheel with turning spokes."""
-        codec.disc(self.image, self._pixels(centre)[0], radius * self.look.scale * HEIGHT, colour, outline=2)
-        for turn in (angle + k * _TURN / 6 for k in range(3)):
-            self.line(colour, 0.004, _reach(centre, turn + math.pi, radius), _reach(centre, turn, radius))
+        self.draw(colour, 0, centre, radius=radius)
 
     def person(self, hip: Spot, arms: tuple[Spot, Spot], legs: tuple[Spot, Spot], lean: float = 0.0) -> Spot:
         """Draw a person and return where the first hand is.
@@ -98,14 +80,14 @@ class Scene:
         neck = _reach(hip, math.pi - lean, 0.20)
         for thigh, shin in legs:
             knee = _reach(hip, thigh, 0.12)
-            self.line(look.trousers, 0.045 * look.girth, hip, knee, _reach(knee, shin, 0.12))
-        self.line(look.shirt, 0.075 * look.girth, hip, neck)
+            self.draw(look.trousers, 0.045 * look.girth, hip, knee, _reach(knee, shin, 0.12))
+        self.draw(look.shirt, 0.075 * look.girth, hip, neck)
         hands = []
         for upper, fore in arms:
             elbow = _reach(neck, upper, 0.10)
             hands.append(_reach(elbow, fore, 0.09))
-            self.line(look.shirt, 0.035 * look.girth, neck, elbow)
-            self.line(look.skin, 0.03 * look.girth, elbow, hands[-1])
+            self.draw(look.shirt, 0.035 * look.girth, neck, elbow)
+            self.draw(look.skin, 0.03 * look.girth, elbow, hands[-1])
         self.disc(look.skin, _reach(neck, math.pi - lean, 0.055), 0.042)
         return hands[0]
 
@@ -115,22 +97,22 @@ class Scene:
         for at, phase in ((-0.5, 0.0), (-0.42, 0.3), (0.42, 0.5), (0.5, 0.8)):
             swing = stride * _wave(cycle + phase)
             knee = _reach((x + at * size, y), swing, 0.35 * size)
-            self.line(colour, 0.09 * size, (x + at * size, y), knee, _reach(knee, swing - 0.4, 0.35 * size))
-        self.line(colour, 0.3 * size, (x - 0.45 * size, y), (x + 0.45 * size, y))
+            self.draw(colour, 0.09 * size, (x + at * size, y), knee, _reach(knee, swing - 0.4, 0.35 * size))
+        self.draw(colour, 0.3 * size, (x - 0.45 * size, y), (x + 0.45 * size, y))
         head = (x + 0.85 * size, y - 0.45 * size + 0.04 * size * _wave(cycle))
-        self.line(colour, 0.16 * size, (x + 0.5 * size, y - 0.05 * size), head)
-        self.line(colour, 0.13 * size, head, (head[0] + 0.2 * size, head[1] + 0.12 * size))
-        self.line(colour, 0.05 * size, (x - 0.5 * size, y), (x - 0.8 * size, y + 0.2 * size * _wave(cycle / 2)))
+        self.draw(colour, 0.16 * size, (x + 0.5 * size, y - 0.05 * size), head)
+        self.draw(colour, 0.13 * size, head, (head[0] + 0.2 * size, head[1] + 0.12 * size))
+        self.draw(colour, 0.05 * size, (x - 0.5 * size, y), (x - 0.8 * size, y + 0.2 * size * _wave(cycle / 2)))
 
     def _basketball(self, c: float) -> None:
         part = c % 1
-        self.line(_DARK, 0.02, (0.46, GROUND), (0.46, 0.22))
-        self.area(_STRIPE, (0.42, 0.12), (0.45, 0.12), (0.45, 0.32), (0.42, 0.32))
-        self.line((220, 60, 30), 0.015, (0.42, 0.29), (0.32, 0.29))
-        self.line(_STRIPE, 0.006, (0.42, 0.29), (0.39, 0.38), (0.35, 0.38), (0.32, 0.29))
+        self.draw(_DARK, 0.02, (0.46, GROUND), (0.46, 0.22))
+        self.draw(_STRIPE, 0, (0.42, 0.12), (0.45, 0.12), (0.45, 0.32), (0.42, 0.32))
+        self.draw((220, 60, 30), 0.015, (0.42, 0.29), (0.32, 0.29))
+        self.draw(_STRIPE, 0.006, (0.42, 0.29), (0.39, 0.38), (0.35, 0.38), (0.32, 0.29))
         raised = 2.6 * min(1, 2.5 * part) if part < 0.7 else 2.6 * (1 - part) / 0.3
         hip, legs = (-0.25, _HIP + 0.05 * _hop(min(1, 2.5 * part))), ((0.5, -0.4), (0.4, -0.5))
-        hand = self.person(hip, ((raised, raised + 0.3),) * 2, _stand(0, 0) if part > 0.4 else legs)
+        hand = self.person(hip, ((raised, raised + 0.3),) * 2, _STANDING if part > 0.4 else legs)
         fly = (part - 0.4) / 0.6
         ball = hand if fly < 0 else (-0.1 + 0.47 * fly, 0.42 - 0.13 * fly - 0.22 * _hop(fly))
         self.disc((215, 110, 40), ball, 0.045)
@@ -139,20 +121,22 @@ class Scene:
         x, y = 0.45 * _wave(c / 5), GROUND - 0.12
         back, front, crank = (x - 0.16, y), (x + 0.16, y), (x - 0.02, y)
         for centre in (back, front):
-            self.wheel(_DARK, centre, 0.11, -2 * c * _TURN)
-        self.line(self.look.thing, 0.016, back, crank, (x + 0.11, y - 0.15), (x - 0.07, y - 0.15), crank)
-        self.line(self.look.thing, 0.016, front, (x + 0.11, y - 0.19), (x + 0.16, y - 0.2))
+            self.draw(_DARK, 0.0085, centre, radius=0.11)  # two pixels wide
+            for turn in (-2 * c * _TURN + k * _TURN / 6 for k in range(3)):  # spokes
+                self.draw(_DARK, 0.004, _reach(centre, turn + math.pi, 0.11), _reach(centre, turn, 0.11))
+        self.draw(self.look.thing, 0.016, back, crank, (x + 0.11, y - 0.15), (x - 0.07, y - 0.15), crank)
+        self.draw(self.look.thing, 0.016, front, (x + 0.11, y - 0.19), (x + 0.16, y - 0.2))
         near, far = ((0.75 + 0.45 * _wave(c * 2 + k), -0.15 + 0.35 * _wave(c * 2 + k + 0.2)) for k in (0.0, 0.5))
         self.person((x - 0.08, y - 0.19), ((1.0, 1.2),) * 2, (near, far), lean=0.7)
 
     def _diving(self, c: float) -> None:
         part = c % 1
-        self.area((50, 120, 190), (-0.9, 0.84), (0.9, 0.84), (0.9, 1.3), (-0.9, 1.3))
+        self.draw((50, 120, 190), 0, (-0.9, 0.84), (0.9, 0.84), (0.9, 1.3), (-0.9, 1.3))
         for k in range(5):
             x = -0.7 + 0.3 * k + 0.05 * _wave(c + k / 3)
-            self.line((150, 200, 235), 0.008, (x, 0.88 + 0.02 * (k % 3)), (x + 0.15, 0.88 + 0.02 * (k % 3)))
-        self.line(_STRIPE, 0.025, (-0.62, 0.50), (-0.2, 0.50 + 0.02 * _wave(4 * c)))
-        self.line(_DARK, 0.03, (-0.56, 0.50), (-0.56, 0.88))
+            self.draw((150, 200, 235), 0.008, (x, 0.88 + 0.02 * (k % 3)), (x + 0.15, 0.88 + 0.02 * (k % 3)))
+        self.draw(_STRIPE, 0.025, (-0.62, 0.50), (-0.2, 0.50 + 0.02 * _wave(4 * c)))
+        self.draw(_DARK, 0.03, (-0.56, 0.50), (-0.56, 0.88))
         if part < 0.3:
             self.person((-0.26, 0.26 + 0.02 * _wave(6 * part)), ((2.8, 2.9),) * 2, ((0.1, -0.1), (0.0, -0.1)))
         elif part < 0.8:
@@ -164,16 +148,16 @@ class Scene:
         else:
             top = 0.86 - 0.14 * _hop((part - 0.8) * 5)
             for k in range(-3, 4):
-                self.line(_STRIPE, 0.012, (0.22 + 0.02 * k, 0.86), (0.22 + 0.06 * k, top))
+                self.draw(_STRIPE, 0.012, (0.22 + 0.02 * k, 0.86), (0.22 + 0.06 * k, top))
 
     def _golf(self, c: float) -> None:
         part = c % 1
         swing = 0.2 - 2.6 * _hop(part / 0.6) * (part < 0.6) + (2.6 * _hop((part - 0.5) / 1.0) if part > 0.6 else 0.0)
-        self.line(_STRIPE, 0.008, (0.5, GROUND), (0.5, 0.5))
-        self.area((220, 50, 50), (0.5, 0.5), (0.6, 0.53), (0.5, 0.57))
-        hand = self.person((-0.2, _HIP), ((swing + 0.3, swing + 0.2), (swing + 0.2, swing + 0.2)), _stand(), lean=0.35)
+        self.draw(_STRIPE, 0.008, (0.5, GROUND), (0.5, 0.5))
+        self.draw((220, 50, 50), 0, (0.5, 0.5), (0.6, 0.53), (0.5, 0.57))
+        hand = self.person((-0.2, _HIP), ((swing + 0.3, swing + 0.2), (swing + 0.2, swing + 0.2)), _STANDING, lean=0.35)
         head = _reach(hand, swing * 1.3 + 0.25, 0.27)
-        self.line(_DARK, 0.012, hand, head)
+        self.draw(_DARK, 0.012, hand, head)
         self.disc(_DARK, head, 0.02)
         fly = max(0.0, part - 0.6) / 0.4
         self.disc((250, 250, 250), (0.0 + 0.8 * fly, GROUND - 0.01 - 0.5 * fly), 0.014)
@@ -182,8 +166,8 @@ class Scene:
         x, y = 0.35 * _wave(c / 6), GROUND - 0.27 - 0.04 * abs(_wave(c))
         self.beast((x, y), 0.36, c, 0.7)
         for post in (-0.75 + 0.45 * k for k in range(4)):
-            self.line(_WOOD, 0.02, (post, GROUND - 0.18), (post, GROUND + 0.02))
-        self.line(_WOOD, 0.018, (-1.0, GROUND - 0.12), (1.0, GROUND - 0.12))
+            self.draw(_WOOD, 0.02, (post, GROUND - 0.18), (post, GROUND + 0.02))
+        self.draw(_WOOD, 0.018, (-1.0, GROUND - 0.12), (1.0, GROUND - 0.12))
         self.person((x - 0.04, y - 0.07), ((0.8, 1.3),) * 2, ((0.5, -0.2), (0.4, -0.3)), lean=0.15 + 0.15 * _wave(c))
 
     def _juggling(self, c: float) -> None:
@@ -195,27 +179,28 @@ class Scene:
         self.disc(_DARK, ball, 0.016)
 
     def _swinging(self, c: float) -> None:
-        self.line(_WOOD, 0.025, (-0.4, GROUND), (-0.28, 0.08), (0.28, 0.08), (0.4, GROUND))
+        self.draw(_WOOD, 0.025, (-0.4, GROUND), (-0.28, 0.08), (0.28, 0.08), (0.4, GROUND))
         for foot, top in ((-0.2, -0.28), (0.2, 0.28)):
-            self.line(_WOOD, 0.025, (foot, GROUND), (top, 0.08))
+            self.draw(_WOOD, 0.025, (foot, GROUND), (top, 0.08))
         angle = 0.85 * _wave(c / 2)
         seat = _reach((0.0, 0.08), angle, 0.56)
         for side in (-0.03, 0.03):
-            self.line(_DARK, 0.007, (side, 0.08), (seat[0] + side, seat[1]))
+            self.draw(_DARK, 0.007, (side, 0.08), (seat[0] + side, seat[1]))
         pump = 0.7 * math.cos(_TURN * c / 2)
         self.person(seat, ((2.4, 2.6),) * 2, ((1.4 + angle, 0.5 + pump + angle),) * 2, lean=-angle - 0.35 * pump)
-        self.line(_DARK, 0.018, (seat[0] - 0.06, seat[1] + 0.02), (seat[0] + 0.06, seat[1] + 0.02))
+        self.draw(_DARK, 0.018, (seat[0] - 0.06, seat[1] + 0.02), (seat[0] + 0.06, seat[1] + 0.02))
 
     def _tennis(self, c: float) -> None:
         part = c % 1
-        self.line(_STRIPE, 0.008, (-0.9, GROUND + 0.06), (0.9, GROUND + 0.06))
-        self.area((70, 75, 80), (0.40, GROUND - 0.2), (0.43, GROUND - 0.2), (0.43, GROUND), (0.40, GROUND))
-        self.line(_STRIPE, 0.015, (0.40, GROUND - 0.2), (0.43, GROUND - 0.2))
+        self.draw(_STRIPE, 0.008, (-0.9, GROUND + 0.06), (0.9, GROUND + 0.06))
+        self.draw((70, 75, 80), 0, (0.40, GROUND - 0.2), (0.43, GROUND - 0.2), (0.43, GROUND), (0.40, GROUND))
+        self.draw(_STRIPE, 0.015, (0.40, GROUND - 0.2), (0.43, GROUND - 0.2))
         blow = -1.6 + 3.6 * _ramp((part - 0.3) / 0.25) - 3.6 * max(0.0, (part - 0.75) / 0.25)
-        hip = (-0.25 + 0.12 * _wave(c / 2), _HIP)
-        hand = self.person(hip, ((blow, blow + 0.3), (0.9, 1.3)), _stand(c, 0.45), lean=0.2)
+        hip, swing = (-0.25 + 0.12 * _wave(c / 2), _HIP), 0.45 * _wave(c)
+        legs = (swing + 0.05, swing - 0.05), (-swing - 0.05, -swing - 0.1)
+        hand = self.person(hip, ((blow, blow + 0.3), (0.9, 1.3)), legs, lean=0.2)
         face = _reach(hand, blow + 0.4, 0.16)
-        self.line(_DARK, 0.014, hand, face)
+        self.draw(_DARK, 0.014, hand, face)
         self.disc((205, 205, 160), face, 0.058)
         self.disc(self.look.thing, face, 0.046)
         fly = (part + 0.55) % 1
@@ -226,10 +211,10 @@ class Scene:
         height = _hop(c)
         sag = 0.03 * max(0.0, 1 - 4 * height)
         for x in (-0.36, -0.12, 0.12, 0.36):
-            self.line(_DARK, 0.014, (x, GROUND - 0.1), (x, GROUND + 0.02))
+            self.draw(_DARK, 0.014, (x, GROUND - 0.1), (x, GROUND + 0.02))
         circle = [(math.cos(angle), math.sin(angle)) for angle in np.linspace(0, _TURN, 24).tolist()]
-        self.area(self.look.thing, *((0.42 * x, GROUND - 0.1 + 0.05 * y) for x, y in circle))
-        self.area((25, 25, 30), *((0.36 * x, GROUND - 0.1 + sag + 0.035 * y) for x, y in circle))
+        self.draw(self.look.thing, 0, *((0.42 * x, GROUND - 0.1 + 0.05 * y) for x, y in circle))
+        self.draw((25, 25, 30), 0, *((0.36 * x, GROUND - 0.1 + sag + 0.035 * y) for x, y in circle))
         hip = (0.03 * _wave(c / 3), GROUND - 0.33 + sag - 0.26 * height)
         spread = 0.5 * height
         self.person(hip, ((0.5 + 2 * height, 0.6 + 2.2 * height), (-0.5 - 2 * height, -0.6 - 2.2 * height)),
@@ -237,11 +222,11 @@ class Scene:
 
     def _volleyball(self, c: float) -> None:
         part = c % 1
-        self.line(_DARK, 0.022, (0.2, GROUND), (0.2, 0.34))
+        self.draw(_DARK, 0.022, (0.2, GROUND), (0.2, 0.34))
         for k in range(6):
-            self.line(_STRIPE, 0.006, (0.2, 0.36 + 0.04 * k), (0.62, 0.34 + 0.04 * k))
+            self.draw(_STRIPE, 0.006, (0.2, 0.36 + 0.04 * k), (0.62, 0.34 + 0.04 * k))
         for k in range(8):
-            self.line(_STRIPE, 0.005, (0.2 + 0.06 * k, 0.355), (0.2 + 0.06 * k, 0.555))
+            self.draw(_STRIPE, 0.005, (0.2 + 0.06 * k, 0.355), (0.2 + 0.06 * k, 0.555))
         jump = _hop(_ramp((part - 0.25) / 0.55))
         strike = 3.6 - 2.6 * _ramp((part - 0.5) / 0.12)
         x = -0.42 + 0.3 * min(1.0, part / 0.5)
@@ -257,7 +242,7 @@ class Scene:
         legs = ((stride, stride - 0.25 * (stride < 0)), (-stride, -stride - 0.25 * (stride > 0)))
         hand = self.person((x - 0.12, _HIP - 0.01 * abs(_wave(c))), ((0.5, 0.9), (stride, stride + 0.2)), legs)
         self.beast((x + 0.26, GROUND - 0.11), 0.16, 2 * c, 0.5)
-        self.line((180, 40, 40), 0.006, hand, (x + 0.36, GROUND - 0.18))
+        self.draw((180, 40, 40), 0.006, hand, (x + 0.36, GROUND - 0.18))
 
 
 SPORTS: dict[str, tuple[Callable[[Scene, float], None], float, Colour, Colour]] = {
@@ -277,13 +262,11 @@ SPORTS: dict[str, tuple[Callable[[Scene, float], None], float, Colour, Colour]] 
 
 
 def _colour(rng: np.random.Generator, low: int = 30, high: int = 225) -> Colour:
-    red, green, blue = rng.integers(low, high, 3).tolist()
-    return red, green, blue
+    return tuple(rng.integers(low, high, 3).tolist())
 
 
 def _shade(colour: Colour, factor: float) -> Colour:
-    red, green, blue = (int(np.clip(round(part * factor), 0, 255)) for part in colour)
-    return red, green, blue
+    return tuple(int(np.clip(round(part * factor), 0, 255)) for part in colour)
 
 
 class Look:
@@ -295,8 +278,7 @@ class Look:
         self.animal = _shade((150, 105, 70), rng.uniform(0.4, 1.5))
         self.background = _background(rng, *SPORTS[class_name][2:])  # larger than a frame by MARGIN on every side
         self.shirt, self.trousers, self.thing = _colour(rng), _colour(rng, 20, 160), _colour(rng)
-        self.scale = rng.uniform(0.75, 1.1)  # size of everything in the foreground
-        self.shift = rng.uniform(-0.12, 0.12)  # where the action is, right of the middle
+        self.scale, self.shift = rng.uniform(0.75, 1.1), rng.uniform(-0.12, 0.12)  # of the action: size; to the right
         self.side = -1 if rng.integers(2) else 1  # -1: it goes to the left
         self.speed = rng.uniform(0.8, 1.25)  # cycles per second relative to the sport's usual
         self.rate = RATES[rng.integers(len(RATES))]  # frames per second
@@ -321,16 +303,15 @@ def _background(rng: np.random.Generator, sky: Colour, ground: Colour) -> codec.
         x, size = rng.uniform(0, width), rng.uniform(12, 50)
         colour = _shade(_colour(rng, 40, 200), 0.9)
         if rng.random() < 0.5:
-            codec.disc(image, np.array([x, horizon - 0.6 * size]), size, colour)
+            codec.draw(image, np.array([[x, horizon - 0.6 * size]]), colour, radius=size)
         else:
             top = horizon - rng.uniform(0.5, 2.2) * size
             corners = np.array([[x - size, top], [x + size, top], [x + size, horizon + 4], [x - size, horizon + 4]])
-            codec.polygon(image, corners, colour)
+            codec.draw(image, corners, colour)
     return np.clip(codec.blur(image.astype(np.float32), rng.uniform(0.6, 2.0)), 0, 255).astype(np.uint8)
 
 
-@dataclass(frozen=True)
-class Clip:
+class Clip(NamedTuple):
     """A video to draw; groups, and clips of a group, count from 1."""
 
     seed: int

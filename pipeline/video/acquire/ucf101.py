@@ -76,9 +76,9 @@ def _fetched() -> list[tuple[dict[str, str], Path]]:
         return list(tqdm(threads.map(fetch, rows), total=len(rows), desc="download UCF-101", unit="file"))
 
 
-def _tracks(files: list[tuple[dict[str, str], Path]]) -> Iterator[features.Track]:
+def _tracks(files: list[tuple[dict[str, str], Path]]) -> Iterator[features.Rows]:
     for row, file in files:
         # One of the files is in float64: first to float32, as the others are.
         values = loadmat(file)["Feature"].astype(np.float32).astype(np.float16)[FRAMES]
         name = f"v_{row['class']}_g{int(row['group']):02d}_c{int(row['clip']):02d}"
-        yield (row["class"], row["group"], name), FRAMES, None, values
+        yield features.of_video((row["class"], row["group"], name), FRAMES, None, values)

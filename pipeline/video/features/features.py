@@ -1,19 +1,18 @@
 """Features of all frames: chunks of fixed size through Inception-v3, one table, and a twin that maps into memory.
 
 A chunk holds 128 consecutive frames, across videos, and is computed by one thread, so that bytes do not depend on how
-many processes share the work; it is kept under its frames, weights and settings, so that an interrupted run goes on.
-Parquet cannot be mapped into memory as a matrix, so the same numbers stand once more in ``vectors.safetensors``, whose
-SHA-256 the table states and :func:`load` checks.
+many processes share the work; it is kept, so that an interrupted run goes on. Parquet cannot be mapped into memory, so
+the same numbers stand once more in ``vectors.safetensors``, whose SHA-256 the table states and :func:`load` checks.
 """
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -68,8 +67,7 @@ class FeatureTable:
         return len(self.video_id)
 
 
-@dataclass(frozen=True)
-class ChunkJob:
+class ChunkJob(NamedTuple):
     """A chunk: the files of its frames and their positions in them, and how they become features."""
 
     places: tuple[Place, ...]
@@ -155,7 +153,8 @@ def extract(root: Path, settings: "VideoFeatures", seed: int, destination: Path)
     device = device_of(settings.device)
     half = settings.precision == "autocast" and device == "cuda"
     columns, places = _list_frames(root)
-    weights = inception.Weights(settings.weights, settings.weights_path, seed).named()
+    weights = inception.Weights(settings.weights, settings.weights_path, seed)
+    weights = replace(weights, weights_sha256=inception.digest(weights.load()))
     about = {
         "weights": settings.weights, "weights_sha256": weights.weights_sha256, "preprocessing": settings.preprocessing,
         "precision": "float16" if half else "float32", "device": device, "batch_size": str(settings.batch_size),
@@ -214,10 +213,7 @@ def load(source: Path) -> FeatureTable:
         raise FileNotFoundError(f"expected features at {missing[0]}, found no such file; run `dvc repro features`")
     try:
         content = pq.ParquetFile(source, page_checksum_verification=True)
-        kind = content.schema_arrow.field("feature").type if "feature" in content.schema_arrow.names else None
-        width = kind.list_size if kind is not None and pa.types.is_fixed_size_list(kind) else inception.WIDTH
-        records.check_schema(content.schema_arrow.empty_table(), schema(width), source)
-        table = content.read(columns=schema(width).names[:-1])
+        table = content.read(columns=schema(1).names[:-1])  # those of them that are there
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"expected features in {source}, found damage ({error}); run stage features again") from error
     about = {key.decode(): value.decode() for key, value in (content.schema_arrow.metadata or {}).items()
@@ -228,9 +224,7 @@ def load(source: Path) -> FeatureTable:
             f"expected vectors of SHA-256 {about.get(_SUM, 'that the table states')} in {twin}, found {digest}: "
             "damage, or another table's; run stage features again"
         )
-    with twin.open("rb") as raw:
-        start = 8 + int.from_bytes(raw.read(8), "little")
-    # safetensors' own tensors are copies; a copy-on-write map is not, and writing to it never reaches the file.
-    vectors = torch.from_numpy(np.memmap(twin, "<f4", "c", start, (len(table), width)))
+    vectors = sequences.mapped(twin)
+    records.check_schema(content.schema_arrow.empty_table(), schema(vectors.shape[1]), source)
     frame_index, timestamp_s, samples = (table[name].to_numpy() for name in schema(1).names[1:-1])
     return FeatureTable(table["video_id"].to_pylist(), frame_index, timestamp_s, samples, vectors, about, source)

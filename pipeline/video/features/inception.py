@@ -5,7 +5,7 @@ The feature of a frame is the average over positions of the network's last block
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -77,10 +77,6 @@ class Weights:
     seed: int  # root of the seed tree, for random weights
     weights_sha256: str = ""  # of the weights themselves; empty where it is not known yet
 
-    def named(self) -> "Weights":
-        """Return the same with the digest of the weights that are there now."""
-        return replace(self, weights_sha256=digest(self.load()))
-
     def load(self) -> State:
         """Return the weights, without classifiers, float32; a ``WeightsError`` for those of other networks or times."""
         if self.weights == "random":  # whose last bits may differ on another processor
@@ -88,7 +84,7 @@ class Weights:
         if self.weights == "imagenet":
             source = imagenet_file()
         elif self.weights_path is None:
-            raise WeightsError("expected video.features.weights_path with weights file, found null; name it there")
+            raise WeightsError("expected video.features.weights_path with weights file, found none; name it there")
         else:
             source = Path(self.weights_path)
         state = read(source)
@@ -114,14 +110,14 @@ def imagenet_file() -> Path:
                 "if it is still there, and run again"
             )
 
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / name
-    if cached.is_file():
-        check_name(cached)
-        return cached
-    destination = paths.CHECKPOINTS / "downloads" / name
-    download.fetch(IMAGENET_URL, destination, sha256=None, mirror_path=IMAGENET_MIRROR, lock=paths.DOWNLOAD_LOCK,
-                   accept=check_name)  # fmt: skip
-    return destination
+    file = Path(torch.hub.get_dir()) / "checkpoints" / name
+    if file.is_file():
+        check_name(file)
+    else:
+        file = paths.CHECKPOINTS / "downloads" / name
+        download.fetch(IMAGENET_URL, file, sha256=None, mirror_path=IMAGENET_MIRROR, lock=paths.DOWNLOAD_LOCK,
+                       accept=check_name)  # fmt: skip
+    return file
 
 
 def read(source: Path) -> State:

@@ -33,6 +33,7 @@ Image = npt.NDArray[np.uint8]
 """``(height, width, 3)``, red-green-blue."""
 Points = npt.NDArray[np.float64]
 """``(N, 2)`` x and y in pixels, from the left and from the top."""
+Colour = tuple[int, ...]
 
 VERSION = str(cv2.__version__)
 MAX_PIXELS = 1 << 26  # larger frames (8192 x 8192) are refused: a few forged bytes in a header can ask for any size
@@ -122,52 +123,34 @@ def cut_off(source: Path) -> bool:
     streams, MP4 and MOV, Matroska and WebM; other files give ``False``.
     """
     with source.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        at, part = 0, _segment if data[:4] == _EBML else _box if data[4:8] in _BOXES else _packet
-        while at < len(data) and (length := part(data, at)):
+        at = 0
+        while at < len(data) and (length := _part(data, at)):
             at += length
         return at > len(data)
 
 
-def _big(data: mmap.mmap, at: int, count: int) -> int:
-    """A number of ``count`` bytes, the largest digits first."""
-    return int.from_bytes(data[at : at + count], "big")
+def _part(data: mmap.mmap, at: int) -> int:
+    """The length of the container's part that starts at ``at``; 0 where that is unknown, or no such part is there."""
 
+    def number(start: int, count: int) -> int:
+        return int.from_bytes(data[at + start : at + start + count], "big")
 
-# Lengths of a container's parts, which start at ``at``; 0 where that is unknown, or no such part is there.
-
-
-def _packet(data: mmap.mmap, at: int) -> int:
-    """A part of an MPEG program stream; a bare video stream has none."""
-    kind = data[at + 3 : at + 4]
-    if data[at : at + 3] != b"\0\0\1" or kind < b"\xba":
+    if data[:4] == _EBML[0]:  # Matroska's header and segment: leading zeros say how many bytes the length has
+        count = 9 - number(4, 1).bit_length()
+        length, most = number(4, count) & ((1 << 7 * count) - 1), (1 << 7 * count) - 1
+        return 4 + count + length if data[at : at + 4] in _EBML and count < 9 and length < most else 0
+    if data[4:8] in _BOXES:  # outermost boxes of MP4 or MOV
+        length = (number(8, 8) if number(0, 4) == 1 else number(0, 4)) or len(data) - at
+        return length if data[at + 4 : at + 8] in _BOXES else 0
+    if not b"\0\0\1\xba" <= data[at : at + 4] <= b"\0\0\1\xff":  # an MPEG program stream; a bare stream has no parts
         return 0
-    if kind == b"\xba":  # pack header: 12 bytes in MPEG-1, 14 and stuffing in MPEG-2
-        second = at + 14 <= len(data) and data[at + 4] >> 6 == 1
-        return 14 + (data[at + 13] & 7) if second else 12
-    return 6 + _big(data, at + 4, 2)
-
-
-def _box(data: mmap.mmap, at: int) -> int:
-    """An outermost box of MP4 or MOV."""
-    if data[at + 4 : at + 8] not in _BOXES:
-        return 0
-    length = _big(data, at, 4)
-    return (_big(data, at + 8, 8) if length == 1 else length) or len(data) - at
-
-
-def _segment(data: mmap.mmap, at: int) -> int:
-    """A whole Matroska file, header and segment."""
-    for mark in (_EBML, b"\x18\x53\x80\x67"):
-        count = 9 - data[at + 4].bit_length() if data[at : at + 4] == mark else 9
-        length = _big(data, at + 4, count) & ((1 << 7 * count) - 1)  # leading zeros say how many bytes it has
-        if count == 9 or length == (1 << 7 * count) - 1:
-            return 0
-        at += 4 + count + length
-    return at
+    if data[at + 3] == 0xBA:  # pack header: 12 bytes in MPEG-1, 14 and stuffing in MPEG-2
+        return 14 + (number(13, 1) & 7) if number(4, 1) >> 6 == 1 and at + 14 <= len(data) else 12
+    return 6 + number(4, 2)
 
 
 _BOXES = (b"ftyp", b"moov", b"mdat", b"moof", b"free", b"skip", b"wide", b"styp", b"sidx", b"uuid", b"mfra", b"pnot")
-_EBML = b"\x1a\x45\xdf\xa3"
+_EBML = (b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67")
 
 
 def pick(source: Path, indices: Iterable[int]) -> Iterator[Image]:
@@ -193,13 +176,10 @@ def _rgb(frame: npt.NDArray[Any]) -> Image:
 def encode_video(frames: Iterable[Image], rate: float, suffix: str = ".mpg", codec: str = "PIM1") -> bytes:
     """Return the content of a video's file; equal frames give equal bytes.
 
-    FFmpeg, as OpenCV drives it, tells nobody that a write failed: a full disk would give a shorter video. So what was
-    written to a temporary file is read again: all frames must be there, and room for one more byte.
-
     ``rate`` is in frames per second (MPEG-1 knows 23.976, 24, 25, 29.97, 30, 50, 59.94 and 60), ``suffix`` one of
-    :data:`CONTAINERS`, ``codec`` ``PIM1`` (MPEG-1), ``MJPG`` or ``mp4v``.
-
-    What the encoder refuses is a ``VideoError``, no room for the temporary file an ``OSError``.
+    :data:`CONTAINERS`, ``codec`` ``PIM1`` (MPEG-1), ``MJPG`` or ``mp4v``. What the encoder refuses is a ``VideoError``,
+    no room for a temporary file an ``OSError``: FFmpeg, as OpenCV drives it, tells nobody that a write failed, so what
+    was written is read again. All frames must be there, and room for one more byte.
     """
     if suffix not in CONTAINERS:
         raise VideoError(f"expected a video named {', '.join(CONTAINERS)}, found {suffix}")
@@ -272,28 +252,22 @@ def decode(data: bytes) -> Image:
     return _rgb(image)
 
 
-def _fixed(points: npt.ArrayLike) -> npt.NDArray[np.int32]:
-    """Pixels, or parts of a pixel, in OpenCV's fixed-point numbers."""
-    return np.round(np.multiply(points, 1 << _SHIFT)).astype(np.int32)
+def draw(image: Image, points: Points, colour: Colour, thickness: float = 0.0, radius: float = 0.0) -> None:
+    """Draw in place, with smooth edges, a filled polygon, segments of a thickness, or a disc around the first point.
+
+    A disc with a thickness is its outline. All is in pixels.
+    """
+    fixed, width = np.round(np.multiply(points, 1 << _SHIFT)).astype(np.int32), max(1, round(thickness))
+    if radius:
+        size = max(1, round(radius * (1 << _SHIFT)))
+        cv2.circle(image, fixed[0].tolist(), size, colour, width if thickness else cv2.FILLED, cv2.LINE_AA, _SHIFT)
+    elif thickness:
+        cv2.polylines(image, [fixed], False, colour, width, cv2.LINE_AA, _SHIFT)
+    else:
+        cv2.fillPoly(image, [fixed], colour, cv2.LINE_AA, _SHIFT)
 
 
-def polygon(image: Image, points: Points, colour: tuple[int, int, int]) -> None:
-    """Fill a polygon in place, with smooth edges."""
-    cv2.fillPoly(image, [_fixed(points)], colour, cv2.LINE_AA, _SHIFT)
-
-
-def line(image: Image, points: Points, colour: tuple[int, int, int], thickness: float) -> None:
-    """Draw a line of round-ended segments in place."""
-    cv2.polylines(image, [_fixed(points)], False, colour, max(1, round(thickness)), cv2.LINE_AA, _SHIFT)
-
-
-def disc(image: Image, centre: Points, radius: float, colour: tuple[int, int, int], outline: int = cv2.FILLED) -> None:
-    """Draw a disc in place, with smooth edges: filled, or an outline of so many pixels."""
-    x, y, size = _fixed([*centre, radius]).tolist()
-    cv2.circle(image, (x, y), max(1, size), colour, outline, cv2.LINE_AA, _SHIFT)
-
-
-def text(image: Image, words: str, corner: tuple[int, int], colour: tuple[int, int, int], scale: float) -> None:
+def text(image: Image, words: str, corner: tuple[int, int], colour: Colour, scale: float) -> None:
     """Write words in place, their lower left corner at ``corner``."""
     cv2.putText(image, words, corner, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, 1, cv2.LINE_AA)
 

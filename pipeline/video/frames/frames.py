@@ -9,9 +9,9 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -45,8 +45,7 @@ class FramesError(ValueError):
     """Too many bad videos, or stored frames that do not fit together."""
 
 
-@dataclass(frozen=True)
-class VideoJob:
+class VideoJob(NamedTuple):
     """A video to sample: where it is, what it held when it was listed, and how."""
 
     source: Path
@@ -111,13 +110,10 @@ def extract(
         kept.put(todo[number].sha256, content)
 
     def content_of(job: VideoJob) -> bytes:
-        content = kept.get(job.sha256)
-        return sample(job) if content is None else content  # damaged since it was kept
+        return kept.get(job.sha256) or sample(job)  # damaged since it was kept
 
-    rows = list[dict[str, Any]]()
-    for video, job in zip(videos, work, strict=True):
-        facts = pq.read_schema(pa.BufferReader(content_of(job))).metadata[b"facts"]
-        rows.append(_manifest_row(video, json.loads(facts), sampling))
+    facts = [json.loads(pq.read_schema(pa.BufferReader(content_of(job))).metadata[b"facts"]) for job in work]
+    rows = [_manifest_row(video, own, sampling) for video, own in zip(videos, facts, strict=True)]
     bad = [row for row in rows if row["status"] in ("corrupt", "unreadable")]
     if len(bad) > max_bad_fraction * len(rows):
         listed = "\n".join(f"  {row['path']}: {row['status']}: {row['error']}" for row in bad)
@@ -138,13 +134,10 @@ def _manifest_row(video: Video, facts: dict[str, Any], sampling: Sampling) -> di
     """A video's row of the manifest: who it is, what its content showed, and whether that is enough for a clip."""
     named = {"video_id": video.video_id, "path": video.path, "class": video.class_name, "group": video.group}
     row = {**named, **facts, "frames_padded": 0}
-    if row["status"] == "ok" and row["frames_wanted"] < sampling.span:
-        row["status"] = "short"
-        row["error"] = f"expected {sampling.span} samples for one clip, found {row['frames_wanted']}"
-        if sampling.short == "skip":
-            row["frames_stored"] = 0
-        else:
-            row["frames_padded"] = sampling.padding(row["frames_wanted"])
+    count, wanted = row["frames_wanted"], sampling.span
+    if row["status"] == "ok" and count < wanted:
+        row |= {"status": "short", "error": f"expected {wanted} samples for one clip, found {count}"}
+        row |= {"frames_stored": 0} if sampling.short == "skip" else {"frames_padded": sampling.padding(count)}
     return row
 
 

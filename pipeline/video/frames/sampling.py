@@ -5,7 +5,7 @@ Sample j of a video stands at j / (phases · rate) seconds; the frame nearest in
 """
 
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -57,8 +57,7 @@ class Sampling:
         return start + np.minimum(np.arange(self.per_clip), own) * self.phases
 
 
-@dataclass(frozen=True)
-class Timeline:
+class Timeline(NamedTuple):
     """When the frames of a video are shown."""
 
     times: npt.NDArray[np.float64]  # (N,) start of each frame, the first at 0 [s]

@@ -1,18 +1,12 @@
 """Small random networks and data for the theory tests; every draw comes from the given seed."""
 
-from dataclasses import fields, replace
-
 import torch
 
 from nem.theory import gem, recursions
-from nem.theory.recursions import GRUParameters, LSTMParameters
+from tests.nem.stacks import draw
 
-CELLS = {"lstm": LSTMParameters, "gru": GRUParameters}
+CELLS = {"lstm": ("x", "gamma", "phi", "omega"), "gru": ("x", "z", "r")}
 HEADS = ("softmax", "identity")
-
-
-def draw(seed, *shape):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def targets(seed, head, *shape):
@@ -22,15 +16,13 @@ def targets(seed, head, *shape):
 
 
 def parameters(cell, seed, I=2, J=3, K=2, scale=0.7):
-    def shape(name):
-        if name.startswith("W"):
-            return (J, I)
-        if name.startswith("V"):
-            return (J, J)
-        return {"U_y": (K, J), "b_y": (K,)}.get(name, (J,))
-
-    kind = CELLS[cell]
-    return kind(**{f.name: scale * draw(seed * 100 + k, *shape(f.name)) for k, f in enumerate(fields(kind))})
+    shapes = {}
+    for block in CELLS[cell]:
+        shapes |= {f"W_{block}": (J, I), f"V_{'h' if block == 'x' else block}": (J, J), f"b_{block}": (J,)}
+    shapes |= {"U_y": (K, J), "b_y": (K,)}
+    return recursions.Parameters(
+        **{name: scale * draw(seed * 100 + k, *shape) for k, (name, shape) in enumerate(shapes.items())}
+    )
 
 
 def network(seed, head, I=2, J=3, K=3, B=5, scale=1.0):
@@ -46,13 +38,13 @@ def tensors(p):
 
 def leaves(p):
     """The same parameters as leaves of a graph."""
-    return replace(p, **{name: value.clone().requires_grad_() for name, value in tensors(p).items()})
+    return type(p)(**vars(p) | {name: value.clone().requires_grad_() for name, value in tensors(p).items()})
 
 
 def moved(p, seed, scale):
     """Parameters nearby."""
     near = {name: t + scale * draw(seed + k, *t.shape) for k, (name, t) in enumerate(tensors(p).items())}
-    return replace(p, **near)
+    return type(p)(**vars(p) | near)
 
 
 def autograd(loss, p):

@@ -18,6 +18,9 @@ RESULTS = (
 )
 
 
+HERE = "tests/nem/theory"
+
+
 def rows():
     """Cells of the table of results: result, code, test, figure."""
     lines = [line for line in THEORY.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
@@ -28,9 +31,11 @@ def quoted(text):
     return re.findall(r"`([^`]+)`", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
 
 
-def functions(path):
-    """Names of the functions of a Python file."""
-    return {node.name for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.FunctionDef)}
+def is_test(name):
+    """Whether a page's ``file::test``, ``test_file.py::test`` or ``test`` (of expected noise) exists."""
+    file, _, test = name.partition("::") if "::" in name else ("test_expected.py", "", name)
+    tree = ast.parse((ROOT / (file if "/" in file else f"{HERE}/{file}")).read_text("utf-8"))
+    return test in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
 
 
 def resolve(dotted):
@@ -42,22 +47,16 @@ def resolve(dotted):
         return getattr(importlib.import_module(module), name)
 
 
-@pytest.mark.parametrize("row", rows(), ids=lambda row: row[0])
-def test_each_result_names_code_tests_and_figures_that_exist(row):
-    _, code, tests, figures = map(quoted, row)
-    assert code
-    assert all(callable(resolve(name)) for name in code)
-    assert tests
-    for name in tests:
-        file, _, test = name.partition("::")
-        assert test in functions(ROOT / file), name
-    houses = [ROOT / "pipeline" / name for name in ("evaluation", "tasks")]
+def test_each_result_of_the_paper_has_a_section_and_a_row_that_names_code_tests_and_figures():
+    text, houses = THEORY.read_text("utf-8"), [ROOT / "pipeline" / name for name in ("evaluation", "tasks")]
     sources = "".join(path.read_text("utf-8") for house in houses for path in house.glob("*.py"))
-    assert all(f'"{name}' in sources for name in figures), "nothing draws it"
-
-
-def test_every_result_of_the_paper_has_a_row_and_a_section():
-    text = THEORY.read_text("utf-8")
+    for result, *named in rows():
+        code, tests, figures = map(quoted, named)
+        assert all(callable(resolve(name)) for name in code), result
+        assert all("::" in name and is_test(name) for name in tests), result
+        assert code, result
+        assert tests, result
+        assert all(f'"{name}' in sources for name in figures), "nothing draws it"
     for result in RESULTS:
         assert any(re.match(rf"{re.escape(result)}\b", row[0]) for row in rows()), result
         assert re.search(rf"^## {re.escape(result.partition('.')[0])}$", text, re.MULTILINE), result
@@ -65,17 +64,12 @@ def test_every_result_of_the_paper_has_a_row_and_a_section():
 
 @pytest.mark.parametrize("page", [THEORY, ERRATA], ids=lambda page: page.name)
 def test_every_name_and_link_on_the_page_leads_somewhere(page):
-    text, here, checked = page.read_text("utf-8"), "tests/nem/theory", 0
-    for name in quoted(text):
-        file, _, test = name.partition("::") if "::" in name else (f"{here}/test_expected.py", "", name)
-        if test.startswith("test_"):
-            assert test in functions(ROOT / (file if "/" in file else f"{here}/{file}")), name
-        elif name.startswith(("nem.", "pipeline.")):
-            resolve(name)
-        else:
-            continue
-        checked += 1
-    assert checked > 20
+    text = page.read_text("utf-8")
+    tests = [name for name in quoted(text) if name.rpartition("::")[2].startswith("test_") and " " not in name]
+    assert all(is_test(name) for name in tests if not name.endswith(".py")), [n for n in tests if not is_test(n)]
+    code = [name for name in quoted(text) if name.startswith(("nem.", "pipeline."))]
+    assert all(resolve(name) is not None for name in code)
+    assert len(tests) + len(code) > 20
     for target in re.findall(r"\]\(([^)]+)\)", text):
         file, _, anchor = target.partition("#")
         titles = re.findall(r"^#+ (.+)$", (page.parent / file).read_text("utf-8"), re.MULTILINE)

@@ -16,7 +16,7 @@ from pipeline.evaluation.paper import COLUMNS
 from pipeline.fx import rates
 from tests.nem.theory.networks import draw, network, parameters
 
-TABLES = tasks.paper_tables()
+TABLES = [*tasks.of("video").tables, *tasks.of("fx").tables]
 BASE = {table.number: table.baseline for table in TABLES}
 BLIND = {table.number: dict(zip(COLUMNS, table.blind, strict=True)) for table in TABLES}
 NEM = {table.number: dict(zip(COLUMNS, table.nem, strict=True)) for table in TABLES}

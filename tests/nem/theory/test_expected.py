@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nem import theory
+from nem.theory import regions
 from tests.nem.theory.networks import draw, targets
 
 SEEDS = st.integers(0, 10**6)
@@ -24,7 +25,7 @@ def laws(K):
     def half(normal):
         return theory.expected_halfspace_noise(normal, SIGMA), 0.5
 
-    ball = theory.expected_ball_noise(r, SIGMA), theory.ball_acceptance(r, SIGMA)
+    ball = theory.expected_ball_noise(r, SIGMA), regions.regressor_additive_region(r, 0 * r).acceptance(0 * r, SIGMA)
     return {
         "classifier, additive": (0, lambda n: theory.classifier_additive_gain(n, a), *half(a.log())),
         "classifier, multiplicative": (1, lambda n: theory.classifier_multiplicative_gain(n, y, a), *half(y * a.log())),
@@ -61,12 +62,9 @@ def test_expected_noise_has_the_sign_and_limits_of_its_formula(seed, K, sigma):
     far = theory.expected_ball_noise(r * 1e5 * sigma, sigma)
     torch.testing.assert_close(far, -half, rtol=1e-3, atol=1e-6 * sigma)
     for nothing in (theory.expected_ball_noise(zero, sigma), theory.expected_halfspace_noise(zero, sigma),
-                    theory.expected_ball_noise(r, 0.0), theory.ball_acceptance(zero, sigma)):  # fmt: skip
+                    theory.expected_ball_noise(r, 0.0)):  # fmt: skip
         assert (nothing == 0).all()
-    assert (theory.ball_acceptance(r, 0.0) == 1).all()
-    one = theory.ball_acceptance(r[:, :1], sigma)
-    torch.testing.assert_close(one, torch.special.ndtr(2 * r[:, 0].abs() / sigma) - 0.5)
-    for function in (theory.expected_ball_noise, theory.expected_halfspace_noise, theory.ball_acceptance):
+    for function in (theory.expected_ball_noise, theory.expected_halfspace_noise):
         with pytest.raises(ValueError, match="expected sigma"):
             function(r, -sigma)
 

@@ -7,14 +7,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import integrate
-from scipy.stats import norm
+from scipy.stats import ncx2, norm
 
 from nem import theory
 from nem.theory import regions
 from tests.nem.theory.networks import draw
 
-A_CLASS, Y_CLASS = torch.tensor([0.6, 0.3, 0.1]).double(), torch.tensor([1.0, 0.0, 0.0]).double()
-A_REAL, Y_REAL = torch.tensor([1.0, 2.0, 1.0]).double(), torch.tensor([2.0, 3.0, 2.0]).double()
+A_CLASS, Y_CLASS, A_REAL, Y_REAL = torch.tensor([[0.6, 0.3, 0.1], [1, 0, 0], [1, 2, 1], [2, 3, 2]], dtype=torch.float64)
 EXAMPLES = {
     "figure 1a": (regions.classifier_additive_region(A_CLASS), 0,
                   lambda n: theory.classifier_additive_gain(n, A_CLASS)),
@@ -58,7 +57,8 @@ def test_the_shapes_of_the_figures():
 def test_imhof_agrees_with_the_noncentral_chi_square(seed, K, sigma):
     residual = draw(seed, K)
     region = regions.regressor_additive_region(residual, torch.zeros(K).double())
-    closed = theory.ball_acceptance(residual, sigma).item()
+    at = (residual.norm() / sigma).square().item()
+    closed = ncx2.cdf(at, K, at)
     assert region.acceptance(torch.zeros(K).double(), sigma) == pytest.approx(closed, abs=1e-6)
     assert closed < 0.5 + 1e-12
 

@@ -1,7 +1,5 @@
 """Importance-sampled Q and Q_N (63)-(70) against the enumeration."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -55,13 +53,12 @@ def test_error_falls_with_the_root_of_the_number_of_samples(cell, noise):
 @pytest.mark.parametrize("cell", CELLS)
 @given(seed=SEEDS)
 def test_enumerated_states_weighted_by_their_prior_are_exact(cell, seed):
-    """With all states as samples and the prior in the weights, (68) and the sum below (64) are no estimates at all."""
+    """With all states as samples and the prior in the weights, (68) is no estimate at all."""
     logit, likelihood, joint = slice_of(cell, seed)
     z = every_state(logit)
     weight = likelihood(z) + gem.log_prior(z, logit)
     actual = montecarlo.surrogate(weight, z, logit, likelihood(z))
     torch.testing.assert_close(actual, gem.surrogate(joint, joint))
-    torch.testing.assert_close(montecarlo.log_evidence(weight) + math.log(len(z)), gem.log_evidence(joint))
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -84,7 +81,6 @@ def test_extreme_likelihoods_stay_finite():
     likelihood = torch.tensor([[-1e5, 3e4], [-1e5 - 1, -1e6]], dtype=torch.float64)
     logit, z = torch.tensor([[300.0], [-300.0]]).double(), torch.tensor([[[1.0], [1.0]], [[0.0], [0.0]]]).double()
     assert montecarlo.surrogate(likelihood, z, logit, likelihood).isfinite().all()
-    assert montecarlo.log_evidence(likelihood).isfinite().all()
     torch.testing.assert_close(montecarlo.log_weights(likelihood).exp().sum(0), torch.ones(2).double())
 
 

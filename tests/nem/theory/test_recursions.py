@@ -1,6 +1,5 @@
 """Appendices B.2 and C.2: the forward recursions against autograd, and each misprint against both."""
 
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -179,7 +178,7 @@ def test_initial_conditions_that_lack_the_kronecker_delta(cell, parameter):
     p, x, _ = problem(cell, 5, T=2 if parameter[0] == "V" else 1, B=1)
 
     def last(theta):
-        return recursions.forward(x, replace(p, **{parameter: theta}))[-1]["a_h"][0]
+        return recursions.forward(x, type(p)(**vars(p) | {parameter: theta}))[-1]["a_h"][0]
 
     actual = torch.autograd.functional.jacobian(last, getattr(p, parameter))
     steps = [{name: value[0] for name, value in q.items()} for q in recursions.forward(x, p)]

@@ -1,13 +1,18 @@
-"""People's own sequences, in a table or a folder, become one form to the byte, or an error that says what to do."""
+"""Sequences of features, people's own or UCF-101's, become one form to the byte, or an error that says what to do."""
+
+import hashlib
+import io
+from itertools import product
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from scipy.io import savemat
 
-from pipeline.common import paths, records
+from pipeline.common import download, paths, records
 from pipeline.video import layout
-from pipeline.video.acquire import features
+from pipeline.video.acquire import features, ucf101
 from pipeline.video.layout import LayoutError
 
 VIDEOS = [("run", "1", "a"), ("run", "2", "b.x"), ("jump", "1", "c"), ("jump", "10", "d")]
@@ -45,13 +50,11 @@ def test_a_table_is_sorted_and_listed(run, tmp_path):
     record = run("features", features_path=str(write(tmp_path / "mine.parquet", columns(data))))
     table = records.read_table(layout.SEQUENCES, features.schema(3))
     assert table.schema.remove_metadata() == features.schema(3)
-    expected = columns({names: data[names] for names in sorted(data)})
-    for name, values in expected.items():
+    for name, values in columns({names: data[names] for names in sorted(data)}).items():
         assert np.array_equal(table[name].to_pylist(), values), name
     assert table["timestamp_s"].null_count == 14
     videos = layout.load(layout.INDEX)
     assert [(v.video_id, v.class_name, v.group) for v in videos] == [("/".join(k), *k[:2]) for k in sorted(data)]
-    assert not layout.CLIPS.exists()
     assert (record["features"], record["frames"], record["dimensions"]) == ("mine.parquet", 14, 3)
     assert record["classes"]["run"] == {"clips": 2, "groups": 2}
 
@@ -63,17 +66,18 @@ def test_all_forms_of_the_same_numbers_give_the_same_bytes(run, tmp_path, monkey
     kind = pa.from_numpy_dtype(dtype)
     rows = columns({names: values.astype(dtype) for names, values in data.items()})
     rows["frame"] = [frame // 2 for frame in rows["frame"]]
-    shuffled = np.random.default_rng(block).permutation(14).tolist()
+    order = np.random.default_rng(block).permutation(14).tolist()
+    shuffled = {name: [column[k] for k in order] for name, column in rows.items()}
+    numbered = rows | {"group": [int(group) for group in rows["group"]]}
+    elsewhere = rows | {"video": [f"some/folder/{name}.AVI" for name in rows["video"]]}
+    words = {"class": pa.dictionary(pa.int8(), pa.string()), "group": pa.int16()}
     sources = [
         write(tmp_path / "a", rows, feature=pa.list_(kind, 5)),
-        write(tmp_path / "b", {name: [column[k] for k in shuffled] for name, column in rows.items()},
-              feature=pa.large_list(kind), frame=pa.uint16()),
-        write(tmp_path / "c", rows | {"group": [int(group) for group in rows["group"]]}, feature=pa.list_(kind),
-              **{"class": pa.dictionary(pa.int8(), pa.string()), "group": pa.int16()}),
-        write(tmp_path / "d", rows | {"video": [f"some/folder/{name}.AVI" for name in rows["video"]]},
-              feature=pa.list_(kind)),
+        write(tmp_path / "b", shuffled, feature=pa.large_list(kind), frame=pa.uint16()),
+        write(tmp_path / "c", numbered, feature=pa.list_(kind), **words),
+        write(tmp_path / "d", elsewhere, feature=pa.list_(kind)),
         arrays(tmp_path / "e", {names: np.asfortranarray(values.astype(dtype)) for names, values in data.items()}),
-    ]  # fmt: skip
+    ]
     for source in sources:
         run("features", features_path=str(source))
         contents.add((layout.SEQUENCES.read_bytes(), layout.INDEX.read_bytes()))
@@ -125,19 +129,18 @@ def feature(value, kind, *, everywhere=False):
 
 
 def array(content):
-    """A folder with another file."""
+    """A folder with another array."""
+    return lambda path: arrays(path, sequences() | {VIDEOS[1]: np.array(content)})
+
+
+def damaged(content):
+    """A folder with a file that is no array."""
 
     def put(path):
-        file = arrays(path, sequences()) / "run" / "2" / "b.x.npy"
-        file.write_bytes(content) if isinstance(content, bytes) else np.save(file, content)
+        (arrays(path, sequences()) / "run" / "2" / "b.x.npy").write_bytes(content)
         return path
 
     return put
-
-
-def cut(path):
-    write(path, columns(sequences())).write_bytes(path.read_bytes()[:-9])
-    return path
 
 
 @pytest.mark.hostile
@@ -163,14 +166,11 @@ def cut(path):
         (feature([1.0, None, 2], pa.list_(pa.float32())), "missing numbers"),
         (feature([1.0, 2, np.nan], pa.list_(pa.float32(), 3)), "finite numbers.*run/2/b.x"),
         (feature([1.0, 2, 1e39], pa.list_(pa.float64(), 3)), "finite numbers.*run/2/b.x"),
-        (array(np.zeros((2, 4), np.float32)), "expected 3 numbers per frame.*found 4"),
-        (array(np.zeros(3)), r"shape \(frames, D\)"),
-        (array(np.zeros((0, 3))), r"shape \(frames, D\)"),
-        (array(np.array([["a", "b", "c"]])), r"shape \(frames, D\)"),
-        (array(np.array([[None] * 3])), "expected an array"),
-        (array(b"\x93NUMPY damaged"), "expected an array"),
-        (array(b""), "expected an array"),
-        (cut, r"sound parquet file.*mine, found: Parquet magic"),
+        (array([[0.0] * 4]), "expected 3 numbers per frame.*found 4"),
+        *((array(content), r"shape \(frames, D\)") for content in ([0.0] * 3, np.zeros((0, 3)), [["a", "b", "c"]])),
+        (array([[None] * 3]), "expected an array"),
+        *((damaged(content), "expected an array") for content in (b"\x93NUMPY damaged", b"")),
+        (lambda path: path.write_bytes(b"PAR1 cut off") and path, r"sound parquet file.*mine, found: Parquet magic"),
     ],
 )
 def test_what_is_of_another_kind_is_refused(run, tmp_path, make, message):
@@ -181,3 +181,91 @@ def test_what_is_of_another_kind_is_refused(run, tmp_path, make, message):
         run("features", features_path=str(tmp_path / "none"))
     with pytest.raises(FileNotFoundError, match=r"video\.acquire\.features_path"):
         run("features")
+
+
+PAIRS = [("Archery", 1), ("Archery", 2), ("Biking", 1), ("Biking", 12)]
+
+
+def blob(content):
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+@pytest.fixture
+def origin(server, monkeypatch):
+    """A server with four videos, one of them in float64 as the first of the real ones; their table; their numbers."""
+    random, rows, values = np.random.default_rng(1), [], []
+    for number, (class_name, group) in enumerate(PAIRS):
+        values.append(random.normal(size=(25, 6)).astype(np.float64 if number == 0 else np.float32))
+        savemat(file := io.BytesIO(), {"Feature": values[-1]})
+        row = {"id": f"v_{number:06d}", "class": class_name, "group": str(group), "clip": "3"}
+        rows.append(row | {"git_blob": blob(file.getvalue())})
+        server.files[f"/{row['id']}.mat"] = file.getvalue()
+    monkeypatch.setattr(ucf101, "table", lambda: rows)
+    monkeypatch.setattr(ucf101, "BASE", server.base)
+    return server, values
+
+
+def test_origin_and_mirror_give_the_same_bytes(run, origin, tmp_path, monkeypatch):
+    server, values = origin
+    server.cut = [500, 700]
+    first = run("ucf101"), layout.SEQUENCES.read_bytes(), layout.INDEX.read_bytes()
+    assert len(server.seen) == 6
+    assert sum(wanted is not None for wanted in server.seen) == 2  # two connections were cut, and resumed
+    rows = [(class_name, group) for class_name, group in PAIRS for _ in range(13)]
+    columns = {
+        "class": pa.array([class_name for class_name, _ in rows]).dictionary_encode(),
+        "group": [group for _, group in rows],
+        "video": [f"v_{class_name}_g{group:02d}_c03" for class_name, group in rows],
+        "frame": [*range(0, 25, 2)] * 4,
+        "feature": records.lists(np.concatenate([x.astype(np.float32)[::2] for x in values]).astype(np.float16)),
+    }
+    file = tmp_path / "mirror" / ucf101.MIRROR
+    records.write_table(file, pa.table(columns))
+    monkeypatch.setattr(ucf101, "SHA256", records.sha256_of(file))
+    monkeypatch.setenv("NEM_MIRROR", str(tmp_path / "mirror"))
+    assert (run("ucf101"), layout.SEQUENCES.read_bytes(), layout.INDEX.read_bytes()) == first
+    assert len(server.seen) == 6
+    assert [video.video_id for video in layout.load(layout.INDEX)][-1] == "Biking/12/v_Biking_g12_c03"
+    file.write_bytes(file.read_bytes() + b"!")
+    with pytest.raises(LayoutError, match=r"expected SHA-256 .*vgg16_relu6\.parquet in the mirror, found"):
+        run("ucf101")
+    assert first[0]["classes"] == {"Archery": {"clips": 2, "groups": 2}, "Biking": {"clips": 2, "groups": 2}}
+
+
+def test_a_wrong_byte_is_refused_and_the_rest_is_kept(run, origin):
+    server, _ = origin
+    sound = server.files["/v_000002.mat"]
+    server.files["/v_000002.mat"] = sound[:-1] + bytes([sound[-1] ^ 1])
+    with pytest.raises(download.DownloadError, match=rf"expected git blob {blob(sound)} for .*v_000002\.mat, found"):
+        run("ucf101")
+    assert not paths.raw("video").exists()
+    server.files["/v_000002.mat"] = sound
+    for _ in range(2):
+        run("ucf101")
+        assert len(server.seen) <= 5 + 1  # only what did not come before the error
+
+
+def test_the_table_has_the_facts():
+    rows = ucf101.table()
+    classes = {row["class"] for row in rows}
+    assert [row["id"] for row in rows] == [f"v_{number:06d}" for number in range(1, 1509)]
+    assert len(classes) == 11
+    assert {(row["class"], int(row["group"])) for row in rows} == set(product(classes, range(1, 26)))
+    assert len({row["git_blob"] for row in rows if len(row["git_blob"]) == 40}) == 1508
+
+
+@pytest.mark.realdata
+def test_the_origins_files_become_the_mirrors_rows(mirror, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    files = {file.stem: file for file in (mirror / "ucf101" / "vgg16_relu6").glob("*.mat")}
+    rows = [row for row in ucf101.table() if row["id"] in files]
+    assert len(rows) == 4  # the fifth is of a class that is not among the eleven
+    assert all(ucf101.git_blob_of(files[row["id"]]) == row["git_blob"] for row in rows)
+    keys, vectors = features.gather(ucf101._tracks([(row, files[row["id"]]) for row in rows]))
+    table = pq.read_table(mirror / ucf101.MIRROR)
+    for number, row in enumerate(rows):
+        part = table.filter(pa.compute.equal(table["video"].cast(pa.string()), keys["video"][13 * number]))
+        assert set(part["blob"].to_pylist()) == {row["git_blob"]}
+        assert part["frame"].to_pylist() == keys["frame"][13 * number : 13 * number + 13].to_pylist()
+        feature = part["feature"].combine_chunks().flatten().to_numpy().reshape(13, 4096)
+        assert np.array_equal(feature.astype(np.float32), vectors[13 * number : 13 * number + 13])

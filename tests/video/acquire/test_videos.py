@@ -1,16 +1,20 @@
-"""People's own videos in the layouts that are understood; what looks wrong is said before any work."""
+"""Videos in the layouts that are understood, and drawn ones; what looks wrong is said before any work."""
 
+import itertools
 import json
 
+import numpy as np
 import pytest
 
-from pipeline.common import records
+from pipeline.common import paths, records
 from pipeline.video import layout
+from pipeline.video.acquire import synthetic, ucf11
+from pipeline.video.acquire.synthetic import Clip
+from pipeline.video.frames import codec
 from pipeline.video.layout import LayoutError
 
 UCF = ["a/v_g01_c01.mp4", "a/v_g02_c01.mp4", "b/v_g01_c01.mp4", "b/v_g01_c02.mp4"]
 NAMED = ["run/anna-1.mp4", "run/ben-1.mp4", "jump/anna-1.mp4", "jump/anna-2.mp4"]
-HEAD = b"path,class,group\n"
 
 
 @pytest.fixture
@@ -33,13 +37,10 @@ def listed():
 def test_both_layouts(mine):
     record = mine("run/anna/one.mp4", "run/ben/two.MOV", "jump/v_Jump_g03_c01.avi", "jump/x_12_4.mp4", "run/notes.txt",
                   "run/.hidden_1.mp4", "jump/x_12_5.mp4")  # fmt: skip
-    assert listed() == [
-        ("jump/v_Jump_g03_c01.avi", "jump", "03"),
-        ("jump/x_12_4.mp4", "jump", "12"),
-        ("jump/x_12_5.mp4", "jump", "12"),
-        ("run/anna/one.mp4", "run", "anna"),
-        ("run/ben/two.MOV", "run", "ben"),
-    ]
+    paths, classes, groups = zip(*listed(), strict=True)
+    wanted = "jump/v_Jump_g03_c01.avi jump/x_12_4.mp4 jump/x_12_5.mp4 run/anna/one.mp4 run/ben/two.MOV"
+    assert (paths, groups) == (tuple(wanted.split()), ("03", "12", "12", "anna", "ben"))
+    assert classes == tuple(path.split("/")[0] for path in paths)
     assert all((layout.CLIPS / path).read_text() == path for path, *_ in listed())
     assert (record["files_ignored"], record["warnings"], record["folder"]) == (2, [], "mine")
     assert record["classes"] == {"jump": {"clips": 3, "groups": 2}, "run": {"clips": 2, "groups": 2}}
@@ -113,19 +114,12 @@ def test_links_are_followed_and_broken_ones_counted(mine, tmp_path):
     assert ("c/g5/x.mp4", "c", "g5") in listed()
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (HEAD + b"../../x.mpg,a,1\n", "out of the folder"),
-        (HEAD + b"a/b.mpg,a,1\n\xff", r"index\.csv"),
-        (HEAD + b'a/b.mpg,a,1\n"' + b"y" * 200_000, r"index\.csv"),
-        (b"path,class\na/b.mpg,a\n", "other columns than path"),
-    ],
-)
-def test_a_damaged_list_is_named(tmp_path, content, message):
-    (tmp_path / "index.csv").write_bytes(content)
-    with pytest.raises(LayoutError, match=message):
-        layout.load(tmp_path / "index.csv")
+def test_a_damaged_list_is_named(tmp_path):
+    content = {b"path,class,group\n../../x.mpg,a,1\n": "out of the folder", b"path,class\na/b.mpg,a\n": "other columns"}
+    for text, message in content.items():
+        (tmp_path / "index.csv").write_bytes(text)
+        with pytest.raises(LayoutError, match=message):
+            layout.load(tmp_path / "index.csv")
 
 
 @pytest.mark.realdata
@@ -135,3 +129,34 @@ def test_the_cases_that_people_have(run, mirror):
         with pytest.raises(LayoutError, match=message):
             run("folder", folder=str(cases / name))
     assert "group of its own" in json.dumps(run("folder", folder=str(cases / "hmdb_names"))["warnings"])
+
+
+def first(class_name, group, clip, count=40, seed=1):
+    look = synthetic.Look(seed, class_name, group)
+    return np.stack(list(itertools.islice(synthetic.frames(Clip(seed, class_name, group, clip), look), count)))
+
+
+@pytest.mark.parametrize("class_name", list(ucf11.CLASSES))
+def test_every_sport_moves_and_its_groups_differ(class_name):
+    frames = first(class_name, 3, 1)
+    moved = (np.abs(frames[0].astype(int) - frames[20].astype(int)).max(-1) > 30).mean()
+    assert 0.001 < moved < 0.9
+    assert not np.array_equal(frames[:10], first(class_name, 3, 1, 10, seed=2))
+    colours = [first(class_name, group, 1, 10).mean((0, 1, 2)) for group in range(1, 5)]
+    within = np.abs(colours[0] - first(class_name, 1, 2, 10).mean((0, 1, 2))).max()
+    assert within < 0.5 * np.abs(np.diff(colours, axis=0)).max()
+
+
+def test_videos_are_drawn_again_to_the_byte(run, monkeypatch):
+    monkeypatch.setattr(synthetic, "SHORTEST", 0.2)
+    monkeypatch.setattr(synthetic, "LONGEST", 0.5)
+    contents = []
+    for _ in range(2):
+        run("synthetic", 3, synthetic_groups=2, synthetic_clips=1)
+        videos = layout.load(layout.INDEX)
+        contents.append([(layout.CLIPS / video.path).read_bytes() for video in videos])
+    assert contents[0] == contents[1]
+    assert len({(video.class_name, video.group) for video in videos}) == len(set(contents[0])) == 22
+    assert {video.class_name for video in videos} == set(ucf11.CLASSES)
+    assert not list(paths.CHECKPOINTS.iterdir())
+    assert {codec.scan(layout.CLIPS / video.path).codec for video in videos} == {"mpg1"}
