@@ -205,9 +205,9 @@ class _Runs:
         for start in range(0, len(metrics), BATCH):  # one call per value would take minutes
             self.client.log_batch(run_id, metrics=metrics[start : start + BATCH])
         try:
-            self.client.log_inputs(run_id, data)
+            self.client.log_inputs(run_id, list(data))
         except MlflowException:  # another project entered the same data just now: the second time they are found
-            self.client.log_inputs(run_id, data)
+            self.client.log_inputs(run_id, list(data))
         self.client.set_terminated(run_id, "FAILED" if failed else "FINISHED")
         # Last of all: a run that has the mark is never touched again.
         self.client.set_tag(run_id, COMPLETE, "true")
