@@ -56,6 +56,9 @@ def test_what_is_kept_is_not_trained_again_and_a_changed_rule_of_evaluation_chan
     assert (rows.frame(rows.collect(entries, "test")).calibration_error[~first.failed] == 7).all()
 
 
+PICTURES = ("map_fx", "map_video", "against_noiseless", "theory", "groups_video", "classes_video")
+
+
 def results():
     """Return what the quick study left, by file name."""
     return {file.name: file.read_bytes() for file in (stage.FOLDER / "quick").iterdir()}
@@ -91,16 +94,16 @@ def test_the_quick_study_is_whole(prepared):
     assert table.verdict.str.startswith(kinds).all()
     assert table.condition_of_verdict[:-1].str.contains("GENERATED").all(), "results must say what their data are"
     pictures = {name for name in written if name.endswith(".png")}
-    assert pictures == {f"study_{n}.png" for n in ("map_fx", "map_video", "against_noiseless", "theory")}
+    assert pictures == {f"study_{n}.png" for n in PICTURES}
     page = written["study.html"].decode()
-    assert page.count("data:image/png") == 4
+    assert page.count("data:image/png") == len(PICTURES)
     assert "GENERATED" in page
     compared = pd.read_csv(stage.FOLDER / "quick" / "comparisons.csv")
     references = {"none", "blind", "matched", "expected-nem", grid.SAME_RATE, "base", "rescaled"}
     assert set(compared.reference) == references
     same = compared[(compared.reference == "none") & (compared.purpose == "slow")]
     assert set(same.condition) == set(grid.EVERY[1:])
-    assert (same.learning_rate == same.task.map({"fx": 0.01, "video": 0.02})).all()
+    assert (same.learning_rate == same.task.map({"fx": 0.01, "video": 0.01})).all()
 
 
 def test_without_data_the_message_says_what_to_do(project, quick, capsys):
