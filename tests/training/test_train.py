@@ -265,10 +265,10 @@ def test_few_groups_are_the_first_of_each_class_for_as_many_steps(project):
     one, other = (train.dataset(small.work(Path("grouped"), validation="apart", groups=k)) for k in (1, 2))
     assert len(whole.train) == len(one.train) == len(other.train)
     assert torch.equal(one.test.index, whole.test.index)
-    seen = [
-        {(k, row % 1000 % 12) for k, row in zip(d.train.targets.argmax(1).tolist(), d.train.rows.tolist(), strict=True)}
-        for d in (whole, one, other)
-    ]
+    seen = []
+    for data in (whole, one, other):
+        rows = zip(data.train.targets.argmax(1).tolist(), data.train.rows.tolist(), strict=True)
+        seen.append({(k, row % 1000 % 12) for k, row in rows})
     for count, groups in ((1, seen[1]), (2, seen[2])):
         of_class = {k: sorted(g for c, g in seen[0] if c == k)[:count] for k, _ in seen[0]}
         assert groups == {(k, g) for k, several in of_class.items() for g in several}
