@@ -307,7 +307,7 @@ def _noise(*columns: float) -> NoiseTable:
 class Train(Section):
     """How each task is trained."""
 
-    # Chosen by `make tune` on validation days of the paper's series; the whole search: docs/tuning.md.
+    # Chosen by `make tune` on validation days of the paper's series; the whole search: docs/tuning_fx.md.
     fx: TaskNetwork = TaskNetwork(
         optimiser="adam",
         learning_rate=0.003,

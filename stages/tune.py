@@ -1,6 +1,6 @@
 """Choose a task's hyperparameters on validation sequences; write the tables and print what to put into a profile.
 
-Not a stage of the default pipeline: its result is committed as facts in ``profiles/`` and ``docs/tuning.md``.
+Not a stage of the default pipeline: its result is committed as facts in ``profiles/`` and ``docs/tuning_TASK.md``.
 """
 
 import io
@@ -10,9 +10,6 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from pipeline.common import command, kept, paths, records, sequences
-
-DESTINATION = Path("docs/tuning.md")
-
 
 ARGUMENTS = {
     "task": {"nargs": "?", "default": "fx"},
@@ -56,7 +53,7 @@ def main(task: str, split: str | None) -> None:
         "Chosen by the NEM condition's own validation loss; blind noise gets the same strength.\n\n"
         f"{markdown(choice.noisy.sort_values(['cell', 'condition', 'validation_loss']))}\n"
     )
-    records.write_text(DESTINATION, text)
+    records.write_text(Path(f"docs/tuning_{task}.md"), text)
     kept.forget(tune.KEEP)
     kept.forget("tune-data")
     print(stream.getvalue())
