@@ -90,7 +90,7 @@ format: setup ## Format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-docs: setup ## Draw the README's figures from the present results
+docs: setup ## Put the present results into README.md and docs/study.md
 	@$(BIN)/python -m tools.readme
 
 check-repro: setup ## Run the pipeline twice and compare every byte (QUICK=1: a small form)
