@@ -98,11 +98,8 @@ def quick(params: Params) -> Params:
     study, tasks = params.study, {}
     for name, task in study.tasks.items():
         network = task.network.model_copy(update={"hidden": 4, "epochs": 4, "max_epochs": 6})
-        fewer = {
-            "groups": task.groups[:1],
-            "rates": {"sgd": [task.rates["sgd"][0], task.rates["sgd"][-1]]},
-            "noiseless": {"adam": [0.01]},
-        }
+        ends = {"sgd": [task.rates["sgd"][0], task.rates["sgd"][-1]]}
+        fewer = {"groups": task.groups[:1], "rates": ends, "noiseless": {"adam": [0.01]}}
         tasks[name] = task.model_copy(update={"network": network, "stride": 4 * task.stride, **fewer})
     twice = study.repetitions.model_copy(update={"map": 2, "final": 2, "check": 2})
     smaller = {"repetitions": twice, "sigmas": study.sigmas[:1], "decays": study.decays[:1], "tasks": tasks}

@@ -45,9 +45,8 @@ def sections(
     found["NEM noise and its closed-form mean"] = pd.DataFrame(ratios, columns=heads)
     if len(saturated):
         text = saturated.test_accuracy.map("{:.1f}".format) + " (" + saturated.test_loss.map("{:.3f}".format) + ")"
-        wide = saturated.assign(text=text).pivot_table(
-            "text", ["task", "model", "condition"], "training", "first", sort=False
-        )
+        named = saturated.assign(text=text)
+        wide = named.pivot_table("text", ["task", "model", "condition"], "training", "first", sort=False)
         few = wide[[name for name in wide if name.startswith(grid.BY_GROUPS)]]
         found["Few groups to learn from: test accuracy [%] (cross entropy)"] = few.reset_index()
         orders = wide[[saturation.ALL, *(name for name in wide if name.startswith(grid.BY_ORDER))]].dropna()
@@ -83,7 +82,9 @@ def write(rows: pd.DataFrame, params: Params, folder: Path, results: Path) -> No
         write_frame(saturated, folder / "saturation.csv")
         write_frame(kinds, folder / "confusion.csv")
     parts = sections(compared, verdicts, saturated, kinds)
-    records.write_text(folder / "summary.md", "\n\n".join(f"### {h}\n\n{markdown(t)}" for h, t in parts.items()) + "\n")
+    told = "\n".join(f"- {titles[task]}: {words}" for task, words in about.items())
+    text = "\n\n".join((told, *(f"### {heading}\n\n{markdown(part)}" for heading, part in parts.items())))
+    records.write_text(folder / "summary.md", f"{text}\n")
     tones = {claims.REPRODUCED: "better", claims.CONTRADICTED: "worse"}
     shown = verdicts.assign(tone=verdicts.verdict.map(tones).fillna(""), ours=verdicts.shown)
     page = report.render(

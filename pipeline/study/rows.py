@@ -86,9 +86,8 @@ def scores(
     counts = np.bincount(labels * K + probabilities.argmax(1), minlength=K * K)
     about = {"calibration_error": calibration_error(probabilities, labels), "confusion": counts.tolist()}
     if recordings:
-        _, first, which = np.unique(
-            [recordings[row] for row in data.test.rows.tolist()], return_index=True, return_inverse=True
-        )
+        own = [recordings[row] for row in data.test.rows.tolist()]
+        _, first, which = np.unique(own, return_index=True, return_inverse=True)
         sums = np.zeros((len(first), K))
         np.add.at(sums, which, probabilities)
         about["recording_accuracy"] = float((sums.argmax(1) == labels[first]).mean())

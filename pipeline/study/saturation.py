@@ -71,17 +71,11 @@ def baseline(entries: Sequence[Entry]) -> pa.Table:
         data = train.dataset(work)
         probabilities, labels = logistic(data), data.test.targets.argmax(1).numpy()
         known = np.clip(probabilities[np.arange(len(labels)), labels], 1e-12, None)
-        row = {"test_loss": float(-np.log(known).mean())}
-        row |= {"test_accuracy": float((probabilities.argmax(1) == labels).mean())}
-        about: dict[str, Any] = {
-            "purpose": purpose,
-            "task": task,
-            "split": work.split,
-            "head": data.head,
-            "cell": LOGISTIC,
-        }
-        about |= {"condition": "none", "repetition": 0, "failed": False}
-        table.append({**about, **row, **scores(probabilities, data, TASKS[task].recordings(folder))})
+        right = probabilities.argmax(1) == labels
+        row: dict[str, Any] = {"test_loss": float(-np.log(known).mean()), "test_accuracy": float(right.mean())}
+        row |= {"purpose": purpose, "task": task, "split": work.split, "head": data.head, "cell": LOGISTIC,
+                "condition": "none", "repetition": 0, "failed": False}  # fmt: skip
+        table.append({**row, **scores(probabilities, data, TASKS[task].recordings(folder))})
     return pa.Table.from_pylist(table, schema=ROWS)
 
 
