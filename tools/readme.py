@@ -93,7 +93,7 @@ def main() -> int:
     fill(README, results(), paths.FIGURES)
     files = sorted(SUMMARY.parent.glob("*.png"))
     pictures = [f"![{file.stem.replace('_', ' ')}](images/{file.name})" for file in files]
-    text = "\n\n".join([SUMMARY.read_text(encoding="utf-8"), *pictures]) if SUMMARY.is_file() else None
+    text = "\n\n".join([SUMMARY.read_text(encoding="utf-8").strip(), *pictures]) if SUMMARY.is_file() else None
     fill(STUDY, {"study": text} if text else {}, SUMMARY.parent)
     return 0
 

@@ -16,6 +16,7 @@ from pipeline.common import paths
 from pipeline.study import claims, grid, rows
 from pipeline.training import train
 from stages import study as stage
+from tools import readme
 
 
 def test_rows_say_what_was_trained_and_agree_with_the_repetition(prepared, quick):
@@ -112,3 +113,21 @@ def test_without_data_the_message_says_what_to_do(project, quick, capsys):
         grid.the_map(quick)
     assert stage.main(["judge"]) == 1
     assert "study: expected" in capsys.readouterr().err
+
+
+def test_the_page_gets_the_summary_and_its_pictures(project):
+    """Where there is no study, the page stays."""
+    before = "Rules\n<!-- study:start -->\nold\n<!-- study:end -->\nend\n"
+    readme.IMAGES.mkdir(parents=True)
+    for file in (readme.README, readme.STUDY):
+        file.write_text(before)
+    assert readme.main() == 0
+    assert readme.STUDY.read_text() == before
+    readme.SUMMARY.parent.mkdir(parents=True)
+    readme.SUMMARY.write_text("### Numbers\n")
+    readme.SUMMARY.with_name("study_map_fx.png").write_bytes(b"picture")
+    assert readme.main() == 0
+    shown = "### Numbers\n\n![study map fx](images/study_map_fx.png)"
+    assert readme.STUDY.read_text() == before.replace("old", shown)
+    assert (readme.IMAGES / "study_map_fx.png").read_bytes() == b"picture"
+    assert readme.README.read_text() == before
