@@ -69,7 +69,11 @@ tune: setup ## Choose hyperparameters on validation sequences (TASK=fx SPLIT=…
 	@$(BIN)/dvc repro $(if $(filter-out fx,$(TASK)),clips,windows)
 	@$(BIN)/python -m stages.tune $(or $(TASK),fx) $(if $(SPLIT),--split $(SPLIT))
 
-study: setup ## When does NEM noise help? Half an hour on 2 cores (QUICK=1: the path only, a minute)
+study: setup ## When does NEM noise help? PROFILE=real: the paper's rates, real videos, under an hour (QUICK=1: a minute)
+ifdef PROFILE
+	@$(BIN)/python -m pipeline.params compose $(PROFILE) $(if $(FORCE),--force)
+endif
+	@$(BIN)/python -m pipeline.params check
 ifdef QUICK
 	@NEM_EXECUTOR=serial $(BIN)/dvc repro study/dvc.yaml:quick
 else
@@ -86,7 +90,7 @@ format: setup ## Format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-docs: setup ## Draw the README's figures from the present results
+docs: setup ## Put the present results into README.md and docs/study.md
 	@$(BIN)/python -m tools.readme
 
 check-repro: setup ## Run the pipeline twice and compare every byte (QUICK=1: a small form)

@@ -292,7 +292,7 @@ def _noise(*columns: float) -> NoiseTable:
 class Train(Section):
     """How each task is trained."""
 
-    # Chosen by `make tune` on validation days of the paper's series; the whole search: docs/tuning.md.
+    # Chosen by `make tune` on validation days of the paper's series; the whole search: docs/tuning_fx.md.
     fx: TaskNetwork = TaskNetwork(
         optimiser="adam",
         learning_rate=0.003,
@@ -348,14 +348,16 @@ class StudyTask(Section):
         {"sgd": [0.03, 0.2, 0.5], "adam": [0.003, 0.005, 0.02, 0.03]}, description="more, for the noiseless network [1]"
     )
     central: StudyCentre = StudyCentre()
+    groups: list[Count] = Field([], description="for learning curves: train on so many groups of each class [groups]")
 
 
 STUDY_VIDEO = StudyTask(
     splits=["groups", "random"],
     stride=1,
-    network=Size(hidden=30, batch_size=32, epochs=30, max_epochs=45),
-    rates={"sgd": [0.02, 0.1, 0.5], "adam": [0.01]},
-    noiseless={"sgd": [0.05, 0.2, 1.0], "adam": [0.002, 0.005, 0.02, 0.05]},
+    network=Size(hidden=30, batch_size=64, epochs=25, max_epochs=30),
+    rates={"sgd": [0.01, 0.1, 0.5], "adam": [0.003]},
+    noiseless={"sgd": [0.03, 0.3, 1.0], "adam": [0.001, 0.01]},
+    groups=[1, 2],
 )
 
 
