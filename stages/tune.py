@@ -1,4 +1,4 @@
-"""Choose a task's hyperparameters on validation sequences; write ``docs/tuning_TASK.md`` and print the profile's part."""
+"""Choose hyperparameters of a task on validation sequences; write ``docs/tuning_TASK.md``, print the profile's part."""
 
 import io
 from pathlib import Path
