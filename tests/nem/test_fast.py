@@ -136,11 +136,11 @@ def test_what_is_served(monkeypatch):
     def layer(kind="nem", mode="additive", **options):
         return GateNoise((kind,), (mode,), **options)
 
-    for options in ({}, {"kind": "blind"}, {"kind": "matched"}, {"latent": "sampled"}):
+    for options in ({}, {"kind": "blind"}, {"kind": "reversed-nem"}, {"latent": "sampled"}):
         assert fast.serves(x, layer(**options))
     for options in (
-        {"kind": "expected-nem"}, {"granularity": "neuron"}, {"granularity": "time"}, {"injection": "backward"},
-        {"clamp": True}, {"mode": "multiplicative", "latent": "sampled"},
+        {"kind": "expected-reversed-nem"}, {"granularity": "neuron"}, {"granularity": "time"},
+        {"injection": "backward"}, {"clamp": True}, {"mode": "multiplicative", "latent": "sampled"},
     ):  # fmt: skip
         assert not fast.serves(x, layer(**options))
     monkeypatch.setattr(fast, "numba", None)

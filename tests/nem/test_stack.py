@@ -71,20 +71,27 @@ def test_conditions_are_sorted_with_gate_noise_first():
 
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("head", ["identity", "softmax"])
-@pytest.mark.parametrize("injection", ["forward", "backward"])
+@pytest.mark.parametrize(("injection", "delta"), [("forward", "loss"), ("backward", "loss"), ("forward", "literal")])
 @given(first=st.integers(-T, T - 1))
-def test_gradients_are_those_of_the_mean_noisy_error(cell, head, injection, first):
-    """Of all parameters, against autograd through the whole objective with the noise held fixed."""
+def test_gradients_are_those_of_the_mean_noisy_error(cell, head, injection, delta, first):
+    """Of all parameters, against autograd through the whole objective with the noise held fixed.
+
+    The literal delta of a softmax has the objective log Σ exp o - Σ (y + n) o.
+    """
     networks, batch, noise, draws = stack(cell, head, EVERY, first=first, injection=injection)
-    means = gradients(networks, batch, head, noise, draws, first)
+    means = gradients(networks, batch, head, noise, draws, first, output_delta=delta)
     leaf = networks.flat.clone().requires_grad_()
     W, V, U, b = networks.views(leaf).values()
     h = cells.forward(cell, cells.project(batch.x, W), V, noise=(noise.gates, draws.gates)).h[first % T :]
-    activation = activations(head, U @ h + b)
+    outputs = U @ h + b
+    activation = activations(head, outputs)
     with torch.no_grad():
         increment, _ = noise.output.increments(head, batch.target, activation, draws.output)
     loss = errors(head, batch.target + increment, activation)[..., :B].sum(0).mean(-1)
     torch.testing.assert_close(means["loss"], loss.detach())
+    if delta == "literal" and head == "softmax":
+        error = outputs.logsumexp(-2) - ((batch.target + increment) * outputs).sum(-2)
+        loss = error[..., :B].sum(0).mean(-1)
     loss.sum().backward()
     torch.testing.assert_close(networks.grad, leaf.grad, rtol=1e-9, atol=1e-11)
     assert means["output"].shape == loss.shape
@@ -97,8 +104,9 @@ def test_the_compiled_gradients_are_the_cells(cell, head, monkeypatch):
     results = []
     for numba in (fast.numba, None):
         monkeypatch.setattr(fast, "numba", numba)
-        networks, batch, noise, draws = stack(cell, head, dtype=torch.float32, first=1)
-        means = gradients(networks, batch, head, noise, draws, 1)
+        names = [*CONDITIONS, "reversed-nem-additive-both", "reversed-nem-multiplicative-both"]
+        networks, batch, noise, draws = stack(cell, head, names, dtype=torch.float32, first=1)
+        means = gradients(networks, batch, head, noise, draws, 1, output_delta="literal")
         results.append([networks.grad, *means.values(), networks.forward(batch.x)])
     for one, two in zip(*results, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)
