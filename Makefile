@@ -19,7 +19,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_ALLOW_PICKLE_DESERIALIZATION := false
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help setup repro study test test-all test-faults bench ui track lint format docs tune check-repro audit licences clean
+.PHONY: help setup repro study why test test-all test-faults bench ui track lint format docs tune check-repro audit licences clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -80,6 +80,9 @@ else
 	@$(BIN)/dvc repro study/dvc.yaml:judge
 	@echo "Verdicts and pictures: data/results/study.html; tables: data/study/tables"
 endif
+
+why: setup ## Why did the paper see what it saw? Trains what docs/why/rows.csv lacks (MINUTES=60, QUICK=1, LONG=1)
+	@$(BIN)/python -m stages.why $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
 
 lint: setup ## Check style and types
 	@$(BIN)/ruff check .

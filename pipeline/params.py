@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Validati
 
 from nem.cells import CellName as Cell
 from nem.conditions import CONDITIONS, Condition
-from nem.noise import Granularity, Injection, Latent
+from nem.noise import Granularity, Injection, Latent, OutputDelta
 from pipeline import sections
 from pipeline.common import command, paths, records
 from pipeline.sections import Line, ParamsError, PathText, Section, value_of
@@ -209,6 +209,7 @@ class Training(Section):
     latent: Latent = Field("mean-field", description="z of (81), (89): mean-field: g | sampled: Bernoulli(g)")
     granularity: Granularity = Field("slice", description="one NEM test per layer and slice | neuron | time: sequence")
     gate_clamp: bool = Field(False, description="clip noisy gates to [0, 1]")
+    output_delta: OutputDelta = Field("loss", description="noisy softmax: loss: its gradient | literal: a - (y + n)")
     first_target: Slices | None = Field(None, description="t0, first slice with a target [slices]; null: T, the last")
     device: Device = Field("auto", description="auto: CUDA where there is one | cpu | cuda")
     probe: Count = Field(1024, description="training data for the clean training loss [sequences]")
