@@ -19,7 +19,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_ALLOW_PICKLE_DESERIALIZATION := false
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help setup repro study test test-all test-faults bench ui track lint format docs tune check-repro audit licences clean
+.PHONY: help setup repro study why test test-all test-faults bench ui track lint format docs tune check-repro audit licences clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -69,13 +69,20 @@ tune: setup ## Choose hyperparameters on validation sequences (TASK=fx SPLIT=…
 	@$(BIN)/dvc repro $(if $(filter-out fx,$(TASK)),clips,windows)
 	@$(BIN)/python -m stages.tune $(or $(TASK),fx) $(if $(SPLIT),--split $(SPLIT))
 
-study: setup ## When does NEM noise help? Half an hour on 2 cores (QUICK=1: the path only, a minute)
+study: setup ## When does NEM noise help? PROFILE=real: the paper's rates, real videos, under an hour (QUICK=1: a minute)
+ifdef PROFILE
+	@$(BIN)/python -m pipeline.params compose $(PROFILE) $(if $(FORCE),--force)
+endif
+	@$(BIN)/python -m pipeline.params check
 ifdef QUICK
 	@NEM_EXECUTOR=serial $(BIN)/dvc repro study/dvc.yaml:quick
 else
 	@$(BIN)/dvc repro study/dvc.yaml:judge
 	@echo "Verdicts and pictures: data/results/study.html; tables: data/study/tables"
 endif
+
+why: setup ## Why did the paper see what it saw? Trains what docs/why/rows.csv lacks (MINUTES=60, QUICK=1, LONG=1)
+	@$(BIN)/python -m stages.why $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
 
 lint: setup ## Check style and types
 	@$(BIN)/ruff check .
@@ -86,7 +93,7 @@ format: setup ## Format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-docs: setup ## Draw the README's figures from the present results
+docs: setup ## Put the present results into README.md and docs/study.md
 	@$(BIN)/python -m tools.readme
 
 check-repro: setup ## Run the pipeline twice and compare every byte (QUICK=1: a small form)

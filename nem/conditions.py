@@ -1,11 +1,12 @@
-"""The 13 noise conditions of the paper's Tables 1-8, and the two families that go beyond them.
+"""The 13 noise conditions of the paper's Tables 1-8, and the families that go beyond them.
 
 A condition is a point on three axes:
 
 - ``kind``: ``none``; ``blind`` noise is injected whenever it is drawn; ``nem`` noise only where its log-likelihood
   gain is not negative (Theorems 2-5, Algorithm 1). Beyond the paper: ``matched`` is blind noise thinned to the
-  acceptance rate that the NEM test would have had (it tells "less noise" from "better noise"), and ``expected-nem``
-  is the mean effect of NEM noise with no noise at all.
+  acceptance rate that the NEM test would have had (it tells "less noise" from "better noise"); ``reversed-nem`` is the
+  noise that the NEM test refuses, injected only where its gain is not positive; ``expected-nem`` and
+  ``expected-reversed-nem`` are the mean effects of the two with no noise at all.
 - ``mode``: ``additive`` noise is N(0, σ²I), ``multiplicative`` noise is N(1, σ²I).
 - ``place``: the ``output`` layer's targets, the ``hidden`` layer's sigmoid gates, or ``both``.
 """
@@ -14,7 +15,7 @@ import difflib
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Kind = Literal["none", "blind", "nem", "matched", "expected-nem"]
+Kind = Literal["none", "blind", "nem", "matched", "expected-nem", "reversed-nem", "expected-reversed-nem"]
 Mode = Literal["additive", "multiplicative"]
 Place = Literal["output", "hidden", "both"]
 

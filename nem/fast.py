@@ -10,7 +10,7 @@ a network's bits do not depend on its neighbours in a stack. Networks without no
 acceptance of 0, hence σ = 0, a network without noise and a pass without draws agree bit for bit.
 
 The noise served here is Algorithm 1 as the paper runs it: forward injection, one test per layer and slice, mean-field
-z, kinds blind, NEM and matched. :func:`serves` tells. Row blocks are those of :mod:`nem.cells`.
+z, all kinds with draws. :func:`serves` tells. Row blocks are those of :mod:`nem.cells`.
 """
 
 from collections.abc import Callable
@@ -43,9 +43,9 @@ LANES = 32
 """Batches are padded to a multiple of this: vectorised loops finish what is left over with scalar code that rounds
 otherwise. Without leftovers equal networks of a stack stay equal bit for bit."""
 
-NONE, BLIND, NEM, MATCHED = range(4)
+NONE, BLIND, NEM, MATCHED, REVERSED = range(5)
 """Codes of the kinds of noise; from NEM on a kind has a test."""
-_KINDS = {"none": NONE, "blind": BLIND, "nem": NEM, "matched": MATCHED}
+_KINDS = {"none": NONE, "blind": BLIND, "nem": NEM, "matched": MATCHED, "reversed-nem": REVERSED}
 
 
 def _compiled(function: _Function, **options: Any) -> _Function:  # noqa: ANN401 - numba's options
@@ -138,7 +138,7 @@ def _gates(pre: Floats, recurrent: Floats, kind: int, mode: np.float32, draws: F
     1 where noise is injected, else 0.
     """
     rows, B = pre.shape
-    J, additive = draws.shape[1], ONE - mode
+    J, additive, sign = draws.shape[1], ONE - mode, -ONE if kind == REVERSED else ONE
     accepted[:] = ONE if kind == BLIND else ZERO
     for row in range(rows):
         gate, j = row // J, row % J
@@ -154,7 +154,7 @@ def _gates(pre: Floats, recurrent: Floats, kind: int, mode: np.float32, draws: F
     if kind >= NEM:
         for gate in range(accepted.shape[0]):
             for b in range(B):
-                accepted[gate, b] = ONE if accepted[gate, b] >= ZERO else ZERO
+                accepted[gate, b] = ONE if sign * accepted[gate, b] >= ZERO else ZERO
 
 
 @_compiled

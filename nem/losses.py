@@ -1,14 +1,16 @@
 """Losses with noise in the output neurons' targets: Theorems 2, 3 and Corollaries 1, 2.
 
-The gradient follows the loss: noisy targets do not sum to 1, so that of the cross entropy is a·Σ(y + n) - (y + n)
-and not the a - (y + n) that (B.21) has for Σ y = 1.
+The gradient follows the loss: noisy targets do not sum to 1, so that of the cross entropy is a·Σ(y + n) - (y + n).
+The a - (y + n) that (B.21) has for Σ y = 1 is to be had as ``output_delta="literal"``.
 """
+
+from typing import get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nem.noise import Head, Noise, OutputNoise
+from nem.noise import Head, Noise, OutputDelta, OutputNoise
 
 
 def _noisy_target(
@@ -38,17 +40,21 @@ def nem_cross_entropy(
     noise: Noise | None = None,
     epoch: int = 0,
     generator: torch.Generator | None = None,
+    output_delta: OutputDelta = "loss",
 ) -> Tensor:
     """Return the cross entropy (39) in nats, averaged over the batch, with noise in the targets (Theorem 2).
 
     ``logits`` ``(..., K)`` are the inputs of the softmax neurons, ``target`` class indices ``(...)`` or 1-in-K codes
-    ``(..., K)``; ``epoch`` counts the finished ones, for annealing. Without noise it is ordinary cross entropy. Shapes
-    that do not fit, and random noise without a generator, its source, are a ValueError.
+    ``(..., K)``; ``epoch`` counts the finished ones, for annealing. Without noise it is ordinary cross entropy. Its
+    gradient in the logits is that of the ``loss``, or the ``literal`` one of (B.21), a - (y + n). Shapes that do not fit,
+    an unknown ``output_delta``, and random noise without a generator, its source, are a ValueError.
 
     Example:
         >>> noise = Noise("nem", "additive", sigma=0.1)
         >>> loss = nem_cross_entropy(logits, labels, noise=noise, generator=generator)
     """
+    if output_delta not in get_args(OutputDelta):
+        raise ValueError(f"expected output_delta loss or literal, found {output_delta!r}")
     log_a = functional.log_softmax(logits, -1)
     if target.shape == logits.shape[:-1] and not target.is_floating_point():
         target = functional.one_hot(target, logits.shape[-1])
@@ -60,7 +66,11 @@ def nem_cross_entropy(
     target = target.to(logits.dtype)
     if noise is not None:
         target = _noisy_target(target, log_a.detach(), "softmax", noise, epoch, generator)
-    return -(target * log_a).sum(-1).mean()
+    loss = -(target * log_a).sum(-1).mean()
+    if output_delta == "literal":  # the loss's value with the gradient of log Σ exp o - Σ (y + n) o
+        literal = (logits.logsumexp(-1) - (target * logits).sum(-1)).mean()
+        loss = loss.detach() + (literal - literal.detach())
+    return loss
 
 
 def nem_mse_loss(

@@ -32,6 +32,7 @@ Granularity = Literal["slice", "neuron", "time"]
 Latent = Literal["mean-field", "sampled"]
 Injection = Literal["forward", "backward"]
 Head = Literal["softmax", "identity"]
+OutputDelta = Literal["loss", "literal"]
 
 
 def annealed(sigma: float, decay: float, epoch: int) -> float:
@@ -44,6 +45,10 @@ def annealed(sigma: float, decay: float, epoch: int) -> float:
         if not (math.isfinite(value) and value >= 0):
             raise ValueError(f"expected {name} to be finite and not negative, found {value}")
     return float(sigma / (1.0 + epoch) ** decay)
+
+
+EXPECTED: dict[Kind, int] = {"expected-nem": 1, "expected-reversed-nem": -1}
+"""Kinds without draws, as multiples of NEM noise's mean: draws have mean 0, so what NEM refuses has minus its mean."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,8 @@ class LayerNoise:
     """Which noise enters one layer of C networks that train side by side; the base of the two signals.
 
     One test decides on a ``slice`` (Algorithm 1: a layer at one time slice), on a ``neuron``, or on all slices
-    (``time``: the sums over t of (79)-(89) as printed). A ValueError says that kinds and modes do not fit together.
+    (``time``: the sums over t of (79)-(89) as printed). A ValueError says that kinds and modes do not fit together, or
+    that expected noise is asked for a test over all slices, whose mean no slice knows.
     """
 
     kinds: tuple[Kind, ...]  # per network; ``none`` where the layer receives no noise
@@ -103,6 +109,8 @@ class LayerNoise:
     def __post_init__(self) -> None:
         if [kind == "none" for kind in self.kinds] != [mode is None for mode in self.modes]:
             raise ValueError(f"expected a mode for every kind but 'none', found {self.kinds} with {self.modes}")
+        if self.granularity == "time" and not EXPECTED.keys().isdisjoint(self.kinds):
+            raise ValueError("expected granularity slice or neuron for expected noise, found 'time'; use one of these")
 
     def __len__(self) -> int:
         """Number of networks."""
@@ -110,8 +118,8 @@ class LayerNoise:
 
     @property
     def random(self) -> bool:
-        """Whether any network needs draws: the mean effect of NEM noise does not."""
-        return any(kind not in ("none", "expected-nem") for kind in self.kinds)
+        """Whether any network needs draws: mean effects do not."""
+        return any(kind != "none" and kind not in EXPECTED for kind in self.kinds)
 
     def draws(self, sigma: Tensor, sample: Callable[[Literal["normal", "test", "uniform"]], Tensor]) -> Draws:
         """Return the draws that this layer needs, each from ``sample(name)``, in the order of :class:`Draws`."""
@@ -121,6 +129,22 @@ class LayerNoise:
     def scale(self, values: Tensor) -> Tensor:
         """Return one value per network ``(C,)``, shaped to broadcast over the signal."""
         return values.view(-1, *(1,) * self.AXES)
+
+    def vectors(self, values: Tensor) -> Tensor:
+        """Return values ``(…, K, B)`` with what one test decides on as their last axis: a layer or a neuron."""
+        return values.unsqueeze(-1) if self.granularity == "neuron" else values.transpose(-1, -2)
+
+    def neurons(self, vectors: Tensor) -> Tensor:
+        """Undo :meth:`vectors`."""
+        return vectors.squeeze(-1) if self.granularity == "neuron" else vectors.transpose(-1, -2)
+
+    def with_means(self, increment: Tensor, mean: Callable[[], Tensor]) -> Tensor:
+        """Return increments with those of expected noise in place, from the ``mean`` of NEM noise."""
+        chosen = [kind for kind in EXPECTED if kind in self.kinds]
+        accepted = mean() if chosen else increment
+        for kind in chosen:
+            increment = torch.where(self.where(kind, increment), EXPECTED[kind] * accepted, increment)
+        return increment
 
     def where(self, axis: Kind | Mode, like: Tensor) -> Tensor:
         """Return which networks are of a kind or mode, as booleans shaped to broadcast over the signal."""
@@ -134,8 +158,9 @@ class LayerNoise:
 def decide(layer: LayerNoise, gain: Callable[[Tensor], Tensor], draws: Draws, like: Tensor) -> Tensor:
     """Return which draws are injected: Algorithm 1, for all networks of a stack.
 
-    ``nem`` noise is injected where its gain is not negative, ``matched`` noise where the gain of an independent draw
-    is not negative, all other noise always. A ValueError says which draws are missing.
+    ``nem`` noise is injected where its gain is not negative, ``reversed-nem`` noise where it is not positive,
+    ``matched`` noise where the gain of an independent draw is not negative, all other noise always. A ValueError says
+    which draws are missing.
 
     Args:
         layer: the networks.
@@ -148,24 +173,27 @@ def decide(layer: LayerNoise, gain: Callable[[Tensor], Tensor], draws: Draws, li
         Booleans, ``(…, C, 1, B)``, or ``(…, C, K, B)`` for granularity ``neuron``.
     """
 
-    def passes(draw: Tensor) -> Tensor:
+    def gained(draw: Tensor) -> Tensor:
         total = gain(draw)
         if layer.granularity != "neuron":
             total = total.sum(-2, keepdim=True)
         if layer.granularity == "time":
             total = total.sum(0, keepdim=True).expand_as(total)
-        return total >= 0
+        return total
 
     if draws.normal is None:
         if layer.random:
             raise ValueError("expected standard normal draws for random noise, found None; pass Draws(normal=...)")
         shape = like.shape if layer.granularity == "neuron" else (*like.shape[:-2], 1, like.shape[-1])
         return torch.ones(shape, dtype=torch.bool, device=like.device)
-    accepted = passes(draws.normal) | ~layer.where("nem", like)
+    total = gained(draws.normal)
+    accepted = (total >= 0) | ~layer.where("nem", like)
+    if "reversed-nem" in layer.kinds:
+        accepted &= (total <= 0) | ~layer.where("reversed-nem", like)
     if "matched" in layer.kinds:
         if draws.test is None:
             raise ValueError("expected an independent draw for matched noise, found None; pass Draws(test=...)")
-        accepted = torch.where(layer.where("matched", like), passes(draws.test), accepted)
+        accepted = torch.where(layer.where("matched", like), gained(draws.test) >= 0, accepted)
     return accepted
 
 
@@ -195,23 +223,21 @@ class OutputNoise(LayerNoise):
 
         accepted = decide(self, gain, draws, activation)
         increment = torch.zeros_like(activation) if draws.normal is None else lever * draws.normal * accepted
-        if "expected-nem" in self.kinds:
-            mean = self._expected(head, target, activation, sigma, strength)
-            increment = torch.where(self.where("expected-nem", target), mean, increment)
-        return increment, accepted
+        return self.with_means(increment, lambda: self._expected(head, target, activation, sigma, strength)), accepted
 
     def _expected(self, head: Head, target: Tensor, activation: Tensor, sigma: Tensor, lever: Tensor) -> Tensor:
         """Return the mean increment of NEM noise."""
         if head == "softmax":
-            mean = expected_halfspace_noise((lever * activation).transpose(-1, -2), 1.0).transpose(-1, -2)
+            mean = self.neurons(expected_halfspace_noise(self.vectors(lever * activation), 1.0))
             return lever * (mean * sigma)
-        if ("expected-nem", "multiplicative") in zip(self.kinds, self.modes, strict=True) and target.shape[-2] != 1:
+        residual, width = (self.vectors(values) for values in (target - activation, sigma * lever.abs()))
+        stretched = any(k in EXPECTED and m == "multiplicative" for k, m in zip(self.kinds, self.modes, strict=True))
+        if stretched and residual.shape[-1] != 1:
             raise ValueError(
-                "expected one output for expected-nem-multiplicative noise in a regressor, found "
-                f"{target.shape[-2]}; the mean over an ellipsoid has no closed form: use another condition"
+                "expected one output for expected multiplicative noise in a regressor, found "
+                f"{residual.shape[-1]}; the mean over an ellipsoid has no closed form: use another condition"
             )
-        residual, width = (values.transpose(-1, -2) for values in (target - activation, sigma * lever.abs()))
-        return expected_ball_noise(residual, width[..., :1]).transpose(-1, -2)
+        return self.neurons(expected_ball_noise(residual, width[..., :1]))
 
 
 @dataclass(frozen=True)
@@ -254,13 +280,11 @@ class GateNoise(LayerNoise):
             accepted = decide(self, lambda draw: direction * draw, draws, logit)
         sigma = self.scale(draws.sigma)
         increment = torch.zeros_like(logit) if draws.normal is None else accepted * sigma * draws.normal
-        if "expected-nem" in self.kinds:
-            alone = self.granularity == "neuron"
-            vectors = direction.unsqueeze(-1) if alone else direction.transpose(-1, -2)
-            mean = expected_halfspace_noise(vectors, 1.0)
-            mean = mean.squeeze(-1) if alone else mean.transpose(-1, -2)
-            increment = torch.where(self.where("expected-nem", logit), mean * sigma, increment)
-        return increment, accepted
+
+        def mean() -> Tensor:
+            return self.neurons(expected_halfspace_noise(self.vectors(direction), 1.0)) * sigma
+
+        return self.with_means(increment, mean), accepted
 
     def _latent(self, gate: Tensor, draws: Draws) -> Tensor:
         if self.latent == "mean-field":

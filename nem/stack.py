@@ -27,7 +27,7 @@ from nem import cells, fast
 from nem.cells import BLOCKS, GATES, CellName
 from nem.conditions import Condition, Kind, Mode
 from nem.fast import LANES, Workspace
-from nem.noise import Draws, GateNoise, Granularity, Head, Injection, Latent, OutputNoise, stacked
+from nem.noise import Draws, GateNoise, Granularity, Head, Injection, Latent, OutputDelta, OutputNoise, stacked
 
 Layer = Literal["output", "hidden"]
 
@@ -145,7 +145,7 @@ class StackNoise:
         clamp: bool = False,
     ) -> "StackNoise":
         """Sort the conditions called ``names``; the options are those of :class:`nem.noise.GateNoise`."""
-        kinds = ("nem", "matched", "blind", "expected-nem")
+        kinds = ("nem", "matched", "blind", "expected-nem", "reversed-nem", "expected-reversed-nem")
         parsed = [Condition.parse(name) for name in names]
         hidden = [condition for condition in parsed if condition.in_hidden]
         hidden.sort(key=lambda condition: (condition.mode != "additive", kinds.index(condition.kind)))
@@ -208,10 +208,15 @@ def errors(head: Head, target: Tensor, activation: Tensor) -> Tensor:
     return -(target * activation).sum(-2) if head == "softmax" else (target - activation).square().sum(-2)
 
 
-def error_gradient(head: Head, target: Tensor, activation: Tensor) -> Tensor:
-    """Return the error's gradient in the output neurons' inputs: a·Σy - y for softmax, 2(a - y) for identity."""
+def error_gradient(head: Head, target: Tensor, activation: Tensor, delta: OutputDelta = "loss") -> Tensor:
+    """Return what backpropagation starts from in the output neurons' inputs: 2(a - y) for identity.
+
+    For softmax it is the cross entropy's gradient a·Σy - y (``loss``), or a - y as (B.21) prints (``literal``), another
+    signal where noisy targets do not sum to 1.
+    """
     if head == "softmax":
-        return activation.exp() * target.sum(-2, keepdim=True) - target
+        a = activation.exp()
+        return (a if delta == "literal" else a * target.sum(-2, keepdim=True)) - target
     return 2 * (activation - target)
 
 
@@ -223,12 +228,13 @@ def gradients(
     draws: StackDraws,
     first: int = -1,
     space: Workspace | None = None,
+    output_delta: OutputDelta = "loss",
 ) -> dict[str, Tensor]:
     """Run one forward and backward pass; leave the gradients in ``networks.grad``.
 
     The error, (39) or (43), is summed over K and over the slices from ``first`` on, and averaged over the batch.
     That is 0-based; negative counts from the end. Compiled where :func:`nem.fast.serves` says so, else by autograd
-    through :mod:`nem.cells`; ``space`` has buffers to reuse.
+    through :mod:`nem.cells`; ``space`` has buffers to reuse; ``output_delta`` is that of :func:`error_gradient`.
 
     Returns ``loss`` ``(G, C)``, the noisy objective per sequence; ``output`` ``(G, C)`` and ``hidden`` ``(G, C')``, the
     share of draws that were injected, if there is such noise.
@@ -247,7 +253,7 @@ def gradients(
         if states.acceptance is not None:
             means["hidden"] = states.acceptance
         means["loss"] = errors(head, target, activation)[..., :columns].sum(0).mean(-1)
-        grad = error_gradient(head, target, activation).mul_(1 / columns)
+        grad = error_gradient(head, target, activation, output_delta).mul_(1 / columns)
         grad[..., columns:] = 0
         grad_flat, U_t = grad.flatten(1, 2), networks.U.flatten(0, 1).transpose(1, 2)
         grad_h = torch.stack([torch.bmm(U_t, slices) for slices in grad_flat]).unflatten(1, (G, C))

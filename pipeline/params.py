@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Validati
 
 from nem.cells import CellName as Cell
 from nem.conditions import CONDITIONS, Condition
-from nem.noise import Granularity, Injection, Latent
+from nem.noise import Granularity, Injection, Latent, OutputDelta
 from pipeline import sections
 from pipeline.common import command, paths, records
 from pipeline.sections import Line, ParamsError, PathText, Section, value_of
@@ -209,6 +209,7 @@ class Training(Section):
     latent: Latent = Field("mean-field", description="z of (81), (89): mean-field: g | sampled: Bernoulli(g)")
     granularity: Granularity = Field("slice", description="one NEM test per layer and slice | neuron | time: sequence")
     gate_clamp: bool = Field(False, description="clip noisy gates to [0, 1]")
+    output_delta: OutputDelta = Field("loss", description="noisy softmax: loss: its gradient | literal: a - (y + n)")
     first_target: Slices | None = Field(None, description="t0, first slice with a target [slices]; null: T, the last")
     device: Device = Field("auto", description="auto: CUDA where there is one | cpu | cuda")
     probe: Count = Field(1024, description="training data for the clean training loss [sequences]")
@@ -292,7 +293,7 @@ def _noise(*columns: float) -> NoiseTable:
 class Train(Section):
     """How each task is trained."""
 
-    # Chosen by `make tune` on validation days of the paper's series; the whole search: docs/tuning.md.
+    # Chosen by `make tune` on validation days of the paper's series; the whole search: docs/tuning_fx.md.
     fx: TaskNetwork = TaskNetwork(
         optimiser="adam",
         learning_rate=0.003,
@@ -348,14 +349,16 @@ class StudyTask(Section):
         {"sgd": [0.03, 0.2, 0.5], "adam": [0.003, 0.005, 0.02, 0.03]}, description="more, for the noiseless network [1]"
     )
     central: StudyCentre = StudyCentre()
+    groups: list[Count] = Field([], description="for learning curves: train on so many groups of each class [groups]")
 
 
 STUDY_VIDEO = StudyTask(
     splits=["groups", "random"],
     stride=1,
-    network=Size(hidden=30, batch_size=32, epochs=30, max_epochs=45),
-    rates={"sgd": [0.02, 0.1, 0.5], "adam": [0.01]},
-    noiseless={"sgd": [0.05, 0.2, 1.0], "adam": [0.002, 0.005, 0.02, 0.05]},
+    network=Size(hidden=30, batch_size=64, epochs=25, max_epochs=30),
+    rates={"sgd": [0.01, 0.1, 0.5], "adam": [0.003]},
+    noiseless={"sgd": [0.03, 0.3, 1.0], "adam": [0.001, 0.01]},
+    groups=[1, 2],
 )
 
 

@@ -4,7 +4,7 @@ import pyarrow as pa
 
 from pipeline import params
 from pipeline.common import command, paths, records
-from pipeline.study import grid, report, rows
+from pipeline.study import grid, report, rows, saturation
 
 FOLDER = paths.DATA / "study"
 ROWS = "rows.parquet"
@@ -13,7 +13,8 @@ ROWS = "rows.parquet"
 def train(settings: params.Params) -> pa.Table:
     """Train the map, choose from it, and train what is compared."""
     of_map = rows.collect(grid.the_map(settings), "study: map")
-    return pa.concat_tables([of_map, rows.collect(grid.finals(settings, rows.frame(of_map)), "study: finals")])
+    finals = grid.finals(settings, rows.frame(of_map))
+    return pa.concat_tables([of_map, rows.collect(finals, "study: finals"), saturation.baseline(finals)])
 
 
 @command.stage("study", {"step": {"choices": ("train", "judge", "quick")}})

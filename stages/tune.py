@@ -1,23 +1,12 @@
-"""Choose a task's hyperparameters on validation sequences; write tables, and print what to put into a profile."""
+"""Choose hyperparameters of a task on validation sequences; write ``docs/tuning_TASK.md``, print the profile's part."""
 
 import io
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from ruamel.yaml import YAML
 
 from pipeline.common import command, kept, paths, records, sequences
-
-DESTINATION = Path("docs/tuning.md")
-
-
-def _markdown(frame: pd.DataFrame, by: list[str]) -> str:
-    """Return a table, sorted."""
-    shown = frame.sort_values(by).map(lambda value: f"{value:.4g}" if isinstance(value, float) else str(value))
-    rows = [list(shown.columns), ["---"] * len(shown.columns), *shown.to_numpy().tolist()]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
 
 ARGUMENTS = {
     "task": {"nargs": "?", "default": "fx"},
@@ -29,6 +18,7 @@ ARGUMENTS = {
 def main(task: str, split: str | None) -> None:
     """Search; what a worker needs not is imported here."""
     from pipeline import params, tasks
+    from pipeline.evaluation.tables import markdown
     from pipeline.training import settings, train, tune
 
     chosen, own = params.load(), tasks.of(task)
@@ -54,12 +44,12 @@ def main(task: str, split: str | None) -> None:
         "repetitions with seeds of their own (mean, lowest, highest). Test sequences chose nothing.\n\n"
         f"## Chosen\n\n```yaml\n{stream.getvalue()}```\n\n"
         "## Step 1: the noiseless network\n\n"
-        f"{_markdown(choice.noiseless, ['cell', 'validation_loss'])}\n\n"
+        f"{markdown(choice.noiseless.sort_values(['cell', 'validation_loss']))}\n\n"
         "## Step 2: strength and annealing of the noise\n\n"
         "Chosen by the NEM condition's own validation loss; blind noise gets the same strength.\n\n"
-        f"{_markdown(choice.noisy, ['cell', 'condition', 'validation_loss'])}\n"
+        f"{markdown(choice.noisy.sort_values(['cell', 'condition', 'validation_loss']))}\n"
     )
-    records.write_text(DESTINATION, text)
+    records.write_text(Path(f"docs/tuning_{task}.md"), text)
     kept.forget(tune.KEEP)
     kept.forget("tune-data")
     print(stream.getvalue())

@@ -1,6 +1,8 @@
-"""Put the present results and pictures into the README: ``make docs`` after ``make repro``.
+"""Put the present results into the README and ``docs/study.md`` as facts: ``make docs``, after ``make repro`` or study.
 
-A run (a task, or a further split of one) goes between its marks ``<!-- NAME:start -->`` and ``<!-- NAME:end -->``.
+A task whose marks ``<!-- NAME:start -->`` and ``<!-- NAME:end -->`` the README holds gets one table of its cells and
+splits between them, unless its data were generated; what has no results stays. ``docs/study.md`` gets the study's
+summary. Pictures that either shows are copied from the present ones.
 """
 
 import re
@@ -9,33 +11,90 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import tasks
-from pipeline.common import paths, records
+from pipeline.common import paths, records, sequences
 from pipeline.evaluation.task import Task
 
-README, IMAGES = Path("README.md"), Path("docs/images")
+README, STUDY, IMAGES = Path("README.md"), Path("docs/study.md"), Path("docs/images")
+SUMMARY = paths.DATA / "study/tables/summary.md"  # of pipeline/study/report.py
 
 
-def cells(task: Task, cell: str, condition: str, summary: dict[str, Any]) -> list[str]:
-    """Return a condition's row: our headline with its interval and our median speed-up, the paper's beside each."""
-    paper = {table.quantity: table.value(condition) for table in task.tables if table.cell == cell}
-    headline, middle = summary[task.measure.name], summary["speed_up_percent"]
-    digits = 1 if task.head == "softmax" else 3
-    values = (headline[name] for name in ("mean", "ci_low", "ci_high"))
-    mean, low, high = ("–" if v is None else f"{v * task.measure.scale:.{digits}f}" for v in values)
-    below = f"< {middle['censored_below']:.0f} %" if middle["median"] is None else f"{middle['median']:.0f} %"
-    printed = [paper.get(quantity) for quantity in (task.measure.quantity, "speed_up")]
-    shown = ["–" if value is None else f"{value:g}" for value in printed]
-    return [f"`{condition}`", f"{mean} [{low}, {high}]", shown[0], below, shown[1]]
+def section(task: Task, metrics: dict[str, Any]) -> str:
+    """Return what a task's results are: a table with a row per condition, and what the columns and baselines mean."""
+    measure, digits = task.measure, 1 if task.head == "softmax" else 3
+    present = sequences.splits(paths.sequences(task.name))
+    names = [paths.run_name(task.name, split if number else None) for number, split in enumerate(present)]
+    splits = [task.splits.get(split, "") for split in present]
+    cells = sorted(metrics[task.name], key=["lstm", "gru"].index)
+    run = records.read_json(paths.run_folder(task.name, cells[0]) / "run.json")
+
+    def shown(value: float | None) -> str:
+        return "–" if value is None else f"{value * measure.scale:.{digits}f}"
+
+    def row(condition: str) -> list[str]:
+        columns = [f"`{condition}`"]
+        for cell in cells:
+            paper = {table.quantity: table.value(condition) for table in task.tables if table.cell == cell}
+            speeds = []
+            for name in names:
+                own = metrics[name][cell][condition]
+                value, speed, failed = own[measure.name], own["speed_up_percent"], own["failed"]["mean"]
+                columns.append(f"{shown(value['mean'])} [{shown(value['ci_low'])}, {shown(value['ci_high'])}]"
+                               + f", {failed:g} failed" * bool(failed))  # fmt: skip
+                below = f"< {speed['censored_below']:.0f}" if speed["censored"] else "–"
+                speeds.append(below if speed["median"] is None else f"{speed['median']:.0f}")
+            theirs = ["–" if v is None else f"{v:g}" for v in map(paper.get, (measure.quantity, "speed_up"))]
+            columns += [theirs[0], "; ".join(speeds), theirs[1]]
+        return columns
+
+    heads = ["condition"]
+    for cell in cells:
+        heads += [f"{cell.upper()}{f', {split}' if split else ''}" for split in splits]
+        heads += ["paper", "speed-up", "paper"]
+    lines = [heads, ["---"] * len(heads), *map(row, run["settings"]["conditions"])]
+    naive = [
+        (f"{split}: " if split else "")
+        + ", ".join(f"{task.called(key)} {shown(value)}" for key, value in metrics["baselines"][name].items())
+        for name, split in zip(names, splits, strict=True)
+    ]
+    return (
+        f"{measure.label(run['unit']).capitalize()}: mean of {run['repetitions']} paired repetitions and bootstrap "
+        f"interval. Speed-ups [%] are medians{', in the order of the splits' * (len(names) > 1)}; the noiseless one "
+        "need not be 0, since its own loss may pass its last value early. Without a recurrent network: "
+        f"{'; '.join(naive)}.\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    )
 
 
-def section(name: str, content: dict[str, dict[str, Any]]) -> str:
-    """Return the tables of a run, one per cell, as Markdown."""
-    task, parts = tasks.of(name.partition("_")[0]), []
-    heads = ["condition", task.measure.label(""), "paper", "speed-up", "paper [%]"]
-    for cell, conditions in content.items():
-        rows = [heads, ["---"] * len(heads), *(cells(task, cell, *item) for item in conditions.items())]
-        parts.append(f"**{cell.upper()}**\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows))
-    return "\n\n".join(parts)
+def results() -> dict[str, str]:
+    """Return the section of each task with results that are not of generated data."""
+    metrics = records.read_json(paths.METRICS) if paths.METRICS.is_file() else {}
+    present = [task for name, task in tasks.TASKS.items() if name in metrics]
+    real = [task for task in present if records.read_json(paths.source_record(task.name))["source"] != "synthetic"]
+    return {task.name: section(task, metrics) for task in real}
+
+
+def fill(file: Path, sections: dict[str, str], pictures: Path) -> None:
+    """Write sections between their marks in a file, and copy the pictures that it shows."""
+    text = file.read_text(encoding="utf-8")
+    names = [name for name in sections if f"<!-- {name}:start -->" in text]
+    for name in names:
+        start, end = f"<!-- {name}:start -->\n", f"<!-- {name}:end -->"
+        before, _, rest = text.partition(start)
+        text = f"{before}{start}{sections[name].strip()}\n{end}{rest.partition(end)[2]}"
+    for picture in re.findall(r"images/([\w.]+\.png)\)", text):
+        if (pictures / picture).is_file():
+            shutil.copyfile(pictures / picture, IMAGES / picture)
+    records.write_text(file, text)
+    print(f"docs: {file}: wrote {', '.join(names) or 'nothing, for it has no marks for the present results'}")
+
+
+def main() -> int:
+    """Write what README and study have room for; return the exit status."""
+    fill(README, results(), paths.FIGURES)
+    files = sorted(SUMMARY.parent.glob("*.png"))
+    pictures = [f"![{file.stem.replace('_', ' ')}](images/{file.name})" for file in files]
+    text = "\n\n".join([SUMMARY.read_text(encoding="utf-8").strip(), *pictures]) if SUMMARY.is_file() else None
+    fill(STUDY, {"study": text} if text else {}, SUMMARY.parent)
+    return 0
 
 
 if __name__ == "__main__":

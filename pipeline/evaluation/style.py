@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import matplotlib as mpl
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -17,9 +20,12 @@ from pipeline.common import paths, records
 
 # Okabe & Ito's palette: told apart by the colour-blind, and in print.
 COLOURS = {"none": "#000000", "blind": "#D55E00", "nem": "#0072B2", "matched": "#E69F00", "expected-nem": "#009E73"}
+COLOURS |= {"reversed-nem": "#CC79A7", "expected-reversed-nem": "#56B4E9"}
 LINES = {"none": "-", "blind": "--", "nem": "-", "matched": ":", "expected-nem": "-."}
+LINES |= {"reversed-nem": "-", "expected-reversed-nem": "-."}
 LABELS = {"none": "No noise", "blind": "Blind noise", "nem": "NEM noise", "matched": "Matched blind noise",
-          "expected-nem": "Expected NEM"}  # fmt: skip
+          "expected-nem": "Expected NEM", "reversed-nem": "Reversed NEM noise",
+          "expected-reversed-nem": "Expected reversed NEM"}  # fmt: skip
 PLACES = {"output": "Output layer", "hidden": "Hidden layer (gates)", "both": "Output and hidden layers"}
 RC: dict[str, Any] = {
     "savefig.dpi": 160, "font.size": 9, "axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False,
@@ -61,3 +67,25 @@ def save(drawn: Figure, destination: Path) -> Path:
 def picture(drawn: Figure, name: str, caption: str) -> Picture:
     """Write a figure of the results, called ``name``."""
     return Picture(save(drawn, paths.FIGURES / f"{name}.png"), caption)
+
+
+def confusions(
+    counts: Mapping[str, npt.NDArray[np.int64]], classes: Sequence[str], title: str, destination: Path
+) -> Picture:
+    """Draw several confusion matrices ``(K, K)``, true classes by predicted ones, each row in per cent of its class."""
+    names = [name.replace("_", " ") for name in classes]
+    size = 0.36 * len(names)
+    drawn, axes = figure(len(counts), width=size + 1.9, height=size + 1.6, sharey=True)
+    for panel, (heading, matrix) in zip(axes, counts.items(), strict=True):
+        share = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+        panel.imshow(share, cmap="Blues", vmin=0, vmax=100)
+        for i, j in zip(*np.nonzero(share >= 0.5), strict=True):
+            colour = "white" if share[i, j] > 60 else "black"
+            panel.text(j, i, f"{share[i, j]:.0f}", ha="center", va="center", fontsize=6, color=colour)
+        panel.set_xticks(range(len(names)), names, rotation=90)
+        panel.grid(visible=False)
+        panel.set(xlabel="Predicted class", title=heading)
+    axes[0].set_yticks(range(len(names)), names)
+    axes[0].set_ylabel("True class")
+    drawn.suptitle(title)
+    return Picture(save(drawn, destination), f"{title}: which class was taken for which")

@@ -52,6 +52,13 @@ def write_frame(frame: pd.DataFrame, destination: Path) -> None:
     records.write_text(destination, frame.to_csv(index=False, float_format="%.9g", lineterminator="\n"))
 
 
+def markdown(frame: pd.DataFrame) -> str:
+    """Return a frame as a Markdown table, numbers with four significant digits."""
+    shown = frame.map(lambda value: number(value, 4) if isinstance(value, float) else str(value))
+    rows = [list(shown.columns), ["---"] * len(shown.columns), *shown.to_numpy().tolist()]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
 def write_stack(outcomes: Sequence[Outcome], frames: Iterable[pd.DataFrame], name: str) -> None:
     """Write the rows of all runs' frames as one table, task and cell first."""
     parts = {(o.name, o.run.cell): frame for o, frame in zip(outcomes, frames, strict=True)}

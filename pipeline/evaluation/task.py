@@ -94,6 +94,8 @@ class Task:
     # Writes and returns the forms of the data that tuning chooses among, by name, for given parameters: their folders,
     # and the task's parameters that ask for them; None is its data as they are.
     forms: Callable[["Params"], Mapping[str, tuple[Path, dict[str, Any]]]] | None = None
+    # Returns the recording that each sequence in a folder is cut from, by the sequence's name; None: there is none.
+    recordings: Callable[[Path], Mapping[int, str] | None] = lambda folder: None
     # What a reader must know of data of a source, given the source's record; empty for nothing.
     note: Callable[[Mapping[str, Any]], str] = lambda source: ""
 

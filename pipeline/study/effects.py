@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from pipeline.evaluation.statistics import Bootstrap, holm, sign_flip_p_value, speed_up
-from pipeline.study.grid import CHOSEN, EVERY, NEM, REGIMES, SAME_RATE
+from pipeline.study.grid import BY_GROUPS, BY_ORDER, CHOSEN, EVERY, NEM, REGIMES, SAME_RATE
 
 Measure = Literal["error", "accuracy", "calibration", "speed"]
 Side = dict[Measure, npt.NDArray[np.float64]]
@@ -50,7 +50,7 @@ class Context(NamedTuple):
     split: str
     head: str
     cell: str
-    setting: tuple[Any, ...] = ()  # CHOSEN; empty in a regime, where each condition has its own
+    setting: tuple[Any, ...] = ()  # CHOSEN; empty where each condition has its own
 
 
 def side(rows: pd.DataFrame, noiseless: pd.DataFrame) -> Side:
@@ -88,7 +88,8 @@ def effect(first: Side, second: Side, measure: Measure, bootstrap: Bootstrap) ->
 def contexts(rows: pd.DataFrame) -> Iterator[tuple[Context, dict[str, pd.DataFrame]]]:
     """Yield every context that has a noiseless network, with its rows by condition."""
     for values, part in rows.groupby(["purpose", *PLACE], sort=False):
-        for setting, own in [((), part)] if values[0] in REGIMES else part.groupby(CHOSEN, sort=False):
+        chosen = values[0] in REGIMES or values[0].startswith((BY_GROUPS, BY_ORDER))
+        for setting, own in [((), part)] if chosen else part.groupby(CHOSEN, sort=False):
             by_name = dict(iter(own.groupby("condition", sort=False)))
             if "none" in by_name:
                 yield Context._make((*values, setting)), by_name

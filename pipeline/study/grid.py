@@ -8,7 +8,7 @@ and only they are compared.
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -17,7 +17,7 @@ from nem.conditions import CONDITIONS, MODES
 from pipeline.common import paths, seeds, sequences
 from pipeline.params import Optimiser, Params, StudyTask
 from pipeline.training import settings
-from pipeline.training.train import Work, resolve_device
+from pipeline.training.train import Order, Work, resolve_device
 
 SINGLE = tuple(f"{mode}-{place}" for mode in MODES for place in settings.PLACES)
 # Matched blind noise and expected NEM stand beside NEM noise at its setting, by mode and layer.
@@ -28,6 +28,9 @@ EVERY = (*CONDITIONS, *BESIDE)  # of the comparisons; the map has the paper's 13
 NEM = tuple(name for name in CONDITIONS if name.startswith("nem"))
 REGIMES = ("tuned", "slow")  # σ and annealing are chosen for both, in "slow" at the smallest SGD rate
 SAME_RATE = "same rate"  # noiseless nets at the rates that were chosen for others in the regime "tuned"
+BY_GROUPS, BY_ORDER = "groups ", "order "  # training on few groups, and slices shuffled in time; what follows says how
+ORDERS: tuple[Order, ...] = ("shuffled for testing", "shuffled")
+SHOWN = ("none", "blind-additive-both", "nem-additive-both")
 VARIANTS = {"base": {}, "backward": {"hidden_injection": "backward"}, "sampled": {"latent": "sampled"}}
 VARIANTS |= {name: {"granularity": name} for name in ("time", "neuron")}
 CHOSEN = ["optimiser", "learning_rate", "sigma_output", "decay_output"]  # columns that a Choice fixes
@@ -95,7 +98,8 @@ def quick(params: Params) -> Params:
     study, tasks = params.study, {}
     for name, task in study.tasks.items():
         network = task.network.model_copy(update={"hidden": 4, "epochs": 4, "max_epochs": 6})
-        fewer = {"rates": {"sgd": [task.rates["sgd"][0], task.rates["sgd"][-1]]}, "noiseless": {"adam": [0.01]}}
+        ends = {"sgd": [task.rates["sgd"][0], task.rates["sgd"][-1]]}
+        fewer = {"groups": task.groups[:1], "rates": ends, "noiseless": {"adam": [0.01]}}
         tasks[name] = task.model_copy(update={"network": network, "stride": 4 * task.stride, **fewer})
     twice = study.repetitions.model_copy(update={"map": 2, "final": 2, "check": 2})
     smaller = {"repetitions": twice, "sigmas": study.sigmas[:1], "decays": study.decays[:1], "tasks": tasks}
@@ -150,28 +154,42 @@ def finals(params: Params, rows: pd.DataFrame) -> list[Entry]:
     entries: list[Entry] = []
     for place in places(params, every_split=True):
         own = rows[(rows.task == place.task) & (rows.cell == place.cell)]
-        entries += _chosen(place, own)
+        chosen = choose(own, place.study.rates["sgd"][0])
+        tuned, slow = ({name: s for (which, name), s in chosen.items() if which == regime} for regime in REGIMES)
+        final = params.study.repetitions.final
+        first = [*_at("tuned", place, tuned, final)]
+        entries += [*first, *_at("slow", place, slow, final)]
+        # Trained in those stacks anyway: tells what noise did from what the rate did.
+        same = {(e.work.settings.optimiser, e.work.settings.learning_rate): e for e in reversed(first)}
+        entries += [Entry(SAME_RATE, place.task, entry.work, ("none",)) for entry in same.values()]
         if place.split == own.split.iloc[0]:
-            entries += _checks(place, softmax=own["head"].iloc[0] == "softmax")
+            softmax = own["head"].iloc[0] == "softmax"
+            entries += _checks(place, softmax=softmax)
+            entries += _saturation(place, tuned) if softmax else ()
     return entries
 
 
-def _chosen(place: Place, rows: pd.DataFrame) -> Iterator[Entry]:
-    """Yield every condition at the setting that was chosen for it, in each regime."""
-    chosen, several = choose(rows, place.study.rates["sgd"][0]), place.params.study.repetitions.final
-    for regime in REGIMES:
-        groups: dict[tuple[Choice, bool], list[str]] = {}
-        for (which, condition), setting in chosen.items():
-            if which == regime:
-                groups.setdefault((setting, condition in GENERAL), []).append(condition)
-        alone: set[Rate] = set()
-        for (setting, _), names in groups.items():
-            work = place.work(setting, names, several)
-            yield Entry(regime, place.task, work, tuple(names))
-            if regime == "tuned" and setting[:2] not in alone:
-                # Trained in that stack anyway: tells what noise did from what the rate did.
-                yield Entry(SAME_RATE, place.task, work, ("none",))
-                alone.add(setting[:2])
+def _at(
+    purpose: str, place: Place, chosen: Mapping[str, Choice], repetitions: int, **part: int | Order
+) -> Iterator[Entry]:
+    """Yield conditions at the settings that were chosen for them; ``part`` are further fields of the work."""
+    stacks: dict[tuple[Choice, bool], list[str]] = {}
+    for condition, setting in chosen.items():
+        stacks.setdefault((setting, condition in GENERAL), []).append(condition)
+    for (setting, _), names in stacks.items():
+        work = replace(place.work(setting, names, repetitions), **part)  # type: ignore[arg-type]
+        yield Entry(purpose, place.task, work, tuple(names))
+
+
+def _saturation(place: Place, tuned: Mapping[str, Choice]) -> Iterator[Entry]:
+    """Yield the paper's conditions trained on few groups, and three of them with slices shuffled in time."""
+    several = place.params.study.repetitions.check
+    for count in place.study.groups:
+        own = {name: setting for name, setting in tuned.items() if name in CONDITIONS}
+        yield from _at(f"{BY_GROUPS}{count}", place, own, several, groups=count)
+    for order in ORDERS:
+        own = {name: setting for name, setting in tuned.items() if name in SHOWN}
+        yield from _at(f"{BY_ORDER}{order}", place, own, several, order=order)
 
 
 def _checks(place: Place, *, softmax: bool) -> Iterator[Entry]:

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.common import paths, records
+from pipeline.common import paths, records, sequences
 from pipeline.evaluation import report
 from pipeline.evaluation.statistics import Bootstrap
-from pipeline.evaluation.tables import write_frame
+from pipeline.evaluation.tables import markdown, write_frame
 from pipeline.params import Params
-from pipeline.study import claims, effects, figures
+from pipeline.study import claims, effects, figures, grid, saturation
 from pipeline.tasks import TASKS
+
+CLAIMS, PLACE = "The paper's claims", ["task", "cell", "split", "purpose"]
 
 
 def evidence(task: str) -> str:
@@ -20,6 +22,43 @@ def evidence(task: str) -> str:
     record = records.read_json(paths.source_record(task))
     generated = "GENERATED data, which say nothing about the paper's" if record["source"] == "synthetic" else ""
     return ". ".join(words for words in (f"source {record['source']}", generated, TASKS[task].note(record)) if words)
+
+
+def sections(
+    compared: pd.DataFrame, verdicts: pd.DataFrame, saturated: pd.DataFrame, kinds: pd.DataFrame
+) -> dict[str, pd.DataFrame]:
+    """Return short tables by heading: what ``docs/study.md`` quotes, and the page but for the claims."""
+    own = compared[compared.purpose.isin(grid.REGIMES) & (compared.reference == "none")]
+    lines = []
+    for (*place, measure), part in own.groupby([*PLACE, "measure"], sort=False):
+        line = dict(zip(PLACE, place, strict=True)) | {"measure": effects.UNITS[measure]}
+        for kind in ("nem", "blind"):
+            sure = part[part.condition.str.startswith(kind + "-") & (part.p_holm < claims.LEVEL)]
+            line[f"{kind} better, worse of 6"] = f"{(sure.value > 0).sum()}, {(sure.value < 0).sum()}"
+        best = part.loc[part[part.condition.isin(grid.NEM)].value.idxmax()]
+        line["best NEM condition"] = f"{best.condition}: {best.value:+.3g} [{best.low:.3g}, {best.high:.3g}]"
+        lines.append(line)
+    found = {"Against the noiseless network at its own best setting": pd.DataFrame(lines)}
+    fits = effects.log_ratios(compared).groupby(["task", "cell", "noise"], sort=False)
+    ratios = [(*key, part.nem.corr(part["expected-nem"]), len(part)) for key, part in fits]
+    heads = ["task", "cell", "noise", "correlation of log ratios", "settings"]
+    found["NEM noise and its closed-form mean"] = pd.DataFrame(ratios, columns=heads)
+    if len(saturated):
+        text = saturated.test_accuracy.map("{:.1f}".format) + " (" + saturated.test_loss.map("{:.3f}".format) + ")"
+        named = saturated.assign(text=text)
+        wide = named.pivot_table("text", ["task", "model", "condition"], "training", "first", sort=False)
+        few = wide[[name for name in wide if name.startswith(grid.BY_GROUPS)]]
+        found["Few groups to learn from: test accuracy [%] (cross entropy)"] = few.reset_index()
+        orders = wide[[saturation.ALL, *(name for name in wide if name.startswith(grid.BY_ORDER))]].dropna()
+        found["Slices out of order: test accuracy [%] (cross entropy)"] = orders.reset_index()
+        whole = saturated[saturated.training == saturation.ALL].drop(columns="training")
+        heads = ["task", "model", "condition", *saturation.SCORES]
+        found["Clips and whole recordings, calibration [%]"] = whole[heads]
+        right = kinds[(kinds["class"] == kinds.predicted) & kinds.condition.isin(grid.SHOWN)]
+        by_class = right.pivot_table("percent", ["task", "class"], ["model", "condition"], sort=False)
+        by_class.columns = by_class.columns.map(", ".join)
+        found["Accuracy by class [%]"] = by_class.reset_index()
+    return found | {CLAIMS: verdicts[["claim", "paper", "shown", "verdict"]].rename(columns={"shown": "ours"})}
 
 
 def write(rows: pd.DataFrame, params: Params, folder: Path, results: Path) -> None:
@@ -31,13 +70,27 @@ def write(rows: pd.DataFrame, params: Params, folder: Path, results: Path) -> No
     verdicts = claims.judge(rows, bootstrap, about)
     write_frame(compared, folder / "comparisons.csv")
     write_frame(verdicts, results / "claims.csv")
-    pictures = figures.draw(compared, titles, folder)
-    tones = {claims.REPRODUCED: "better", claims.CONTRADICTED: "worse"}
     intervals = (" [" + verdicts.ci_low + ", " + verdicts.ci_high + "]").where(verdicts.ci_low != "", "")
-    shown = verdicts.assign(tone=verdicts.verdict.map(tones).fillna(""), ours=verdicts.ours + intervals)
+    verdicts["shown"] = verdicts.ours + intervals
+    pictures = figures.draw(compared, titles, folder)
+    learned = saturation.of(rows)
+    saturated, kinds = saturation.table(learned, bootstrap), pd.DataFrame()
+    if len(saturated):
+        names = {task: sequences.load(paths.sequences(task)).classes for task in learned.task.unique()}
+        kinds = saturation.classes(learned, names)
+        pictures += saturation.draw(learned, saturated, names, folder)
+        write_frame(saturated, folder / "saturation.csv")
+        write_frame(kinds, folder / "confusion.csv")
+    parts = sections(compared, verdicts, saturated, kinds)
+    told = "\n".join(f"- {titles[task]}: {words}" for task, words in about.items())
+    text = "\n\n".join((told, *(f"### {heading}\n\n{markdown(part)}" for heading, part in parts.items())))
+    records.write_text(folder / "summary.md", f"{text}\n")
+    tones = {claims.REPRODUCED: "better", claims.CONTRADICTED: "worse"}
+    shown = verdicts.assign(tone=verdicts.verdict.map(tones).fillna(""), ours=verdicts.shown)
     page = report.render(
         "study.html.j2", claims=shown.to_dict("records"), figures=pictures,
         evidence={titles[task]: words for task, words in about.items()}, repetitions=params.study.repetitions.final,
+        parts={heading: part for heading, part in parts.items() if heading != CLAIMS},
     )  # fmt: skip
     records.write_text(results / "study.html", page)
     count = Counter(re.sub(r" only if .*", " only if …", verdict) for verdict in verdicts.verdict)

@@ -4,19 +4,22 @@
 rows are collected, so nothing stale stands in it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
 from nem.conditions import Condition
 from pipeline.common import records
+from pipeline.common.sequences import Dataset
 from pipeline.evaluation.metrics import calibration_error
 from pipeline.study.grid import Entry
+from pipeline.tasks import TASKS
 from pipeline.training import train
 from pipeline.training.engine import METRICS, Repetition
 from pipeline.training.settings import PLACES
@@ -25,12 +28,14 @@ from pipeline.training.train import Work
 # At R, on clean labels without noise; null where undefined, and where the network had failed.
 MEASURES = (
     "train_loss", "validation_loss", "test_loss", "validation_accuracy", "test_accuracy", "calibration_error",
-    "acceptance_output", "acceptance_hidden",
+    "recording_accuracy", "acceptance_output", "acceptance_hidden",
 )  # fmt: skip
 TEXTS = ("cell", "optimiser", "granularity", "hidden_injection", "latent")
 WHOLE = ("hidden", "batch_size", "epochs", "max_epochs")
 NUMBERS = ("learning_rate", "momentum")
 STRENGTHS = ("sigma_output", "sigma_hidden", "decay_output", "decay_hidden")
+# ``recording_accuracy``: of mean probabilities over all test sequences of a recording, where the task knows recordings.
+# ``confusion``: (K, K) counts of test sequences, true classes by predicted ones, row by row; of classes only.
 # ``failed``: by R. ``curve``: the test loss after epochs 0, 1, …, null from where the network had failed.
 ROWS = pa.schema(
     [
@@ -40,6 +45,7 @@ ROWS = pa.schema(
         *(("condition", pa.string()), ("repetition", pa.int32()), ("failed", pa.bool_())),
         *((name, pa.float64()) for name in MEASURES),
         ("curve", pa.list_(pa.float64())),
+        ("confusion", pa.list_(pa.int32())),
     ]
 )
 
@@ -56,9 +62,12 @@ def collect(entries: Sequence[Entry], label: str) -> pa.Table:
         numbers.setdefault(replace(entry.work, repetitions=()), set()).update(entry.work.repetitions)
     works = [replace(work, repetitions=tuple(sorted(wanted))) for work, wanted in numbers.items()]
     rows: dict[tuple[Work, int, str], dict[str, Any]] = {}
+    folders = {entry.work.data: entry.task for entry in entries}
+    recordings = {folder: TASKS[task].recordings(folder) for folder, task in folders.items()}
     for work, repetition in train.run(works, label=label, keep="study"):
         stack = replace(work, repetitions=())
-        rows |= {(stack, repetition.number, row["condition"]): row for row in _measured(work, repetition)}
+        measured = _measured(work, repetition, recordings[work.data])
+        rows |= {(stack, repetition.number, row["condition"]): row for row in measured}
     table = []
     for entry in entries:
         stack, about = replace(entry.work, repetitions=()), {"purpose": entry.purpose, "task": entry.task}
@@ -66,10 +75,29 @@ def collect(entries: Sequence[Entry], label: str) -> pa.Table:
     return pa.Table.from_pylist(table, schema=ROWS)
 
 
-def _measured(work: Work, repetition: Repetition) -> Iterator[dict[str, Any]]:
+def scores(
+    probabilities: npt.NDArray[np.float64], data: Dataset, recordings: Mapping[int, str] | None
+) -> dict[str, Any]:
+    """Return what probabilities ``(N, K)`` of the test sequences of a classifier's data are worth.
+
+    ``recordings`` has what each sequence is cut from, by the sequence's name.
+    """
+    labels, K = data.test.targets.argmax(1).numpy(), data.outputs
+    counts = np.bincount(labels * K + probabilities.argmax(1), minlength=K * K)
+    about = {"calibration_error": calibration_error(probabilities, labels), "confusion": counts.tolist()}
+    if recordings:
+        own = [recordings[row] for row in data.test.rows.tolist()]
+        _, first, which = np.unique(own, return_index=True, return_inverse=True)
+        sums = np.zeros((len(first), K))
+        np.add.at(sums, which, probabilities)
+        about["recording_accuracy"] = float((sums.argmax(1) == labels[first]).mean())
+    return about
+
+
+def _measured(work: Work, repetition: Repetition, recordings: Mapping[int, str] | None) -> Iterator[dict[str, Any]]:
     """Yield a row per condition of a repetition, but for purpose and task."""
     settings, data = work.settings, train.dataset(work)
-    labels, validation = data.test.targets.argmax(1).numpy(), repetition.validation
+    validation = repetition.validation
     for number, condition in enumerate(repetition.conditions):
         curve, mode = repetition.curves[number].numpy(), Condition.parse(condition).mode or "additive"
         at_end = dict(zip(METRICS, curve[settings.epochs].tolist(), strict=True))
@@ -78,7 +106,7 @@ def _measured(work: Work, repetition: Repetition) -> Iterator[dict[str, Any]]:
             row |= zip(("validation_loss", "validation_accuracy"), validation[number].tolist(), strict=True)
         failed = 0 < int(repetition.failed_epoch[number]) <= settings.epochs
         if data.head == "softmax" and not failed:
-            row["calibration_error"] = calibration_error(repetition.predictions[number].double().numpy(), labels)
+            row |= scores(repetition.predictions[number].double().numpy(), data, recordings)
         losses = map(_finite, curve[:, METRICS.index("test_loss")].tolist())
         about = {name: getattr(settings, name) for name in (*TEXTS, *WHOLE, *NUMBERS)}
         for place in PLACES:
@@ -86,6 +114,7 @@ def _measured(work: Work, repetition: Repetition) -> Iterator[dict[str, Any]]:
             about[f"decay_{place}"] = settings.noise.decay(place, mode)
         about |= {"condition": condition, "repetition": repetition.number, "failed": failed, "curve": list(losses)}
         about |= {name: _finite(None if failed else row.get(name)) for name in MEASURES}
+        about["confusion"] = row.get("confusion")
         yield {"split": work.split, "head": data.head, **about}
 
 

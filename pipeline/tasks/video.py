@@ -1,6 +1,7 @@
 """Videos: classifiers that see no order in time, errors by class, the gap between two splits, Figures 1(b), 7 and 9."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from nem.conditions import PLACES, Mode, Place
-from pipeline.common import paths
+from pipeline.common import paths, records
 from pipeline.evaluation import style, tables
 from pipeline.evaluation.metrics import constant_reference, predicted
 from pipeline.evaluation.paper import PaperTable
@@ -70,6 +71,12 @@ def references(evidence: Evidence) -> dict[str, float]:
             fitted = make_pipeline(StandardScaler(), model).fit(train, seen)
             accuracies[name] = float((fitted.predict(test) == truth).mean())
     return accuracies
+
+
+def recordings(folder: Path) -> dict[int, str]:
+    """Return the video of each clip, by the clip's number; a file that is missing or damaged is an error."""
+    table = records.read_table(folder / "clips.parquet", clips.SCHEMA)
+    return dict(zip(table["clip"].to_pylist(), table["video_id"].to_pylist(), strict=True))
 
 
 def confusion(outcome: Outcome, condition: str) -> Integers:
@@ -164,24 +171,9 @@ def example(evidence: Evidence) -> list[Picture]:
 def draw(outcome: Outcome) -> list[Picture]:
     """Draw the confusion matrices of a few conditions, each row in per cent of its class."""
     shown = [condition for condition in SHOWN if condition in outcome.run.conditions]
-    names = [name.replace("_", " ") for name in outcome.evidence.dataset.classes]
-    size = 0.36 * len(names)
-    drawn, axes = style.figure(len(shown), width=size + 1.9, height=size + 1.6, sharey=True)
-    for panel, condition in zip(axes, shown, strict=True):
-        counts = confusion(outcome, condition).sum(0).astype(float)
-        share = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
-        panel.imshow(share, cmap="Blues", vmin=0, vmax=100)
-        for i, j in zip(*np.nonzero(share >= 0.5), strict=True):
-            colour = "white" if share[i, j] > 60 else "black"
-            panel.text(j, i, f"{share[i, j]:.0f}", ha="center", va="center", fontsize=6, color=colour)
-        panel.set_xticks(range(len(names)), names, rotation=90)
-        panel.grid(visible=False)
-        panel.set(xlabel="Predicted class", title=condition)
-    axes[0].set_yticks(range(len(names)), names)
-    axes[0].set_ylabel("True class")
-    drawn.suptitle(outcome.title)
-    name = f"confusion_{outcome.name}_{outcome.run.cell}"
-    return [style.picture(drawn, name, f"{outcome.title}: which class was taken for which")]
+    counts = {condition: confusion(outcome, condition).sum(0) for condition in shown}
+    place = paths.FIGURES / f"confusion_{outcome.name}_{outcome.run.cell}.png"
+    return [style.confusions(counts, outcome.evidence.dataset.classes, outcome.title, place)]
 
 
 def conclude(outcomes: Sequence[Outcome], bootstrap: Bootstrap) -> list[Picture]:
@@ -199,4 +191,5 @@ TASK = Task(
     splits={"random": "random split of clips", "groups": "group-disjoint split"},
     columns={"leakage_gap": ("leakage gap [points]", 100.0)},
     tables=TABLES, curves=CURVES, source="ucf11", references=references, draw=draw, conclude=conclude,
+    recordings=recordings,
 )  # fmt: skip

@@ -167,8 +167,8 @@ class Engine:
         for rows in self._batches(self.epoch):
             batch = self._gather(self.train, rows, self._training_space)
             draws = self.noise.draws(self.networks, batch, sigma, sample, self.first)
-            space = self._training_space
-            means = gradients(self.networks, batch, self.dataset.head, self.noise, draws, self.first, space)
+            space, delta = self._training_space, self.settings.output_delta
+            means = gradients(self.networks, batch, self.dataset.head, self.noise, draws, self.first, space, delta)
             self.optimiser.step()
             for name, value in means.items():
                 weighted = value.double() * (batch.columns / len(self.train))

@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from nem.cells import CellName
 from nem.conditions import MODES, Mode
-from nem.noise import Granularity, Injection, Latent
+from nem.noise import Granularity, Injection, Latent, OutputDelta
 
 Place = Literal["output", "hidden"]
 PLACES: tuple[Place, ...] = get_args(Place)
@@ -69,6 +69,7 @@ class Settings:
     latent: Latent = "mean-field"
     granularity: Granularity = "slice"
     gate_clamp: StrictBool = False
+    output_delta: OutputDelta = "loss"  # :func:`nem.stack.error_gradient`
     first_target: Whole | None = None  # t0, first slice with a target, from 1; ``None``: the last
     probe: Whole = 1024  # training sequences that the clean training loss is measured on
     noise_benefit: StrictBool = False  # log Q_N - Q (70) per epoch

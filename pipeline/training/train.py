@@ -19,7 +19,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from pipeline.common import jobs, kept, paths, records, sequences
+from pipeline.common import jobs, kept, paths, records, seeds, sequences
 from pipeline.training import models, results
 from pipeline.training.engine import METRICS, Engine, Repetition
 from pipeline.training.settings import Settings
@@ -33,6 +33,7 @@ CODE = (
 """Modules whose code decides what a repetition is."""
 
 Validation = Literal["joined", "apart"]
+Order = Literal["kept", "shuffled", "shuffled for testing"]
 
 STACK = 13
 """Networks in a stack, from which on more of them share no more of a step's cost."""
@@ -51,6 +52,8 @@ class Work:
     repetitions: tuple[int, ...]  # their numbers
     device: str  # ``cpu`` or ``cuda``
     stride: int = 1  # train on every so-manieth training sequence
+    groups: int | None = None  # train on so many groups of each class, for as many steps as on all
+    order: Order = "kept"  # of slices within a sequence
     networks: bool = False  # return the trained networks, of each condition at least the best one
     checkpoint_every: int | None = None  # epochs from one half-trained state to the next; ``None`` keeps none
 
@@ -82,13 +85,38 @@ def dataset(work: Work) -> sequences.Dataset:
     """
     about = work.data / sequences.ABOUT
     digest = records.sha256_of(about) if about.is_file() else ""
-    return _load(work.data.absolute(), work.split, work.validation, work.stride, digest)
+    part = (work.stride, work.groups, work.order, work.seed if work.order != "kept" else 0)
+    return _load(work.data.absolute(), work.split, work.validation, part, digest)
 
 
-@lru_cache(maxsize=2)
-def _load(folder: Path, split: str | None, validation: Validation, stride: int, digest: str) -> sequences.Dataset:
+@lru_cache(maxsize=16)
+def _load(
+    folder: Path, split: str | None, validation: Validation, part: tuple[int, int | None, Order, int], digest: str
+) -> sequences.Dataset:
+    stride, groups, order, seed = part
     data = sequences.load(folder, split, validation=validation)
-    return replace(data, train=data.train.subset(torch.arange(0, len(data.train), stride)))
+    train = data.train.subset(torch.arange(0, len(data.train), stride))
+    if groups is not None:
+        train = train.subset(_of_groups(folder, train, groups))
+    sides = {"train": train, "test": data.test, "validation": data.validation}
+    for name, side in sides.items():
+        if side is not None and order != "kept" and (order == "shuffled" or name != "train"):
+            keys = torch.rand(side.index.shape, generator=seeds.torch_generator(seed, "order", name))
+            sides[name] = replace(side, index=side.index.gather(1, keys.argsort(1)))
+    return replace(data, **sides)  # type: ignore[arg-type]  # there are training and test sequences
+
+
+def _of_groups(folder: Path, data: sequences.Sequences, count: int) -> Tensor:
+    """Return the positions of the sequences of so many groups of each class, over and over, as many as data has."""
+    table, classes = sequences.read_table(folder), data.targets.argmax(1).tolist()
+    names = dict(zip(table["row"].to_pylist(), table["group"].to_pylist(), strict=True))
+    own = [(k, names[row]) for k, row in zip(classes, data.rows.tolist(), strict=True)]
+    groups = [sorted({g for c, g in own if c == k and g is not None}, key=lambda g: (len(g), g)) for k in set(classes)]
+    if min(map(len, groups)) < count:
+        raise ValueError(f"expected {count} groups in each class of {folder}, found {min(map(len, groups))}; use fewer")
+    chosen = {(k, g) for k, several in zip(set(classes), groups, strict=True) for g in several[:count]}
+    places = torch.tensor([place for place, one in enumerate(own) if one in chosen])
+    return places.repeat(math.ceil(len(own) / len(places)))[: len(own)]
 
 
 def deal(numbers: Sequence[int], conditions: int, device: str, busy: int) -> list[tuple[int, ...]]:
@@ -140,7 +168,17 @@ def run(work: Sequence[Work], *, label: str, keep: str) -> Iterator[tuple[Work, 
 def _key(work: Work) -> list[object]:
     """Return all that decides the repetitions of ``work`` but code."""
     best = work.repetitions if work.networks else None  # only the networks that are best among these are there
-    about = [work.split, work.validation, work.seed, work.stream, work.device, work.stride, best]
+    about = [
+        work.split,
+        work.validation,
+        work.seed,
+        work.stream,
+        work.device,
+        work.stride,
+        work.groups,
+        work.order,
+        best,
+    ]
     return [work.settings.as_dict(), dataset(work).digest, about, torch.__version__, np.__version__, platform.machine()]
 
 

@@ -4,15 +4,16 @@ import json
 import math
 import re
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from nem.conditions import CONDITIONS
+from nem.conditions import CONDITIONS, Kind
 from pipeline import tasks
 from pipeline.common import paths, sequences
-from pipeline.evaluation import evaluate, metrics, report
+from pipeline.evaluation import evaluate, metrics, report, style
 from pipeline.evaluation.task import Task
 from pipeline.training import results
 from tests.evaluation import fabricate
@@ -117,7 +118,8 @@ def test_predictions_come_back_in_order_and_where_all_networks_failed_none_is_be
     assert metrics.predicted(run, "none") == {}
 
 
-def test_a_template_misses_no_value():
+def test_a_template_misses_no_value_and_every_kind_has_a_look():
+    assert all(set(look) == set(get_args(Kind)) for look in (style.COLOURS, style.LINES, style.LABELS))
     with pytest.raises(Exception, match="'profile' is undefined"):
         report.render("report.html.j2", words="a < b")
     assert report.short(math.nan) == "–"

@@ -8,7 +8,7 @@ from nem.cells import BLOCKS, GATES
 from nem.noise import Draws, GateNoise, stacked
 
 CELLS = ["lstm", "gru"]
-AXES = [(kind, mode) for mode in ("additive", "multiplicative") for kind in ("nem", "matched", "blind")]
+AXES = [(kind, mode) for mode in ("additive", "multiplicative") for kind in ("nem", "matched", "blind", "reversed-nem")]
 NETWORKS = len(AXES) + 1
 """One network per kind and mode, and one without noise."""
 

@@ -112,10 +112,11 @@ def test_what_is_served(monkeypatch):
     def serves(kind="nem", mode="additive", **options):
         return fast.serves(x, GateNoise((kind,), (mode,), **options))
 
-    assert all(serves(kind) for kind in ("nem", "blind", "matched"))
+    assert all(serves(kind) for kind in ("nem", "blind", "matched", "reversed-nem"))
     assert serves(latent="sampled")
     others = ({"granularity": "neuron"}, {"granularity": "time"}, {"injection": "backward"}, {"clamp": True})
-    for options in (*others, {"kind": "expected-nem"}, {"mode": "multiplicative", "latent": "sampled"}):
+    means = ({"kind": "expected-nem"}, {"kind": "expected-reversed-nem"})
+    for options in (*others, *means, {"mode": "multiplicative", "latent": "sampled"}):
         assert not serves(**options)
     monkeypatch.setattr(fast, "numba", None)
     assert not fast.serves(x, None), "without numba, everything goes through the cells"

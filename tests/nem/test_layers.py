@@ -52,7 +52,7 @@ def test_without_noise_it_is_torchs_layer(mine, torchs, T, J, I, B, bias, batch_
 
 
 @BOTH
-@pytest.mark.parametrize("kind", ["blind", "nem"])
+@pytest.mark.parametrize("kind", ["blind", "nem", "reversed-nem"])
 @MODES
 def test_zero_noise_changes_nothing_and_evaluation_no_bit(layer_class, kind, mode):
     x, quiet = draw(0, 5, 2, 3), layer_class(3, 4)
@@ -83,11 +83,13 @@ def test_a_seed_is_a_sequence_and_a_missing_one_an_error(layer_class):
 @pytest.mark.parametrize("granularity", ["slice", "neuron", "time"])
 @MODES
 def test_every_option_runs_and_accepts_some(layer_class, granularity, mode):
-    layer = layer_class(3, 6, noise=Noise("nem", mode, 0.4), granularity=granularity, latent="sampled")
-    layer(draw(0, 5, 40, 3), generator=generator(1))[0].sum().backward()
-    assert 0.3 < layer.acceptance < 1
-    assert all(torch.isfinite(p.grad).all() for p in layer.parameters())
-    assert torch.isfinite(layer_class(3, 6, noise=Noise("expected-nem", mode, 0.4))(draw(0, 5, 4, 3))[0]).all()
+    for kind in ("nem", "reversed-nem"):
+        layer = layer_class(3, 6, noise=Noise(kind, mode, 0.4), granularity=granularity, latent="sampled")
+        layer(draw(0, 5, 40, 3), generator=generator(1))[0].sum().backward()
+        assert 0.3 < layer.acceptance < 1
+        assert all(torch.isfinite(p.grad).all() for p in layer.parameters())
+        expected = layer_class(3, 6, noise=Noise(f"expected-{kind}", mode, 0.4))
+        assert torch.isfinite(expected(draw(0, 5, 4, 3))[0]).all()
 
 
 @BOTH

@@ -48,6 +48,24 @@ def test_the_noisy_cross_entropy_has_its_closed_form_gradient():
     assert not torch.allclose(logits.grad, (a - noisy) / 7)
 
 
+@pytest.mark.parametrize("mode", ["additive", "multiplicative"])
+def test_the_literal_delta_has_the_losses_value_and_b21s_gradient(mode):
+    def ran(delta):
+        logits = torch.randn(7, 4, generator=generator(1), dtype=DOUBLE, requires_grad=True)
+        noise = Noise("reversed-nem", mode, 0.5)
+        loss = nem_cross_entropy(logits, labels, noise=noise, generator=generator(3), output_delta=delta)
+        return loss.item(), torch.softmax(logits.detach(), -1), torch.autograd.grad(loss, logits)[0] * 7
+
+    labels = torch.arange(7) % 4
+    (value, a, exact), (same, _, literal) = ran("loss"), ran("literal")
+    assert value == same > 0
+    surplus = literal.sum(-1, keepdim=True)  # of the literal delta: 1 - Σ(y + n)
+    assert surplus.abs().max() > 0.1
+    torch.testing.assert_close(literal, exact + a * surplus)
+    with pytest.raises(ValueError, match="expected output_delta loss or literal, found 'b21'"):
+        ran("b21")
+
+
 def test_losses_check_shapes_and_generators():
     with pytest.raises(ValueError, match="expected integer classes"):
         nem_cross_entropy(torch.zeros(3, 2), torch.zeros(4))

@@ -9,12 +9,14 @@ from hypothesis import strategies as st
 from torch.distributions import Bernoulli, Categorical, Normal
 
 from nem import theory
+from nem.conditions import MODES
+from nem.noise import EXPECTED as MEANS
 from nem.noise import Draws, GateNoise, Noise, OutputNoise, annealed, decide, stacked
 from tests.nem.stacks import AXES, draw, generator
 
 SEEDS = st.integers(0, 2**31)
 HEADS = st.sampled_from(["softmax", "identity"])
-EXPECTED = [("expected-nem", mode) for mode in ("additive", "multiplicative")]
+EXPECTED = [(kind, mode) for kind in MEANS for mode in MODES]
 DOUBLE = torch.float64
 
 
@@ -40,10 +42,11 @@ def outputs(axes, head, sigma, seed, *, K=3, B=6, S=1, **options):
 
 
 def right(kind, taken, gain, error):
-    """What is injected makes the data more probable, and what is refused would have made them less probable."""
+    """What is injected makes the data more probable, and what is refused would not have; reversed, less probable."""
     if kind == "blind":
         assert taken.all()
     else:
+        gain = -gain if kind == "reversed-nem" else gain
         assert (gain[taken] >= -error).all()
         assert (gain[~taken] < error).all()
 
@@ -84,6 +87,21 @@ def test_accepted_gate_noise_makes_the_latent_more_probable(seed, sigma, J):
         change = sigma * draws.normal[:, 0] * (1 if mode == "additive" else gate[:, c])
         expected = torch.where(taken.unsqueeze(-2), gate[:, c] + change, gate[:, c])
         torch.testing.assert_close(noisy[:, c], expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("granularity", ["slice", "neuron", "time"])
+@given(SEEDS, HEADS, st.floats(0.01, 3), st.integers(2, 4))
+def test_nem_and_reversed_noise_add_up_to_blind_noise(granularity, seed, head, sigma, K):
+    """In networks that are alike: of the same draws, each that has a gain is injected by exactly one of the two."""
+    axes = [(kind, mode) for kind in ("nem", "reversed-nem", "blind") for mode in MODES]
+    layer, target, score, draws = outputs(axes, head, sigma, seed, K=K, B=9, S=3, granularity=granularity)
+    alike = score[:, :, :1].expand_as(score)
+    nem, reverse, blind = layer.increments(head, target, alike, draws)[0].split(2, 2)
+    assert torch.equal(nem + reverse, blind)
+    layer, logit, _, draws = gates(axes, sigma, seed, J=K, B=9, G=2, granularity=granularity)
+    alike = logit[:, :1].expand_as(logit)
+    nem, reverse, blind = layer.increments(alike, torch.sigmoid(alike), draws)[0].split(2, 1)
+    assert torch.equal(nem + reverse, blind)
 
 
 def test_zero_sigma_changes_no_bit():
@@ -127,20 +145,20 @@ def test_matched_noise_is_thinned_like_nem_noise_but_not_selected():
 
 
 @pytest.mark.parametrize("granularity", ["slice", "neuron"])
-def test_expected_noise_is_the_mean_of_nem_noise_in_both_modes(granularity):
+def test_expected_noise_is_the_mean_of_nem_and_of_reversed_noise_in_both_modes(granularity):
     B = 40_000
-    axes = [(kind, mode) for mode in ("additive", "multiplicative") for kind in ("nem", "expected-nem")]
-    logit = draw(5, 1, 1, 2, 6, 1).expand(1, 4, 2, 6, B)
+    axes = [(prefix + kind, mode) for mode in MODES for kind in ("nem", "reversed-nem") for prefix in ("", "expected-")]
+    logit = draw(5, 1, 1, 2, 6, 1).expand(1, 8, 2, 6, B)
     layer, logit, gate, draws = gates(axes, 0.3, 6, J=6, B=B, logit=logit, granularity=granularity)
     mean = layer.increments(logit, gate, draws)[0].mean(-1)[0]
     assert (mean[::2] - mean[1::2]).abs().max() < 6 * 0.3 / math.sqrt(B)
-    for head, K in (("softmax", 3), ("identity", 1)):
-        layer, target, activation, _ = outputs(axes, head, 0.3, 8, K=K, B=1)
-        wide = [target.expand(1, 1, 1, K, B), activation[:, :, :1].expand(1, 1, 4, K, B)]
-        draws = Draws(torch.full((4,), 0.3, dtype=DOUBLE), draw(9, 1, 1, 1, K, B))
+    for head, K in (("softmax", 3), ("identity", 1 if granularity == "slice" else 3)):
+        layer, target, activation, _ = outputs(axes, head, 0.3, 8, K=K, B=1, granularity=granularity)
+        wide = [target.expand(1, 1, 1, K, B), activation[:, :, :1].expand(1, 1, 8, K, B)]
+        draws = Draws(torch.full((8,), 0.3, dtype=DOUBLE), draw(9, 1, 1, 1, K, B))
         mean = layer.increments(head, *wide, draws)[0].mean(-1)[0, 0]
-        assert (mean[0] - mean[1]).abs().max() < 6 * 0.3 / math.sqrt(B)
-        assert (mean[2] - mean[3]).abs().max() < 6 * 0.3 * wide[0].abs().max() / math.sqrt(B)
+        assert (mean[:4:2] - mean[1:4:2]).abs().max() < 6 * 0.3 / math.sqrt(B)
+        assert (mean[4::2] - mean[5::2]).abs().max() < 6 * 0.3 * wide[0].abs().max() / math.sqrt(B)
 
 
 @pytest.mark.parametrize(("axes", "needed"), [(AXES, ["normal", "test", "uniform"]), (EXPECTED, ["uniform"])])
@@ -172,6 +190,9 @@ def test_bad_sources_missing_draws_and_modes_are_named():
             layer.increments(logit, gate, Draws(draws.sigma, **{"normal": None, **given_}))
     with pytest.raises(ValueError, match="expected a mode for every kind"):
         OutputNoise(("nem", "none"), ("additive", "additive"))
+    for kind in MEANS:
+        with pytest.raises(ValueError, match="expected granularity slice or neuron"):
+            GateNoise((kind,), ("additive",), "time")
     layer, target, activation, draws = outputs([("expected-nem", "multiplicative")], "identity", 0.1, 1)
     with pytest.raises(ValueError, match="expected one output"):
         layer.increments("identity", target, activation, draws)

@@ -39,6 +39,8 @@ def test_the_papers_conditions_are_thirteen_and_a_wrong_name_or_axis_is_an_error
     assert ("none", *own) == CONDITIONS
     assert (MODES, PLACES) == (("additive", "multiplicative"), ("output", "hidden", "both"))
     assert [Condition.parse(name).name for name in EVERY] == list(dict.fromkeys(EVERY))
+    beyond = ("matched", "expected-nem", "reversed-nem", "expected-reversed-nem")
+    assert tuple(f"{kind}-{mode}-{place}" for kind in beyond for mode in MODES for place in PLACES) == BEYOND
     with pytest.raises(ValueError, match="did you mean 'nem-additive-both'"):
         Condition.parse("nem-aditive-both")
     for axes in (("nem",), ("none", "additive")):
@@ -60,22 +62,29 @@ def test_conditions_are_sorted_with_gate_noise_first():
 
 @pytest.mark.parametrize("cell", CELLS)
 @HEADS
-@pytest.mark.parametrize("injection", ["forward", "backward"])
+@pytest.mark.parametrize(("injection", "delta"), [("forward", "loss"), ("backward", "loss"), ("forward", "literal")])
 @given(first=st.integers(-T, T - 1), granularity=st.sampled_from(["slice", "neuron", "time"]))
-def test_gradients_are_those_of_the_mean_noisy_error(cell, head, injection, first, granularity):
-    """Of all parameters, against autograd through the whole objective with the noise held fixed."""
-    names = CONDITIONS if granularity == "time" else EVERY
+def test_gradients_are_those_of_the_mean_noisy_error(cell, head, injection, delta, first, granularity):
+    """Of all parameters, against autograd through the whole objective with the noise held fixed.
+
+    The literal delta of a softmax has the objective log Σ exp o - Σ (y + n) o.
+    """
+    names = [name for name in EVERY if granularity != "time" or not name.startswith("expected")]
     options = {"first": first, "injection": injection, "granularity": granularity}
     networks, batch, noise, draws = stack(cell, head, names, **options)
-    means = gradients(networks, batch, head, noise, draws, first)
+    means = gradients(networks, batch, head, noise, draws, first, output_delta=delta)
     leaf = networks.flat.clone().requires_grad_()
     W, V, U, b = networks.views(leaf).values()
     h = cells.forward(cell, cells.project(batch.x, W), V, noise=(noise.gates, draws.gates)).h[first % T :]
-    activation = activations(head, U @ h + b)
+    outputs = U @ h + b
+    activation = activations(head, outputs)
     with torch.no_grad():
         increment, _ = noise.output.increments(head, batch.target, activation, draws.output)
     loss = errors(head, batch.target + increment, activation)[..., :B].sum(0).mean(-1)
     torch.testing.assert_close(means["loss"], loss.detach())
+    if delta == "literal" and head == "softmax":
+        error = outputs.logsumexp(-2) - ((batch.target + increment) * outputs).sum(-2)
+        loss = error[..., :B].sum(0).mean(-1)
     loss.sum().backward()
     torch.testing.assert_close(networks.grad, leaf.grad, rtol=1e-9, atol=1e-11)
     assert means["output"].shape == loss.shape
@@ -88,8 +97,9 @@ def test_the_compiled_gradients_are_the_cells(cell, head, monkeypatch):
     results = []
     for numba in (fast.numba, None):
         monkeypatch.setattr(fast, "numba", numba)
-        networks, batch, noise, draws = stack(cell, head, dtype=torch.float32, first=1)
-        means = gradients(networks, batch, head, noise, draws, 1)
+        names = [*CONDITIONS, "reversed-nem-additive-both", "reversed-nem-multiplicative-both"]
+        networks, batch, noise, draws = stack(cell, head, names, dtype=torch.float32, first=1)
+        means = gradients(networks, batch, head, noise, draws, 1, output_delta="literal")
         results.append([networks.grad, *means.values(), networks.forward(batch.x)])
     for one, two in zip(*results, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)

@@ -5,11 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from pipeline import params
 from pipeline.common import paths, records, sequences
 from pipeline.study import grid, rows
+from pipeline.video import clips
 from tests.training import small
 
 HEADS = {"fx": "identity", "video": "softmax"}
@@ -29,8 +31,13 @@ def prepared(project, monkeypatch):
     for task, head in HEADS.items():
         table = small.table(head, 60)
         splits = dict(zip(SPLITS[task], table.splits.values(), strict=False))
-        sequences.write(paths.sequences(task), replace(table, splits=splits))
+        groups = [f"{k % 4}" for k in range(len(table.rows))]
+        sequences.write(paths.sequences(task), replace(table, splits=splits, group=groups))
         records.write_json(paths.source_record(task), {"source": "synthetic"})
+    names = [f"video {row // 3}" for row in table.rows.tolist()]
+    columns = [table.rows, names, names, names, table.rows.astype(float)]
+    clips_table = pa.table([pa.array(column) for column in columns], schema=clips.SCHEMA)
+    records.write_table(paths.sequences("video") / "clips.parquet", clips_table)
     (project / "params.yaml").write_text(params.render(params.Params()), encoding="utf-8")
     return project
 

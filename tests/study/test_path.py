@@ -10,6 +10,7 @@ from pipeline import params
 from pipeline.study import claims, grid, rows
 from pipeline.training import train
 from stages import study as stage
+from tools import readme
 
 
 def test_rows_say_what_was_trained_and_agree_with_the_repetition(prepared, quick):
@@ -46,6 +47,9 @@ def test_what_is_kept_is_not_trained_again_and_a_failed_network_has_no_numbers(p
     assert (rows.frame(rows.collect(entries, "test")).calibration_error[~first.failed] == 7).all()
 
 
+PICTURES = ("map_fx", "map_video", "against_noiseless", "theory", "groups_video", "classes_video")
+
+
 def test_the_quick_study_is_whole(prepared):
     """Killed and resumed: tests/faults."""
     assert stage.main(["quick"]) == 0
@@ -57,16 +61,16 @@ def test_the_quick_study_is_whole(prepared):
     assert table.verdict.str.startswith(kinds).all()
     assert table.condition_of_verdict[:-1].str.contains("GENERATED").all(), "results must say what their data are"
     pictures = {file.name for file in folder.glob("*.png")}
-    assert pictures == {f"study_{n}.png" for n in ("map_fx", "map_video", "against_noiseless", "theory")}
+    assert pictures == {f"study_{n}.png" for n in PICTURES}
     page = (folder / "study.html").read_text("utf-8")
-    assert page.count("data:image/png") == 4
+    assert page.count("data:image/png") == len(PICTURES)
     assert "GENERATED" in page
     compared = pd.read_csv(folder / "comparisons.csv")
     references = {"none", "blind", "matched", "expected-nem", grid.SAME_RATE, "base", "rescaled"}
     assert set(compared.reference) == references
     same = compared[(compared.reference == "none") & (compared.purpose == "slow")]
     assert set(same.condition) == set(grid.EVERY[1:])
-    assert (same.learning_rate == same.task.map({"fx": 0.01, "video": 0.02})).all()
+    assert (same.learning_rate == same.task.map({"fx": 0.01, "video": 0.01})).all()
 
 
 def test_without_data_the_message_says_what_to_do(project, quick, capsys):
@@ -75,3 +79,21 @@ def test_without_data_the_message_says_what_to_do(project, quick, capsys):
         grid.the_map(quick)
     assert stage.main(["judge"]) == 1
     assert "study: expected" in capsys.readouterr().err
+
+
+def test_the_page_gets_the_summary_and_its_pictures(project):
+    """Where there is no study, the page stays."""
+    before = "Rules\n<!-- study:start -->\nold\n<!-- study:end -->\nend\n"
+    readme.IMAGES.mkdir(parents=True)
+    for file in (readme.README, readme.STUDY):
+        file.write_text(before)
+    assert readme.main() == 0
+    assert readme.STUDY.read_text() == before
+    readme.SUMMARY.parent.mkdir(parents=True)
+    readme.SUMMARY.write_text("### Numbers\n")
+    readme.SUMMARY.with_name("study_map_fx.png").write_bytes(b"picture")
+    assert readme.main() == 0
+    shown = "### Numbers\n\n![study map fx](images/study_map_fx.png)"
+    assert readme.STUDY.read_text() == before.replace("old", shown)
+    assert (readme.IMAGES / "study_map_fx.png").read_bytes() == b"picture"
+    assert readme.README.read_text() == before

@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.common import paths
+from pipeline.common import paths, records
 from pipeline.evaluation import evaluate
 from pipeline.tasks import video
 from pipeline.video import clips
 from tests.evaluation import fabricate
+from tools import readme
 
 CONDITIONS = ["none", "blind-additive-output", "blind-additive-both", "nem-additive-output", "nem-additive-both"]
 SPLITS = {"video": None, "video_groups": "groups"}
@@ -107,3 +108,35 @@ def test_figure_7_shows_the_frames_of_its_clip():
     (evidence, _) = evaluate.gather(video.TASK)
     assert video.example(evidence) != []
     assert video.example(dataclasses.replace(evidence, source={"source": "features"})) == []
+
+
+def test_the_readme_gets_one_table_of_real_results_and_what_has_none_stays(tmp_path, monkeypatch):
+    """Columns: two splits, the paper's, speed-ups, the paper's; of the LSTM, then of the GRU."""
+    head, tail = "<!-- fx:start -->\nkept\n<!-- fx:end -->\n<!-- video:start -->\n", "<!-- video:end -->\nend\n"
+    for name in ("README", "STUDY"):
+        (tmp_path / name).write_text(f"{head}old text\n{tail}")
+        monkeypatch.setattr(readme, name, tmp_path / name)
+    assert readme.main() == 0
+    assert readme.README.read_text() == f"{head}old text\n{tail}", "generated data are no results"
+    source = records.read_json(paths.source_record("video")) | {"source": "ucf101"}
+    (tmp_path / "source.json").write_text(json.dumps(source))
+    monkeypatch.setattr(paths, "source_record", lambda task: tmp_path / "source.json")
+    assert readme.main() == 0
+    text = readme.README.read_text()
+    assert (text[: len(head)], text[-len(tail) :]) == (head, tail)
+    block = text[len(head) : -len(tail)]
+    assert len(block.splitlines()) <= 28
+    rows = {line.split(" | ")[0][2:]: line[2:-2].split(" | ")[1:] for line in block.splitlines() if line[:1] == "|"}
+    splits = [f"LSTM, {words}" for words in video.TASK.splits.values()]
+    assert [*rows][2:] == [f"`{name}`" for name in CONDITIONS]
+    assert rows["condition"][:5] == [*splits, "paper", "speed-up", "paper"]
+    assert [rows[f"`{name}`"][k] for name in CONDITIONS for k in (2, 4, 7, 9)] == (
+        "87.21 0 92.1 0 85.5 -8 93.83 26 89.61 20 94.93 16 93.55 40 94.92 26 96.7 60 95.12 28".split()  # noqa: SIM905
+    )
+    for name, (column, split) in itertools.product(CONDITIONS, enumerate((None, "groups"))):
+        found = rows[f"`{name}`"][column]
+        assert float(found.split()[0]) == pytest.approx(100 * np.mean(accuracies(split, name)), abs=0.051)
+        assert ("1 failed" in found) == (name == "blind-additive-output")
+    assert rows["`nem-additive-both`"][3] == "50; 50"
+    assert rows["`blind-additive-both`"][3] == "< -50; < -50"
+    assert "majority 33.3" in block.split("group-disjoint split: ")[1].split("\n")[0]

@@ -101,7 +101,7 @@ def test_noise_matters_and_epoch_zero_does_not_know_it(cell):
 def test_a_condition_does_not_depend_on_which_others_run_beside_it():
     every = engine(conditions=[*CONDITIONS, *BEYOND], dtype=torch.float64).run()[0]
     names = ("none", "nem-additive-both", "blind-multiplicative-hidden", "nem-multiplicative-output")
-    for name in (*names, "matched-additive-both", "expected-nem-multiplicative-hidden"):
+    for name in (*names, "reversed-nem-additive-both", "expected-reversed-nem-multiplicative-hidden"):
         alone = engine(conditions=dict.fromkeys(["none", name]), dtype=torch.float64).run()[0]
         mine, theirs = every.curves[every.conditions.index(name)], alone.curves[alone.conditions.index(name)]
         torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-11, equal_nan=True)
@@ -187,6 +187,14 @@ def test_one_diverging_network_is_marked_and_disturbs_nobody(cell):
     lost = torch.isnan(every.curves[:, -1, LOSS])
     assert lost.any()
     assert torch.equal(every.failed_epoch > 0, lost)
+
+
+@HEADS
+def test_the_literal_delta_matters_to_noisy_classifiers_alone(head):
+    loss, literal = (engine(head=head, output_delta=delta).run()[0] for delta in ("loss", "literal"))
+    for c, name in enumerate(loss.conditions):
+        noisy = head == "softmax" and name.endswith(("output", "both"))
+        assert torch.equal(loss.predictions[c], literal.predictions[c]) != noisy, name
 
 
 @pytest.mark.parametrize("latent", ["mean-field", "sampled"])

@@ -12,7 +12,8 @@ from pipeline.training import settings
 SHARED = {
     "repetitions": 3, "device": "auto", "checkpoint_every": 25,
     "conditions": ["none", "nem-additive-output"], "hidden_injection": "backward", "latent": "sampled",
-    "granularity": "time", "gate_clamp": True, "first_target": None, "probe": 9, "noise_benefit": True,
+    "granularity": "time", "gate_clamp": True, "output_delta": "literal", "first_target": None, "probe": 9,
+    "noise_benefit": True,
 }  # fmt: skip
 STRENGTH = {"sigma": 0.5, "decay": 1}
 NOISE = {place: {mode: dict(STRENGTH) for mode in settings.MODES} for place in settings.PLACES}
@@ -45,6 +46,7 @@ def test_a_cell_differs_in_what_it_says_and_nothing_else_and_is_a_plain_dictiona
         ("noise.output.additive.decay", None, r"noise\.output\.additive\.decay"),
         ("batch_size", None, "batch_size"), ("granularity", "all", "granularity"), ("conditions", [], "conditions"),
         ("conditions", ["none", "none"], "conditions"), ("first_target", 0, "first_target"),
+        ("output_delta", "b21", "output_delta"),
         ("hiden", 3, "network, found .hiden"), ("cell", "rnn", "cell to be lstm or gru"),
     ],
 )  # fmt: skip

@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -213,3 +214,33 @@ def test_tables_end_where_a_network_failed():
     assert train.outcomes_table(trained).to_pylist()[2] == {
         "condition": "c", "repetition": 0, "status": "failed", "failed_epoch": 1,
     }  # fmt: skip
+
+
+def test_few_groups_are_the_first_of_each_class_for_as_many_steps(project):
+    table = small.table("softmax")
+    sequences.write(Path("grouped"), replace(table, group=[str(k % 12) for k in range(len(table.rows))]))
+    whole = train.dataset(small.work(Path("grouped"), validation="apart"))
+    one, other = (train.dataset(small.work(Path("grouped"), validation="apart", groups=k)) for k in (1, 2))
+    assert len(whole.train) == len(one.train) == len(other.train)
+    assert torch.equal(one.test.index, whole.test.index)
+    seen = []
+    for data in (whole, one, other):
+        rows = zip(data.train.targets.argmax(1).tolist(), data.train.rows.tolist(), strict=True)
+        seen.append({(k, row % 1000 % 12) for k, row in rows})
+    for count, groups in ((1, seen[1]), (2, seen[2])):
+        of_class = {k: sorted(g for c, g in seen[0] if c == k)[:count] for k, _ in seen[0]}
+        assert groups == {(k, g) for k, several in of_class.items() for g in several}
+    with pytest.raises(ValueError, match="expected 40 groups"):
+        train.dataset(small.work(Path("grouped"), groups=40))
+
+
+def test_shuffled_sequences_have_the_same_slices_in_another_order(project):
+    kept, tested, shuffled = (
+        train.dataset(small.work(order=order)) for order in ("kept", "shuffled for testing", "shuffled")
+    )
+    assert torch.equal(tested.train.index, kept.train.index)
+    for side, moved in ((tested.test, kept.test), (shuffled.train, kept.train), (shuffled.test, kept.test)):
+        assert torch.equal(side.index.sort(1).values, moved.index.sort(1).values)
+        assert not torch.equal(side.index, moved.index)
+        assert torch.equal(side.targets, moved.targets)
+    assert torch.equal(shuffled.test.index, tested.test.index)

@@ -80,7 +80,7 @@ def test_the_stage_writes_tables_and_overrides(project, monkeypatch, capsys):
     rates.write(synthetic.generate(120, 1), rates.RATES)
     records.write_json(paths.source_record("fx"), {"source": "synthetic"})
     assert stage.main([]) == 0, capsys.readouterr().err
-    text = (project / "docs/tuning.md").read_text()
+    text = (project / "docs/tuning_fx.md").read_text()
     assert "make tune TASK=fx" in text
     assert text.count("\n| ") == 2 * 2 * 2 + 2 * 2 * 4 + 4
     assert "scaling:" in capsys.readouterr().out

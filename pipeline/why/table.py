@@ -1,0 +1,165 @@
+"""The committed table of finished networks, a line each, and what one line's key is.
+
+What does not concern a condition is no part of its key: the noiseless network has no strength, one with noise in its
+outputs no strength of gates. So no network is ever trained twice under two names.
+"""
+
+import io
+from collections.abc import Iterator
+from dataclasses import asdict, astuple, dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from nem.cells import CellName
+from nem.conditions import CONDITIONS, Condition
+from pipeline.common import records
+
+Optimiser = Literal["sgd", "adam", "rmsprop"]
+NEM = tuple(name for name in CONDITIONS if name.startswith("nem"))
+BLIND = tuple(name for name in CONDITIONS if name.startswith("blind"))
+REVERSED = tuple(f"reversed-{name}" for name in NEM)
+EVERY = (*CONDITIONS, *REVERSED)
+# What the paper leaves open beyond the regime: fields of the settings, and which conditions they concern.
+VARIANTS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "": ({}, ()),
+    "backward": ({"hidden_injection": "backward"}, ("*-hidden", "*-both")),
+    "sampled": ({"latent": "sampled"}, ("*nem-multiplicative-hidden", "*nem-multiplicative-both")),
+    "neuron": ({"granularity": "neuron"}, ("*nem-*-hidden", "*nem-*-both")),
+    "time": ({"granularity": "time"}, ("*nem-*-hidden", "*nem-*-both")),
+    "clamp": ({"gate_clamp": True}, ("*-hidden", "*-both")),
+    "every-slice": ({"first_target": 1}, ("*",)),
+}
+
+
+@dataclass(frozen=True)
+class Regime:
+    """All that decides the noiseless network but cell and seed."""
+
+    data: str = "min-max"  # see pipeline.why.networks.sequences_of
+    optimiser: Optimiser = "sgd"
+    learning_rate: float = 0.1
+    momentum: float = 0.0
+    batch_size: int = 64
+
+
+@dataclass(frozen=True)
+class Strength:
+    """Noise of outputs and gates: deviation σ / (1 + epoch)^decay, the same for additive and multiplicative noise."""
+
+    sigma_output: float = 0.0
+    decay_output: float = 0.0
+    sigma_hidden: float = 0.0
+    decay_hidden: float = 0.0
+
+    def of(self, condition: Condition) -> "Strength":
+        """Return what of it concerns a condition."""
+        output = astuple(self)[:2] if condition.in_output else (0.0, 0.0)
+        return Strength(*output, *(astuple(self)[2:] if condition.in_hidden else (0.0, 0.0)))
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Networks that train side by side: conditions × repetitions at one setting."""
+
+    cell: CellName
+    regime: Regime
+    strength: Strength
+    conditions: tuple[str, ...]
+    repetitions: tuple[int, ...]
+    variant: str = ""
+    long: bool = False  # train on beyond R, which places negative speed-ups
+
+    def about(self, condition: str) -> dict[str, Any]:
+        """Return a network's key but for its repetition, by column."""
+        own = self.strength.of(Condition.parse(condition))
+        concerned = any(fnmatch(condition, pattern) for pattern in VARIANTS[self.variant][1])
+        varied = {"variant": self.variant if concerned else "", "condition": condition}
+        return {"cell": self.cell, **asdict(self.regime), **asdict(own), **varied}
+
+    def networks(self) -> Iterator[tuple[str, int, tuple[Any, ...]]]:
+        """Yield condition, repetition and key of every network."""
+        for condition in self.conditions:
+            about = self.about(condition)
+            for repetition in self.repetitions:
+                yield condition, repetition, tuple((about | {"repetition": repetition})[name] for name in KEY)
+
+
+KEY = (*Stack("lstm", Regime(), Strength(), (), ()).about("none"), "repetition")
+MEASURES = (
+    "test_mse",  # squared rupees at R, on all test days
+    "train_mse",
+    "level_mse",  # its part that a cubic of yesterday's price explains: the level shift
+    "daily_mse",  # the rest
+    "reached",  # first epoch at which the noiseless loss at R was reached; empty: not by ``last``
+    "acceptance_output", "acceptance_hidden",  # at R
+    "slope_train", "slope_test",  # change of the prediction per change of all inputs: 1 follows a level shift
+    "saturation_train", "saturation_test",  # mean |2g - 1| over gates
+)  # fmt: skip
+COLUMNS = (*KEY, *MEASURES, "last", "failed", "seed", "commit")
+TEXTS = ("cell", "data", "optimiser", "variant", "condition", "commit")
+
+
+def load(source: Path) -> pd.DataFrame:
+    """Return the table; an empty one if there is no file.
+
+    Raises:
+        ValueError: columns are missing, or a network stands in it twice.
+    """
+    if not source.is_file():
+        return pd.DataFrame({name: pd.Series(dtype=str if name in TEXTS else float) for name in COLUMNS})
+    kinds = {name: str if name in TEXTS else float for name in COLUMNS}
+    try:
+        table = pd.read_csv(source, dtype=kinds, keep_default_na=False, na_values={n: [""] for n in MEASURES})
+        table = table[list(COLUMNS)]
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"expected the columns of networks in {source}, found {error}; restore it") from error
+    if table.duplicated(list(KEY)).any():
+        raise ValueError(f"expected every network once in {source}, found some twice; restore the file")
+    return table
+
+
+def save(table: pd.DataFrame, destination: Path) -> None:
+    """Write the table in the order of its keys, whole or not at all."""
+    text = io.StringIO()
+    table.sort_values(list(KEY)).to_csv(text, index=False, float_format="%.6g", lineterminator="\n")
+    records.write_text(destination, text.getvalue())
+
+
+def add(table: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with rows in it; of a network that both have, the table's row stays."""
+    both = pd.concat([table, rows[list(COLUMNS)]]) if len(table) else rows
+    return both.drop_duplicates(list(KEY), ignore_index=True)
+
+
+def keys(table: pd.DataFrame) -> set[tuple[Any, ...]]:
+    """Return the keys of all rows."""
+    return set(table[list(KEY)].itertuples(index=False, name=None))
+
+
+def lacking(stack: Stack, there: set[tuple[Any, ...]]) -> Stack | None:
+    """Return the part of a stack that is not there; ``None`` if nothing is."""
+    missing = [(condition, repetition) for condition, repetition, key in stack.networks() if key not in there]
+    if not missing:
+        return None
+    names, numbers = ({pair[k] for pair in missing} for k in (0, 1))
+    conditions = tuple(name for name in stack.conditions if name in names)
+    repetitions = tuple(number for number in stack.repetitions if number in numbers)
+    return Stack(stack.cell, stack.regime, stack.strength, conditions, repetitions, stack.variant, stack.long)
+
+
+def of(table: pd.DataFrame, regime: Regime, variant: str | None = "") -> pd.DataFrame:
+    """Return the rows of a regime, of one variant or (``None``) of all."""
+    chosen = pd.Series(True, table.index)
+    for name, value in asdict(regime).items():
+        chosen &= table[name] == value
+    return table[chosen if variant is None else chosen & (table.variant == variant)]
+
+
+def at(rows: pd.DataFrame, strength: Strength) -> pd.DataFrame:
+    """Return the rows whose own part of the strength is this one's."""
+    alike = {name: strength.of(Condition.parse(name)) for name in rows.condition.unique()}
+    wanted = pd.DataFrame([asdict(alike[name]) for name in rows.condition], rows.index)
+    return rows[(rows[list(wanted.columns)] == wanted).all(axis=1)] if len(rows) else rows
