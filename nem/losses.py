@@ -46,8 +46,8 @@ def nem_cross_entropy(
 
     ``logits`` ``(..., K)`` are the inputs of the softmax neurons, ``target`` class indices ``(...)`` or 1-in-K codes
     ``(..., K)``; ``epoch`` counts the finished ones, for annealing. Without noise it is ordinary cross entropy. Its
-    gradient in the logits is that of the ``loss``, or the ``literal`` one of (B.21), a - (y + n). Shapes that do not fit,
-    an unknown ``output_delta``, and random noise without a generator, its source, are a ValueError.
+    gradient in the logits is that of the ``loss``, or the ``literal`` one of (B.21), a - (y + n). Shapes that do not
+    fit, an unknown ``output_delta``, and random noise without a generator, its source, are a ValueError.
 
     Example:
         >>> noise = Noise("nem", "additive", sigma=0.1)
