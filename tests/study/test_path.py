@@ -70,7 +70,7 @@ def test_a_killed_study_goes_on_to_the_same_bytes(prepared):
     (prepared / "params.yaml").write_text(params.render(small), encoding="utf-8")
     command = [sys.executable, "-m", "stages.study", "quick"]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    folder, until = prepared / paths.CHECKPOINTS / "study", time.monotonic() + 120
+    folder, until = prepared / paths.CHECKPOINTS / "study", time.monotonic() + 600
     while sum(f.is_file() for f in folder.rglob("*")) < 4 and process.poll() is None and time.monotonic() < until:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
