@@ -81,7 +81,7 @@ else
 	@echo "Verdicts and pictures: data/results/study.html; tables: data/study/tables"
 endif
 
-why: setup ## Why did the paper see what it saw? Trains what docs/why/rows.csv lacks (MINUTES=60, QUICK=1, LONG=1)
+why: setup ## Why did the paper see what it saw? Trains what docs/why/rows.csv lacks, writes docs/why.md (MINUTES=60, QUICK=1, LONG=1)
 	@$(BIN)/python -m stages.why $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
 
 lint: setup ## Check style and types

@@ -1,7 +1,7 @@
-"""Why the paper saw what it saw: train what the committed table lacks, and draw docs/why.md from it.
+"""Why the paper saw what it saw: train what the committed table lacks, and write docs/why.md from it.
 
 A killed run, another machine or a reader goes on from the table. QUICK=1 shows the path with tiny networks on generated
-data; LONG=1 asks for more seeds.
+data; LONG=1 asks for more seeds. ``--minutes 0`` trains nothing, and writes the page.
 """
 
 import os
@@ -13,10 +13,12 @@ from pipeline.common import command, paths
 
 ROWS, PAGE = Path("docs/why/rows.csv"), Path("docs/why.md")
 QUICK = paths.CHECKPOINTS / "why-quick"
+SAME = 1e-3
+"""Share of an error by which other machines may differ (docs/reproducibility.md has what was measured)."""
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "--minutes": {"type": float, "help": "begin nothing more after so many minutes"},
     "--show": {"metavar": "NAME", "help": "print one table of the page, and train nothing"},
-    "--check": {"type": int, "metavar": "N", "help": "train N repetitions of the table again, and compare"},
+    "--check": {"type": int, "metavar": "N", "help": "train N repetitions of the confirmation again, and compare"},
     "--add": {"type": Path, "metavar": "FILE", "help": "take in the rows that another machine finished"},
 }
 
@@ -24,12 +26,25 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 @command.stage("why", ARGUMENTS)
 def main(minutes: float | None, show: str | None, check: int | None, add: Path | None) -> None:
     """Do what is asked for; without arguments, all."""
-    from pipeline.why import networks, protocol, table
+    from pipeline.why import networks, page, protocol, table
 
-    sizes, source = (protocol.LONG if os.environ.get("LONG") else protocol.Sizes()), ROWS
+    sizes, source, written = (protocol.LONG if os.environ.get("LONG") else protocol.Sizes()), ROWS, PAGE
     if os.environ.get("QUICK"):
-        sizes, source = protocol.QUICK, QUICK / ROWS.name
+        sizes, source, written = protocol.QUICK, QUICK / ROWS.name, QUICK / PAGE.name
+    if show:
+        print(page.shown(show, source, sizes))
+        return
     params.use_mirror(params.load())
+    if check:
+        both = networks.check(source, sizes, check)
+        both["off"] = (both.test_mse_again / both.test_mse - 1).abs()
+        print(both.to_string(index=False))
+        if (both.off > SAME).any():
+            raise ValueError(
+                f"expected the errors of {source} within {SAME:g}, found {both.off.max():.2g} off; see above"
+            )
+        return
     if add:
         table.save(table.add(table.load(source), table.load(add)), source)
     networks.fill(protocol.stacks(source, sizes), source, sizes, minutes)
+    page.write(PAGE, written, source, sizes)

@@ -23,7 +23,7 @@ from pipeline.why.table import Regime, Strength
 LEVEL = 0.05
 DISCREPANCY = (0.0, 0.05, 0.1, 0.2, 0.4)
 """Log deviations that an entry of the paper may have beyond a single run's: fitted on blind entries."""
-KINDS = ("nem", "reversed-nem")
+KINDS, SCALINGS = ("nem", "reversed-nem"), ("min-max", "z-score")
 SETTING = [field.name for field in fields(Regime)]
 STRENGTH = [field.name for field in fields(Strength)]
 
@@ -64,12 +64,15 @@ class Predictive:
 
 
 def predictive(rows: pd.DataFrame, by: list[str], settings: pd.DataFrame) -> Predictive:
-    """Return what rows of one cell and condition predict at ``settings``, rows of the columns ``by``."""
+    """Return what rows of one cell and condition predict at ``settings``, rows of the columns ``by``.
+
+    Scales are NaN where no setting was repeated, since the spread over seeds is not known then.
+    """
     alive = rows[rows.test_mse > 0]
     groups = np.log(alive.test_mse).groupby([alive[name] for name in by])
     mean, count = groups.mean(), groups.count()
-    df = max(int((count - 1).sum()), 1)
-    spread = np.sqrt(((count - 1) * groups.var().fillna(0)).sum() / df)
+    df = int((count - 1).sum())
+    spread = np.sqrt(((count - 1) * groups.var().fillna(0)).sum() / df) if df else np.nan
     wanted = pd.MultiIndex.from_frame(settings[by]) if len(by) > 1 else pd.Index(settings[by[0]])
     n = count.reindex(wanted).to_numpy(float)
     return Predictive(mean.reindex(wanted).to_numpy(float), spread * np.sqrt(1 + 1 / n), df)
@@ -81,7 +84,7 @@ def search(rows: pd.DataFrame) -> pd.DataFrame:
     Both fit if neither of the paper's errors lies outside of the central 1 - 0.05/2 of what a new run would give: a
     setting without a fit is refuted at 5 %, and no other tolerance is chosen. Most likely ones come first.
     """
-    plain = rows[(rows.condition == "none") & (rows.variant == "")]
+    plain = rows[(rows.condition == "none") & (rows.variant == "") & rows.data.isin(SCALINGS)]
     both = plain.groupby(SETTING, sort=False).cell.nunique() == len(GATES)
     found = both[both].index.to_frame(index=False)
     if not len(found):
@@ -130,7 +133,7 @@ def _predictives(rows: pd.DataFrame, conditions: list[str], settings: pd.DataFra
 
 
 def calibrate(rows: pd.DataFrame, regime: Regime, cell: str, mode: str) -> Calibration | None:
-    """Weigh all strengths at which the main regime has blind noise in all three places; ``None``: there is none.
+    """Weigh all strengths at which the main regime has blind noise in all three places; ``None``: none is repeated.
 
     The prior is uniform over the strengths that were tried; the likelihood is that of the three blind entries.
     """
@@ -144,6 +147,8 @@ def calibrate(rows: pd.DataFrame, regime: Regime, cell: str, mode: str) -> Calib
         each = [part.log_density(paper(cell, name), discrepancy) for part, name in zip(parts, blind, strict=True)]
         total = np.sum(each, 0)
         total[np.isnan(total)] = -np.inf
+        if np.isneginf(total).all():
+            continue
         fit = float(special.logsumexp(total) - np.log(len(total)))
         if best is None or fit > best.fit:
             best = Calibration(settings, total - special.logsumexp(total), discrepancy, fit)

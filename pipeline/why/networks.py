@@ -23,13 +23,12 @@ from pipeline.fx.csv_format import FEATURES
 from pipeline.params import FxWindows
 from pipeline.training import settings, train
 from pipeline.training.engine import METRICS, Repetition
-from pipeline.why import table
+from pipeline.why import protocol, table
 from pipeline.why.protocol import Sizes
 from pipeline.why.table import COLUMNS, KEY, VARIANTS, Stack
 
-KEEP, DATA = "why", paths.CHECKPOINTS / "why-data"
+KEEP, AGAIN, DATA = "why", "why-check", paths.CHECKPOINTS / "why-data"
 SEED, STREAM = 1, "why"
-CHUNK = 4  # stacks per worker between two looks at the clock
 PROBES, STEP = 400, 0.01  # sequences that slopes and saturation are measured on; change of all inputs [scaled]
 
 
@@ -69,7 +68,7 @@ def sequences_of(data: str, days: int | None, train_end: int) -> Path:
 
 
 def work(stack: Stack, sizes: Sizes) -> train.Work:
-    """Return what trains a stack; its networks come back where it has one repetition."""
+    """Return what trains a stack."""
     own, regime = stack.strength, stack.regime
     noise = {
         f"{place}_{mode}": settings.Strength(getattr(own, f"sigma_{place}"), getattr(own, f"decay_{place}"))
@@ -83,8 +82,7 @@ def work(stack: Stack, sizes: Sizes) -> train.Work:
         **VARIANTS[stack.variant][0],
     )  # fmt: skip
     folder = sequences_of(regime.data, sizes.days, sizes.train_end)
-    alone = len(stack.repetitions) == 1
-    return train.Work(folder, None, "joined", network, SEED, STREAM, stack.repetitions, "cpu", networks=alone)
+    return train.Work(folder, None, "joined", network, SEED, STREAM, stack.repetitions, "cpu", networks=stack.probed)
 
 
 def fill(stacks: Iterable[Stack | None], destination: Path, sizes: Sizes, minutes: float | None = None) -> None:
@@ -97,32 +95,47 @@ def fill(stacks: Iterable[Stack | None], destination: Path, sizes: Sizes, minute
         ValueError: the table is damaged.
         ChildProcessError: a worker died; what was finished is in the table.
     """
-    until, waiting = time.monotonic() + 60 * (minutes or float("inf")), iter(stacks)
+    until, waiting = time.monotonic() + 60 * (float("inf") if minutes is None else minutes), iter(stacks)
     while time.monotonic() < until:
-        there = table.keys(table.load(destination))
+        known = table.load(destination)
+        there = table.keys(known)
         chunk: list[Stack] = []
         for stack in waiting:
             if stack is None and chunk:
                 break
             if stack and (part := table.lacking(stack, there)):
-                # The noiseless network of a stack may be trained beside another one of the same chunk; it is the same.
-                there |= {key for condition, _, key in part.networks() if condition != "none"}
+                there |= {key for *_, key in part.networks()}
                 chunk.append(part)
-            if len(chunk) == CHUNK * jobs.workers():
+            if len(chunk) == sizes.chunk * jobs.workers():
                 break
         if not chunk:
             return
-        for rows in trained(chunk, destination, sizes):
-            table.save(table.add(table.load(destination), rows), destination)
+        for rows in trained(chunk, sizes):
+            known = table.add(known, rows)
+            table.save(known, destination)
         kept.forget(KEEP)
 
 
-def trained(stacks: Sequence[Stack], destination: Path, sizes: Sizes) -> Iterator[pd.DataFrame]:
-    """Train stacks; yield the rows of each repetition; noiseless losses that a stack lacks are the table's."""
+def trained(stacks: Sequence[Stack], sizes: Sizes, keep: str = KEEP) -> Iterator[pd.DataFrame]:
+    """Train stacks; yield the rows of each repetition."""
     works, code = {work(stack, sizes): stack for stack in stacks}, commit()
-    for one, repetition in train.run([*works], label="why", keep=KEEP):
-        known = table.load(destination)
-        yield pd.DataFrame(_measured(one, works[one], repetition, known, code), columns=list(COLUMNS))
+    for one, repetition in train.run([*works], label="why", keep=keep):
+        yield pd.DataFrame(_measured(one, works[one], repetition, code), columns=list(COLUMNS))
+
+
+def check(destination: Path, sizes: Sizes, several: int) -> pd.DataFrame:
+    """Train repetitions of the confirmation again; return their networks with the table's error and the new one.
+
+    Raises:
+        ValueError: the table does not have them.
+    """
+    kept.forget(AGAIN)
+    fresh = pd.concat(trained([*protocol.confirmation(several)], sizes, AGAIN))
+    kept.forget(AGAIN)
+    both = table.load(destination).merge(fresh, on=list(KEY), suffixes=("", "_again"))
+    if len(both) < len(fresh):
+        raise ValueError(f"expected {len(fresh)} networks in {destination}, found {len(both)}; check fewer repetitions")
+    return both[["cell", "condition", "repetition", "test_mse", "test_mse_again", "commit"]]
 
 
 def commit() -> str:
@@ -136,19 +149,17 @@ def commit() -> str:
     return name + "+" * bool(changed)
 
 
-def _measured(
-    one: train.Work, stack: Stack, repetition: Repetition, known: pd.DataFrame, code: str
-) -> Iterator[dict[str, Any]]:
+def _measured(one: train.Work, stack: Stack, repetition: Repetition, code: str) -> Iterator[dict[str, Any]]:
     """Yield a repetition's rows."""
     data, R, losses = train.dataset(one), one.settings.epochs, repetition.curves[:, :, METRICS.index("test_loss")]
-    goal = _goal(stack, repetition, losses[:, R], known)
+    goal = float(losses[repetition.conditions.index("none"), R])  # NaN where it failed
     for c, condition in enumerate(repetition.conditions):
         failed = 0 < int(repetition.failed_epoch[c]) <= R
         row = stack.about(condition) | {"repetition": repetition.number, "failed": float(failed)}
         row |= {"last": float(one.settings.max_epochs), "seed": float(one.seed), "commit": code}
         if not failed:
             at_end = dict(zip(METRICS, repetition.curves[c, R].tolist(), strict=True))
-            row |= {"test_mse": at_end["test_loss"], "train_mse": at_end["train_loss"]}
+            row |= {"train_mse": at_end["train_loss"]}
             row |= {name: at_end[name] for name in ("acceptance_output", "acceptance_hidden")}
             row |= parts(data, repetition.predictions[c, :, 0].double().numpy())
             row |= mechanism(data, one.settings.cell, repetition.parameters[c]) if repetition.parameters[c] else {}
@@ -157,16 +168,8 @@ def _measured(
         yield row
 
 
-def _goal(stack: Stack, repetition: Repetition, at_end: Tensor, known: pd.DataFrame) -> float:
-    """Return the noiseless loss at R of this repetition, from the stack or from the table; NaN where it failed."""
-    if "none" in repetition.conditions:
-        return float(at_end[repetition.conditions.index("none")])
-    wanted = pd.Series(stack.about("none") | {"repetition": repetition.number})
-    return float(known.test_mse[(known[list(KEY)] == wanted[list(KEY)]).all(axis=1)].iloc[0])
-
-
 def parts(data: Dataset, predictions: Floats) -> dict[str, float]:
-    """Split the squared error into what a cubic of yesterday's price explains, and the rest; they add up.
+    """Return the mean squared error of the days forecast, what a cubic of yesterday's price explains of it, the rest.
 
     Every form has yesterday's scaled price in its inputs, and an error of the target is one of the price.
     """
@@ -174,7 +177,8 @@ def parts(data: Dataset, predictions: Floats) -> dict[str, float]:
     yesterday = data.test.pool[data.test.index[:, -1], FEATURES.index("price")].double().numpy()
     error = predictions - truth
     level = np.polynomial.Polynomial.fit(yesterday, error, 3)(yesterday)
-    return {"level_mse": float(np.mean(level**2)), "daily_mse": float(np.mean((error - level) ** 2))}
+    squares = {"test_mse": error**2, "level_mse": level**2, "daily_mse": (error - level) ** 2}
+    return {name: float(np.mean(values)) for name, values in squares.items()}
 
 
 def mechanism(data: Dataset, cell: cells.CellName, network: dict[str, Tensor]) -> dict[str, float]:

@@ -59,31 +59,43 @@ class Sizes:
     lottery: int = 50
     explore: int = 2
     search: int = 3
+    vary: int = 3  # repetitions in other regimes and interpretations
+    others: int = 3  # regimes besides the main one
     several: int = 5  # where the task is another one
     levels: tuple[float, ...] = LEVELS
+    decays: tuple[float, ...] = DECAYS
     batches: tuple[int, ...] = (256, 16)
+    rates: int | None = None  # so many of each row of RATES are searched; ``None``: all
+    chunk: int = 4  # stacks per worker between two looks at the clock
 
 
-LONG = Sizes(confirm=60, lottery=100, explore=4, search=5, several=10)
+LONG = Sizes(confirm=60, lottery=100, explore=4, search=5, vary=5, several=10)
 QUICK = Sizes(
-    hidden=3, epochs=3, last=4, days=120, train_end=90, confirm=2, lottery=3, explore=1, search=2, several=1,
-    levels=(0.1,), batches=(),
+    hidden=3, epochs=3, last=4, days=120, train_end=90, confirm=2, lottery=3, explore=2, search=2, several=1,
+    vary=1, others=1, levels=(0.1, 0.3), decays=(0.5,), batches=(), rates=1, chunk=100,
 )  # fmt: skip
 
 
-def stacks(source: Path, sizes: Sizes) -> Iterator[Stack | None]:
+def parts(source: Path, sizes: Sizes) -> Iterator[tuple[str, Iterator[Stack]] | None]:
     """Yield the whole protocol, in order; after ``None``, what follows from the table at ``source`` up to there."""
-    yield from confirmation(sizes.confirm)
-    yield from exploration(sizes)
-    yield from search(sizes)
+    yield "confirmation", confirmation(sizes.confirm)
+    yield "strengths", exploration(sizes)
+    yield "search for regimes", search(sizes)
     yield None
     rows = table.load(source)
     rows = rows[rows.repetition < FRESH]  # so that no choice knows what confirms it
-    yield from calibrated(rows, sizes)
-    yield from elsewhere(rows, sizes)
-    yield from interpretations(sizes)
-    yield from _paired(CHANGE, (FIRST,), range(sizes.several))
-    yield from confirmation(sizes.lottery)
+    # Nor does it depend on what later parts add, or a run that goes on would ask for other networks.
+    yield "calibrated strengths", calibrated(rows[rows.repetition < sizes.explore], sizes)
+    yield "other regimes", elsewhere(rows, sizes)
+    yield "interpretations", interpretations(sizes)
+    yield "target `change`", _paired(CHANGE, (FIRST,), range(sizes.several))
+    yield "seed lottery", confirmation(sizes.lottery)
+
+
+def stacks(source: Path, sizes: Sizes) -> Iterator[Stack | None]:
+    """Yield the stacks of all parts, and their ``None``."""
+    for part in parts(source, sizes):
+        yield from part[1] if part else (None,)
 
 
 def _paired(regime: Regime, strengths: tuple[Strength, ...], repetitions: range) -> Iterator[Stack]:
@@ -104,7 +116,7 @@ def pairs(sizes: Sizes) -> list[Strength]:
     Networks with noise in one place only are shared by pairs, so all their levels are there at every decay.
     """
     chosen = []
-    for decay, output, hidden in itertools.product(DECAYS, sizes.levels, sizes.levels):
+    for decay, output, hidden in itertools.product(sizes.decays, sizes.levels, sizes.levels):
         if decay == CENTRAL or output == hidden or {output, hidden} <= {*COARSE}:
             chosen.append(Strength(output, decay, hidden, decay))
     return chosen
@@ -119,7 +131,7 @@ def regimes(sizes: Sizes) -> list[Regime]:
     """Return all regimes that are searched."""
     found = [
         Regime(data, optimiser, rate, momentum)
-        for (data, optimiser, momentum), rates in RATES.items() for rate in rates
+        for (data, optimiser, momentum), rates in RATES.items() for rate in rates[: sizes.rates]
     ]  # fmt: skip
     for batch, ((optimiser, momentum), rates) in itertools.product(sizes.batches, OTHER_RATES.items()):
         factor = batch / 64 if optimiser == "sgd" else 1.0
@@ -131,26 +143,27 @@ def regimes(sizes: Sizes) -> list[Regime]:
 def search(sizes: Sizes) -> Iterator[Stack]:
     """Yield noiseless networks of all regimes."""
     for regime, cell in itertools.product(regimes(sizes), GATES):
-        yield Stack(cell, regime, Strength(), ("none",), tuple(range(sizes.search)))
+        yield Stack(cell, regime, Strength(), ("none",), tuple(range(sizes.search)), probed=False)
 
 
 def calibrated(rows: pd.DataFrame, sizes: Sizes) -> Iterator[Stack]:
     """Yield, for every cell and mode, the strength that the paper's blind entries make most likely; fresh seeds."""
-    for repetition, cell, mode in itertools.product(range(FRESH, FRESH + sizes.confirm), GATES, MODES):
-        if strength := calibrate.most_likely(rows, MAIN, cell, mode):
+    strengths = {(cell, mode): calibrate.most_likely(rows, MAIN, cell, mode) for cell in GATES for mode in MODES}
+    for repetition, (cell, mode) in itertools.product(range(FRESH, FRESH + sizes.confirm), strengths):
+        if strength := strengths[cell, mode]:
             names = tuple(name for name in EVERY if mode in name)
             yield Stack(cell, MAIN, strength, ("none", *names), (repetition,))
 
 
 def elsewhere(rows: pd.DataFrame, sizes: Sizes) -> Iterator[Stack]:
     """Yield all conditions in the regimes that match the paper's noiseless errors best, the main one left out."""
-    for regime in [regime for regime in calibrate.matched(rows) if regime != MAIN][:3]:
-        yield from _paired(regime, ELSEWHERE, range(sizes.search))
+    for regime in [regime for regime in calibrate.matched(rows) if regime != MAIN][: sizes.others]:
+        yield from _paired(regime, ELSEWHERE, range(sizes.vary))
 
 
 def interpretations(sizes: Sizes) -> Iterator[Stack]:
     """Yield what each interpretation of the paper changes, at the finding's setting."""
-    for repetition, cell in itertools.product(range(sizes.search), GATES):
+    for repetition, cell in itertools.product(range(sizes.vary), GATES):
         yield Stack(cell, MAIN, FIRST, EVERY, (repetition,))
         for variant, (_, concerned) in VARIANTS.items():
             if concerned:

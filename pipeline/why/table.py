@@ -6,7 +6,7 @@ outputs no strength of gates. So no network is ever trained twice under two name
 
 import io
 from collections.abc import Iterator
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple, dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
@@ -71,6 +71,7 @@ class Stack:
     repetitions: tuple[int, ...]
     variant: str = ""
     long: bool = False  # train on beyond R, which places negative speed-ups
+    probed: bool = True  # measure slopes and saturation; for one repetition only
 
     def about(self, condition: str) -> dict[str, Any]:
         """Return a network's key but for its repetition, by column."""
@@ -108,9 +109,9 @@ def load(source: Path) -> pd.DataFrame:
     Raises:
         ValueError: columns are missing, or a network stands in it twice.
     """
-    if not source.is_file():
-        return pd.DataFrame({name: pd.Series(dtype=str if name in TEXTS else float) for name in COLUMNS})
     kinds = {name: str if name in TEXTS else float for name in COLUMNS}
+    if not source.is_file():
+        return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in kinds.items()})
     try:
         table = pd.read_csv(source, dtype=kinds, keep_default_na=False, na_values={n: [""] for n in MEASURES})
         table = table[list(COLUMNS)]
@@ -140,26 +141,18 @@ def keys(table: pd.DataFrame) -> set[tuple[Any, ...]]:
 
 
 def lacking(stack: Stack, there: set[tuple[Any, ...]]) -> Stack | None:
-    """Return the part of a stack that is not there; ``None`` if nothing is."""
+    """Return the part of a stack that is not there, with the noiseless network, whose loss is to be reached."""
     missing = [(condition, repetition) for condition, repetition, key in stack.networks() if key not in there]
     if not missing:
         return None
     names, numbers = ({pair[k] for pair in missing} for k in (0, 1))
-    conditions = tuple(name for name in stack.conditions if name in names)
-    repetitions = tuple(number for number in stack.repetitions if number in numbers)
-    return Stack(stack.cell, stack.regime, stack.strength, conditions, repetitions, stack.variant, stack.long)
+    conditions = tuple(name for name in stack.conditions if name in names or name == "none")
+    return replace(stack, conditions=conditions, repetitions=tuple(n for n in stack.repetitions if n in numbers))
 
 
-def of(table: pd.DataFrame, regime: Regime, variant: str | None = "") -> pd.DataFrame:
-    """Return the rows of a regime, of one variant or (``None``) of all."""
-    chosen = pd.Series(True, table.index)
+def of(table: pd.DataFrame, regime: Regime) -> pd.DataFrame:
+    """Return the rows of a regime, as the paper has it."""
+    chosen = table.variant == ""
     for name, value in asdict(regime).items():
         chosen &= table[name] == value
-    return table[chosen if variant is None else chosen & (table.variant == variant)]
-
-
-def at(rows: pd.DataFrame, strength: Strength) -> pd.DataFrame:
-    """Return the rows whose own part of the strength is this one's."""
-    alike = {name: strength.of(Condition.parse(name)) for name in rows.condition.unique()}
-    wanted = pd.DataFrame([asdict(alike[name]) for name in rows.condition], rows.index)
-    return rows[(rows[list(wanted.columns)] == wanted).all(axis=1)] if len(rows) else rows
+    return table[chosen]

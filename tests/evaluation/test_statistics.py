@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.weightstats import DescrStatsW
 
 from pipeline.common import seeds
 from pipeline.evaluation import statistics
@@ -101,6 +102,69 @@ def test_beyond_the_exact_test_patterns_are_drawn():
 @given(P_VALUES)
 def test_holm_is_that_of_statsmodels(p_values):
     assert statistics.holm(p_values) == multipletests(p_values, method="holm")[1].tolist()
+
+
+@given(st.lists(st.lists(st.integers(-20, 20), min_size=3, max_size=3), min_size=2, max_size=7))
+def test_the_step_down_test_is_the_enumeration(rows):
+    """Single-step p-values of what is left, column after column, never below the one before."""
+    data = np.array(rows, float)
+    norms = np.sqrt((data**2).sum(0))
+    patterns = np.array(list(itertools.product((1, -1), repeat=len(data)))) @ (data / np.where(norms > 0, norms, 1))
+    observed, expected, least = np.abs(patterns[0]), np.zeros(3), 0.0
+    order = sorted(range(3), key=lambda k: -observed[k])
+    for place, k in enumerate(order):
+        least = max(least, (np.abs(patterns[:, order[place:]]).max(1) >= observed[k] - 1e-9).mean())
+        expected[k] = least
+    assert statistics.step_down(data) == pytest.approx(expected)
+
+
+def test_step_down_is_the_sign_flip_test_of_one_column_and_copies_cost_nothing():
+    data = np.random.default_rng(0).normal(0.4, 1, (12, 6)) + np.random.default_rng(1).normal(0, 1, (12, 1))
+    alone = np.array([statistics.sign_flip_p_value(column) for column in data.T])
+    assert statistics.step_down(data[:, :1]) == pytest.approx(alone[:1])
+    assert (alone <= statistics.step_down(data)).all()
+    assert statistics.step_down(np.repeat(data[:, :1], 5, axis=1)) == pytest.approx([alone[0]] * 5)
+    many = np.random.default_rng(2).normal(0.3, 1, (30, 1))
+    assert statistics.step_down(many) == pytest.approx([statistics.sign_flip_p_value(many[:, 0])], abs=0.005)
+    with pytest.raises(ValueError, match="leave failed repetitions out"):
+        statistics.step_down(np.array([[1.0, math.nan]]))
+
+
+@given(st.lists(st.floats(-3, 3), min_size=3, max_size=12), st.floats(0.05, 2))
+def test_equivalence_is_the_test_of_statsmodels(values, margin):
+    data = np.array(values) + np.linspace(0, 0.1, len(values))
+    expected = DescrStatsW(data).ttost_mean(-margin, margin)[0]
+    assert statistics.equivalence(data, margin) == pytest.approx(expected, rel=1e-6)
+    assert [statistics.equivalence(np.full(3, value * margin), margin) for value in (0, 0.5, -1, 2)] == [0, 0, 1, 1]
+
+
+def test_what_can_be_detected_is_detected_as_often_as_asked_for():
+    random = np.random.default_rng(0)
+    size = statistics.detectable(np.array([-1.0, 1.0] * 15), 0.05)
+    found = [stats.ttest_1samp(random.normal(size, np.std([-1, 1] * 15, ddof=1), 30), 0).pvalue for _ in range(2000)]
+    assert np.mean(np.array(found) < 0.05) == pytest.approx(0.8, abs=0.03)
+
+
+def test_studentised_intervals_of_few_skewed_values_cover_better_than_percentiles():
+    random = np.random.default_rng(0)
+    samples = random.lognormal(0, 0.5, (400, 10))
+    both = [(Bootstrap(0.95, 999, k).mean(s), Bootstrap(0.95, 999, k).studentised(s)) for k, s in enumerate(samples)]
+    percentile, studentised = ([i.low <= np.exp(0.125) <= i.high for i in own] for own in zip(*both, strict=True))
+    assert np.mean(percentile) < 0.91
+    assert 0.92 < np.mean(studentised) < 0.98
+    assert BOOTSTRAP.studentised([1.0, 2.0]).high == math.inf
+    assert BOOTSTRAP.studentised([3.0, 3.0]) == Interval(3.0, 3.0, 3.0, 2)
+
+
+@pytest.mark.parametrize(
+    ("gain", "p", "equivalent", "verdict"),
+    [
+        (0.3, 0.01, 0.9, "supported"), (-0.3, 0.01, 0.9, "opposite"), (0.3, 0.2, 0.9, "undecided"),
+        (0.01, 0.01, 0.01, "practically none"), (0.01, 0.6, 0.01, "practically none"),
+    ],
+)  # fmt: skip
+def test_verdicts(gain, p, equivalent, verdict):
+    assert statistics.verdict(gain, p, equivalent) == verdict
 
 
 def curve(*values):

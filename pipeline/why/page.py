@@ -1,0 +1,107 @@
+"""docs/why.md and its pictures, from the committed table: tables stand between marks, all other text is by hand."""
+
+import itertools
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from nem.cells import GATES
+from nem.conditions import Condition
+from pipeline.common import records
+from pipeline.evaluation import style
+from pipeline.why import lottery, protocol, results, table
+from pipeline.why.calibrate import paper
+from pipeline.why.protocol import Sizes
+from pipeline.why.table import EVERY, REVERSED
+
+MARKS = re.compile(r"(<!-- ([a-z]+):start -->\n).*?(<!-- \2:end -->)", re.DOTALL)
+NOTHING = "*Not run yet.*"
+
+
+def progress(source: Path, sizes: Sizes) -> pd.DataFrame:
+    """Return how many networks of each part of the protocol the table has."""
+    there, lines = table.keys(rows := table.load(source)), []
+    seen: set[tuple[Any, ...]] = set()
+    for part in protocol.parts(source, sizes):
+        asked = {key for stack in (part[1] if part else ()) if stack for *_, key in stack.networks()} - seen
+        if part:
+            count = f"{len(asked)}" if asked else "– (follows from earlier parts)"
+            lines.append({"part": part[0], "networks": count, "trained": len(asked & there)})
+        seen |= asked
+    commits = ", ".join(f"`{name}`" for name in sorted(rows.commit.unique())) or "–"
+    failed = f"{int(rows.failed.sum())} of them failed; made by {commits}"
+    return pd.DataFrame([*lines, {"part": f"in the table ({failed})", "networks": "", "trained": len(rows)}])
+
+
+def shown(name: str, source: Path, sizes: Sizes) -> str:
+    """Return one table of the page as Markdown; a ValueError says that there is none of this name."""
+    if name != "progress" and name not in results.TABLES:
+        names = ", ".join(("progress", *results.TABLES))
+        raise ValueError(f"expected the name of a table of the page, found {name!r}; use one of {names}")
+    found = progress(source, sizes) if name == "progress" else results.TABLES[name](table.load(source))
+    if not len(found):
+        return NOTHING
+    lines = [found.columns, ["---"] * len(found.columns), *found.itertuples(index=False, name=None)]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def write(page: Path, destination: Path, source: Path, sizes: Sizes) -> None:
+    """Put tables between the marks of a page, and draw its pictures beside the table.
+
+    Raises:
+        ValueError: the page has marks of a table that there is none of, or the table is damaged.
+    """
+    text = page.read_text(encoding="utf-8")
+    filled = MARKS.sub(lambda match: f"{match[1]}{shown(match[2], source, sizes)}\n{match[3]}", text)
+    records.write_text(destination, filled)
+    rows = table.load(source)
+    if any(len(results.confirmation(rows, cell).dropna()) >= 2 for cell in GATES):
+        strips(rows, source.with_name("confirmation.png"))
+        chances(rows, source.with_name("lottery.png"))
+
+
+def strips(rows: pd.DataFrame, destination: Path) -> None:
+    """Draw every network of the confirmation, and the paper's entries as crosses."""
+    drawn, panels = style.figure(len(GATES), width=5.2, height=4.6, sharey=True)
+    for cell, axes in zip(GATES, panels, strict=True):
+        errors = results.confirmation(rows, cell).dropna()
+        offsets = np.linspace(-0.25, 0.25, max(len(errors), 1))
+        for row, name in enumerate(EVERY):
+            colour = style.COLOURS[Condition.parse(name).kind]
+            axes.scatter(errors[name], row + offsets, s=6, color=colour, alpha=0.5, linewidths=0)
+            axes.plot([errors[name].mean()] * 2, [row - 0.35, row + 0.35], color=colour, linewidth=2)
+            light = {"color": "black", "alpha": 0.35} if name in REVERSED else {"color": "black"}
+            axes.plot(paper(cell, name), row, "x", markersize=6, **light)
+        if len(errors):
+            axes.axvline(errors.none.mean(), color="#555555", linewidth=0.8, linestyle=":")
+        axes.set(xscale="log", xlabel="Test MSE [rupees²]", title=f"{cell.upper()}, {len(errors)} repetitions")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("{x:g}")
+        axes.tick_params(axis="x", which="both", labelsize=7)
+    panels[0].set_yticks(range(len(EVERY)), EVERY)
+    panels[0].invert_yaxis()
+    style.save(drawn, destination)
+
+
+def chances(rows: pd.DataFrame, destination: Path) -> None:
+    """Draw how probable it is that all six entries are better than none, against the tries per entry."""
+    drawn, panels = style.figure(len(GATES), width=4.4, height=3.0, sharey=True)
+    colours = {"as printed": style.COLOURS["nem"], "reversed": style.COLOURS["reversed-nem"]}
+    for cell, axes in zip(GATES, panels, strict=True):
+        errors = results.confirmation(rows, cell).dropna()
+        for (sign, names), common in itertools.product(lottery.SIGNS.items(), (False, True)):
+            if len(errors) >= 2:
+                found = [lottery.pattern(errors, cell, names, m, common=common) for m in lottery.TRIES]
+                label = f"{sign}, {'common' if common else 'independent'} seeds"
+                values = [one["all six better"] for one in found]
+                axes.plot(lottery.TRIES, values, "o--" if common else "o-", color=colours[sign], label=label)
+        nothing = [*map(lottery.by_chance, lottery.TRIES)]
+        axes.plot(lottery.TRIES, nothing, ":", color="#555555", label="noise does nothing")
+        axes.set(xscale="log", xlabel="Tries per entry, the best one printed", title=cell.upper(), ylim=(-0.03, 1.03))
+        axes.set_xticks(lottery.TRIES, map(str, lottery.TRIES))
+    panels[0].set_ylabel("P(all six NEM entries better than none)")
+    panels[0].legend()
+    style.save(drawn, destination)
