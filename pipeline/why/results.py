@@ -23,6 +23,7 @@ from pipeline.why.table import BLIND, EVERY, KEY, NEM, REVERSED, VARIANTS, Regim
 
 LEAST = 0.05
 """The smallest effect of interest: errors that differ by less than 5 % are practically the same."""
+ENOUGH = 30  # repetitions without which nothing is called practically none
 BOOTSTRAP = Bootstrap(0.95, 10_000, 1)
 R, BEYOND = 100, -np.inf  # a speed-up that the epochs after R did not place
 SHOWN = 12
@@ -91,7 +92,8 @@ def judged(rows: pd.DataFrame) -> pd.DataFrame:
             line |= {"gain": gain, "better": float((own > 0).mean()), "p": p, "equivalent": equivalent}
             line |= {"detectable": statistics.detectable(own.to_numpy(), statistics.LEVEL / len(EVERY[1:]))}
             line |= {"half": half if name not in BLIND else "–"}
-            lines.append(line | {"verdict": statistics.verdict(gain.mean or 0.0, p, equivalent)})
+            verdict = statistics.verdict(gain.mean or 0.0, p, equivalent if gain.n >= ENOUGH else 1.0)
+            lines.append(line | {"verdict": verdict})
     return pd.DataFrame(lines)
 
 

@@ -184,6 +184,9 @@ def test_verdicts_and_signs_of_known_effects():
         assert found.better[cell, name] == (errors[name] < errors.none).mean()
     nothing = results.judged(fabricate.confirmed(FIRST, 30, lambda stack, condition: 2.0))
     assert set(nothing.verdict) == {"practically none"}
+    few = results.judged(fabricate.confirmed(FIRST, 12, lambda stack, condition: 2.0, spread=0.001))
+    assert (few.equivalent < 0.05).all()
+    assert set(few.verdict) == {"undecided"}
     assert results.summary(rows)["supported"].sum() >= 12
 
 
