@@ -53,11 +53,13 @@ def arm(fault):
 def turn_back_the_clock():
     """Replace ``time.time`` and ``time.time_ns``, also where a module holds one already."""
     moments = itertools.count(time.time(), -3600)
-    fakes = {id(time.time): lambda: next(moments), id(time.time_ns): lambda: int(1e9 * next(moments))}
+    real = (time.time, time.time_ns)  # held, so that no other object gets their places
+    fakes = (lambda: next(moments), lambda: int(1e9 * next(moments)))
     for module in list(sys.modules.values()):
         for key, value in list(getattr(module, "__dict__", {}).items()):
-            if id(value) in fakes:
-                setattr(module, key, fakes[id(value)])
+            for one, fake in zip(real, fakes, strict=True):
+                if value is one:
+                    setattr(module, key, fake)
 
 
 def child(request):
