@@ -10,8 +10,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from pipeline import tasks
 from pipeline.common import paths, records, sequences
+from pipeline.evaluation.tables import markdown
 from pipeline.evaluation.task import Task
 
 README, STUDY, IMAGES = Path("README.md"), Path("docs/study.md"), Path("docs/images")
@@ -50,7 +53,7 @@ def section(task: Task, metrics: dict[str, Any]) -> str:
     for cell in cells:
         heads += [f"{cell.upper()}{f', {split}' if split else ''}" for split in splits]
         heads += ["paper", "speed-up", "paper"]
-    lines = [heads, ["---"] * len(heads), *map(row, run["settings"]["conditions"])]
+    lines = pd.DataFrame(map(row, run["settings"]["conditions"]), columns=heads)
     naive = [
         (f"{split}: " if split else "")
         + ", ".join(f"{task.called(key)} {shown(value)}" for key, value in metrics["baselines"][name].items())
@@ -60,7 +63,7 @@ def section(task: Task, metrics: dict[str, Any]) -> str:
         f"{measure.label(run['unit']).capitalize()}: mean of {run['repetitions']} paired repetitions and bootstrap "
         f"interval. Speed-ups [%] are medians{', in the order of the splits' * (len(names) > 1)}; the noiseless one "
         "need not be 0, since its own loss may pass its last value early. Without a recurrent network: "
-        f"{'; '.join(naive)}.\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        f"{'; '.join(naive)}.\n\n{markdown(lines)}"
     )
 
 

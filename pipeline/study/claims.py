@@ -15,12 +15,11 @@ from typing import Literal
 import pandas as pd
 
 from nem.conditions import CONDITIONS
-from pipeline.evaluation.statistics import Bootstrap, holm
+from pipeline.evaluation.statistics import LEVEL, Bootstrap, holm
 from pipeline.study.effects import UNITS, Context, Effect, Measure, Side, contexts, effect, side
 from pipeline.study.grid import REGIMES
 
 Status = Literal["for", "against", "open"]
-LEVEL = 0.05
 COLUMNS = ("claim", "source", "paper", "ours", "ci_low", "ci_high", "verdict", "condition_of_verdict")
 REPRODUCED, ONLY_IF, NOT, CONTRADICTED = "reproduced", "reproduced only if", "not reproduced", "contradicted"
 HEADS = {"classes": ("softmax",), "values": ("identity",), "both": ("softmax", "identity")}

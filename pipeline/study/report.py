@@ -8,7 +8,7 @@ import pandas as pd
 
 from pipeline.common import paths, records, sequences
 from pipeline.evaluation import report
-from pipeline.evaluation.statistics import Bootstrap
+from pipeline.evaluation.statistics import LEVEL, Bootstrap
 from pipeline.evaluation.tables import markdown, write_frame
 from pipeline.params import Params
 from pipeline.study import claims, effects, figures, grid, saturation
@@ -33,7 +33,7 @@ def sections(
     for (*place, measure), part in own.groupby([*PLACE, "measure"], sort=False):
         line = dict(zip(PLACE, place, strict=True)) | {"measure": effects.UNITS[measure]}
         for kind in ("nem", "blind"):
-            sure = part[part.condition.str.startswith(kind + "-") & (part.p_holm < claims.LEVEL)]
+            sure = part[part.condition.str.startswith(kind + "-") & (part.p_holm < LEVEL)]
             line[f"{kind} better, worse of 6"] = f"{(sure.value > 0).sum()}, {(sure.value < 0).sum()}"
         best = part.loc[part[part.condition.isin(grid.NEM)].value.idxmax()]
         line["best NEM condition"] = f"{best.condition}: {best.value:+.3g} [{best.low:.3g}, {best.high:.3g}]"

@@ -15,12 +15,11 @@ from scipy import special, stats
 
 from nem.cells import GATES
 from nem.conditions import MODES, PLACES
-from pipeline.evaluation.statistics import Floats
+from pipeline.evaluation.statistics import LEVEL, Floats
 from pipeline.tasks.fx import TASK
 from pipeline.why import table
 from pipeline.why.table import Regime, Strength
 
-LEVEL = 0.05
 DISCREPANCY = (0.0, 0.05, 0.1, 0.2, 0.4)
 """Log deviations that an entry of the paper may have beyond a single run's: fitted on blind entries."""
 KINDS, SCALINGS = ("nem", "reversed-nem"), ("min-max", "z-score")

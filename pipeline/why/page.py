@@ -12,6 +12,7 @@ from nem.cells import GATES
 from nem.conditions import Condition
 from pipeline.common import records
 from pipeline.evaluation import style
+from pipeline.evaluation.tables import markdown
 from pipeline.why import lottery, protocol, results, table
 from pipeline.why.calibrate import paper
 from pipeline.why.protocol import Sizes
@@ -44,8 +45,7 @@ def shown(name: str, source: Path, sizes: Sizes) -> str:
     found = progress(source, sizes) if name == "progress" else results.TABLES[name](table.load(source))
     if not len(found):
         return NOTHING
-    lines = [found.columns, ["---"] * len(found.columns), *found.itertuples(index=False, name=None)]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+    return markdown(found)
 
 
 def write(page: Path, destination: Path, source: Path, sizes: Sizes) -> None:
