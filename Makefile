@@ -26,6 +26,8 @@ help: ## Show this help
 
 setup: $(READY) ## Make the virtual environment from the hash-locked requirements
 	@mkdir -p -m 700 "$(SITE)"
+	@test -f .dvc/tmp/plots.html || $(BIN)/python -m tools.plots_page
+	@grep -qs html_template .dvc/config.local || $(BIN)/dvc config --local plots.html_template tmp/plots.html
 	@grep -qsF "site_cache_dir = $(SITE)" .dvc/config.local || $(BIN)/dvc config --local core.site_cache_dir "$(SITE)" 2>/dev/null \
 	  || echo "setup: DVC cannot note a folder that is not ASCII: outside of make, first export DVC_SITE_CACHE_DIR=\"$(SITE)\""
 	@git rev-parse --git-dir >/dev/null 2>&1 || grep -qs "no_scm = true" .dvc/config.local || $(BIN)/dvc config --local core.no_scm true
@@ -45,7 +47,7 @@ endif
 	@$(BIN)/python -m pipeline.params check
 	@$(BIN)/dvc repro
 	@$(BIN)/python -m stages.track
-	@echo "Report: data/results/report.html"
+	@$(BIN)/python -m tools.closing
 
 test: setup ## Run the test suite (minutes)
 	@$(BIN)/python -m pytest -n 2 -m "not slow and not faults" $(ARGS)

@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from nem.conditions import CONDITIONS
 from pipeline import params
 from tests.conftest import ROOT
 from tests.test_imports import MODULES, imports, tree
+from tools import plots_page
 
 DVC = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())
 STAGES = {**DVC["stages"], "acquire": {**DVC["stages"]["acquire"]["do"], "items": DVC["stages"]["acquire"]["foreach"]}}
@@ -292,3 +294,24 @@ def test_one_task_alone_runs_rests_and_comes_back_from_the_cache(tmp_path):
     assert "Running stage 'train" not in again.stdout, "runs come back from DVC's cache"
     for what in (("status", "-q"), ("metrics", "show"), ("plots", "show")):
         assert command(folder, "dvc", *what).returncode == 0
+
+
+def test_dvc_plots_draw_a_line_per_condition_without_the_network(tmp_path, monkeypatch):
+    """With the committed plots, template and page, on curves that are made up."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(ROOT / ".dvc/plots", ".dvc/plots")
+    shutil.copy(ROOT / ".dvc/config", ".dvc/config")
+    Path(".dvc/config.local").write_text("[core]\n    no_scm = true\n[plots]\n    html_template = tmp/plots.html\n")
+    Path("dvc.yaml").write_text(
+        "plots:\n" + (ROOT / "dvc.yaml").read_text().partition("\nplots:")[2].partition("\n")[2]
+    )
+    Path("data/results/plots").mkdir(parents=True)
+    lines = [f"{name},{epoch},{1 + epoch},fx lstm" for name in CONDITIONS for epoch in range(3)]
+    Path("data/results/plots/fx_lstm.csv").write_text("condition,epoch,test_loss,run\n" + "\n".join(lines) + "\n")
+    plots_page.main()
+    subprocess.run([sys.executable, "-m", "dvc", "plots", "show", "-o", "out"], check=True, capture_output=True)
+    page = Path("out/index.html").read_text("utf-8")
+    specification = page.partition("</script></head>")[2]
+    assert all(f'"condition": "{name}"' in specification for name in CONDITIONS)
+    assert '"color": {"field": "condition"' in specification
+    assert not re.search(r"<(script|link)[^>]+(src|href)=", page)

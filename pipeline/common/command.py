@@ -1,9 +1,13 @@
 """What all commands of stages share: arguments, and expected faults that end with a message and not a traceback."""
 
 import sys
+import time
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
+
+from pipeline.common import paths, records
 
 Main = Callable[..., int]
 
@@ -27,8 +31,10 @@ def stage(name: str, arguments: Mapping[str, Mapping[str, Any]] | None = None) -
                 for argument, settings in arguments.items():
                     parser.add_argument(argument, **settings)
                 options = parser.parse_args(line)
+            start = time.perf_counter()
             try:
                 work(**vars(options))
+                _note(" ".join([name, *(str(value) for value in vars(options).values())]), time.perf_counter() - start)
             except (ValueError, OSError) as error:
                 print(f"{name}: {error}", file=sys.stderr)
                 return 1
@@ -39,3 +45,10 @@ def stage(name: str, arguments: Mapping[str, Mapping[str, Any]] | None = None) -
         return main
 
     return decorate
+
+
+def _note(name: str, seconds: float) -> None:
+    """Keep how long a stage took, for the end of ``make repro``; no output holds it, and no stage fails by it."""
+    with suppress(OSError, ValueError):
+        known = records.read_json(paths.TIMES) if paths.TIMES.is_file() else {}
+        records.write_json(paths.TIMES, {**known, name: round(seconds, 1)})

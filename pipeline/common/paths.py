@@ -17,12 +17,14 @@ SEQUENCES = DATA / "sequences"
 RUNS = DATA / "runs"
 RESULTS = DATA / "results"
 METRICS = RESULTS / "metrics.json"
+SUMMARY = RESULTS / "summary.json"
 TABLES = RESULTS / "tables"
 FIGURES = RESULTS / "figures"
 PLOTS = RESULTS / "plots"
 REPORT = RESULTS / "report.html"
 
 CHECKPOINTS = Path(".checkpoints")  # kept work: outside DVC's outputs, which DVC deletes before a stage runs
+TIMES = CHECKPOINTS / "times.json"  # how long each stage ran last [s]: of no output
 DOWNLOAD_LOCK = Path("downloads.lock.json")  # hashes that were trusted on first use, by address: commit it
 MIRROR_VARIABLE = "NEM_MIRROR"  # of the environment: a folder to look in before the network (fx, ucf11, weights, …)
 

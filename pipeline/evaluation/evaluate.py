@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pipeline.common import paths, records, sequences
-from pipeline.evaluation import geometry, metrics, report, tables
+from pipeline.evaluation import geometry, metrics, report, summary, tables
 from pipeline.evaluation.statistics import Bootstrap
 from pipeline.evaluation.style import Picture
 from pipeline.evaluation.task import Evidence, Outcome, Task
@@ -34,6 +34,7 @@ def evaluate(tasks: Sequence[Task], cells: Sequence[str], bootstrap: Bootstrap, 
     for outcome in outcomes:
         content.setdefault(outcome.name, {})[outcome.run.cell] = outcome.summary
     records.write_json(paths.METRICS, content)
+    records.write_json(paths.SUMMARY, summary.build(outcomes))
     report.write(outcomes, further, bootstrap, profile)
     print(f"evaluate: {len(outcomes)} run(s); see {paths.REPORT}")
     for outcome in outcomes:

@@ -79,5 +79,6 @@ def write(outcomes: Sequence[Outcome]) -> None:
             write_frame(pd.DataFrame(rows), paths.TABLES / f"{outcome.prefix}{table.name}.csv")
         columns = list(dict.fromkeys(("train_loss", "test_loss", outcome.task.measure.curve)))
         mean = outcome.run.curves.groupby(["condition", "epoch"], sort=False)[columns].mean().reset_index()
+        mean["run"] = f"{outcome.name} {outcome.run.cell}"
         write_frame(mean, paths.PLOTS / f"{outcome.name}_{outcome.run.cell}.csv")
     write_stack(outcomes, [outcome.differences for outcome in outcomes], "paired_differences")

@@ -12,11 +12,12 @@ import pytest
 
 from nem.conditions import CONDITIONS, Kind
 from pipeline import tasks
-from pipeline.common import paths, sequences
+from pipeline.common import paths, records, sequences
 from pipeline.evaluation import evaluate, metrics, report, style
 from pipeline.evaluation.task import Task
 from pipeline.training import results
 from tests.evaluation import fabricate
+from tools import closing
 
 OWN = Task("gestures", "Own gestures", "softmax")
 """A third task: nothing but a name and a head."""
@@ -51,7 +52,7 @@ def table(name):
 
 def test_every_file_is_there_and_two_evaluations_are_equal_bytes():
     tables = ("paired_differences", "forecast_comparisons", *(f"table_{n}" for n in (5, 6, 7, 8)))
-    wanted = {"metrics.json", "report.html", *(f"tables/{name}.csv" for name in tables)}
+    wanted = {"metrics.json", "summary.json", "report.html", *(f"tables/{name}.csv" for name in tables)}
     wanted |= {f"figures/figure_{n}.png" for n in ("10", "11", "12", "13", "14", "14_multiplicative")}
     for cell in CELLS:
         wanted |= {f"plots/{task}_{cell}.csv" for task in ("fx", "gestures")}
@@ -88,6 +89,25 @@ def test_a_new_task_has_metrics_tables_and_its_part_of_the_report():
             np.mean([abs(0.8 - share) for share in right]), abs=1e-6
         )
         assert f"<td>{100 * np.mean(right):.4g}</td>" in section
+
+
+def test_the_summary_compares_experiments_with_few_numbers(capsys):
+    content, metrics_of = json.loads(paths.SUMMARY.read_text()), json.loads(paths.METRICS.read_text())
+    own = content["gestures"]["gru"]
+    means = {name: metrics_of["gestures"]["gru"][name]["test_accuracy"]["mean"] for name in CONDITIONS}
+    assert own["none"] == means["none"]
+    assert (own["nem"], own["best"]) == (1.0, 1.0)
+    assert own["blind"] == pytest.approx(np.mean([means[name] for name in CONDITIONS if name.startswith("blind")]))
+    # Four repetitions cannot be significant; NEM is twice as fast.
+    assert (own["better"], own["worse"], own["speed_up_percent"]) == (0, 0, 50)
+    assert content["fx"]["gru"]["best"] == min(metrics_of["fx"]["gru"][name]["test_mse"]["mean"] for name in CONDITIONS)
+    # Two tasks, one of two splits: at most 60 numbers in all.
+    assert 3 * len(CELLS) * len(own) <= 60
+    records.write_json(paths.TIMES, {"train fx gru": 12.5})
+    closing.main()
+    printed = capsys.readouterr().out
+    assert re.search(r"gestures +gru +0\.\d+ .* 1 +1 +0 better, 0 worse\n", printed)
+    assert "train fx gru 12.5" in printed
 
 
 def test_runs_of_other_data_missing_runs_and_unknown_tasks_are_named(project):
