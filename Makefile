@@ -19,7 +19,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_ALLOW_PICKLE_DESERIALIZATION := false
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help setup repro study why test test-all test-faults bench ui track lint format docs tune check-repro audit licences clean
+.PHONY: help setup repro study why test test-all test-faults bench ui track lint format facts docs tune check-repro audit licences clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -95,8 +95,15 @@ format: setup ## Format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-docs: setup ## Put the present results into README.md and docs/study.md
+facts: setup ## Put the present results into README.md, docs/results.md and docs/study.md
 	@$(BIN)/python -m tools.readme
+	@PYTHONPATH=. $(BIN)/python docs/schema.py
+	@PYTHONPATH=. $(BIN)/python docs/figures.py
+
+docs: setup ## Build the documentation as a site in docs/_build/html, and run its examples
+	@$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@$(BIN)/python -m sphinx -W --keep-going -q -b doctest docs docs/_build/doctest
+	@echo "Open docs/_build/html/index.html"
 
 check-repro: setup ## Run the pipeline twice and compare every byte (QUICK=1: a small form)
 	@$(BIN)/python -m tools.check_repro

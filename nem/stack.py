@@ -3,6 +3,7 @@
 A stack has G groups of C networks. A group is one repetition of an experiment: its networks share inputs, targets
 and the draws behind their noise, and nothing but their noise condition tells them apart.
 
+    >>> from nem.stack import Batch, Networks, Size, StackNoise, gradients
     >>> networks = Networks(Size("lstm", groups=1, networks=13, inputs=4, hidden=50, outputs=1))
     >>> networks.initialise(0, torch.Generator().manual_seed(1))
     >>> noise, batch = StackNoise.of(CONDITIONS), Batch.of(torch.randn(1, 64, 7, 4), torch.randn(1, 64, 1))

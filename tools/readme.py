@@ -1,12 +1,13 @@
-"""Put the present results into the README and ``docs/study.md`` as facts: ``make docs``, after ``make repro`` or study.
+"""Put the present results into README, ``docs/results.md`` and ``docs/study.md`` as facts: ``make facts``.
 
-A task whose marks ``<!-- NAME:start -->`` and ``<!-- NAME:end -->`` the README holds gets one table of its cells and
-splits between them, unless its data were generated; what has no results stays. ``docs/study.md`` gets the study's
+A task whose marks ``<!-- NAME:start -->`` and ``<!-- NAME:end -->`` a page holds gets one table of its cells and splits
+between them, unless its data were generated; what has no results stays. ``docs/study.md`` gets the study's
 summary. Pictures that either shows are copied from the present ones.
 """
 
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from pipeline.common import paths, records, sequences
 from pipeline.evaluation.tables import markdown
 from pipeline.evaluation.task import Task
 
-README, STUDY, IMAGES = Path("README.md"), Path("docs/study.md"), Path("docs/images")
+README, RESULTS, STUDY, IMAGES = (
+    Path(name) for name in ("README.md", "docs/results.md", "docs/study.md", "docs/images")
+)
 SUMMARY = paths.DATA / "study/tables/summary.md"  # of pipeline/study/report.py
 
 
@@ -92,7 +95,8 @@ def fill(file: Path, sections: dict[str, str], pictures: Path) -> None:
 
 def main() -> int:
     """Write what README and study have room for; return the exit status."""
-    fill(README, results(), paths.FIGURES)
+    for page in (README, RESULTS):
+        fill(page, results(), paths.FIGURES)
     files = sorted(SUMMARY.parent.glob("*.png"))
     pictures = [f"![{file.stem.replace('_', ' ')}](images/{file.name})" for file in files]
     text = "\n\n".join([SUMMARY.read_text(encoding="utf-8").strip(), *pictures]) if SUMMARY.is_file() else None
@@ -101,12 +105,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    metrics, text = records.read_json(paths.METRICS), README.read_text(encoding="utf-8")
-    for run, content in metrics.items():
-        begin, separator, rest = text.partition(f"<!-- {run}:start -->\n")
-        if separator:
-            text = f"{begin}{separator}{section(run, content)}\n{rest[rest.index(f'<!-- {run}:end -->') :]}"
-    for picture in re.findall(r"\(docs/images/([\w.]+\.png)\)", text):
-        if (paths.FIGURES / picture).is_file():
-            shutil.copyfile(paths.FIGURES / picture, IMAGES / picture)
-    records.write_text(README, text)
+    sys.exit(main())
