@@ -278,7 +278,7 @@ class TaskNetwork(Network):
     lstm: dict[str, Any] = Field({}, description="what differs for this cell: some of the keys above")
     gru: dict[str, Any] = Field({}, description="the same")
 
-    def of(self, cell: Cell) -> Network:
+    def of(self, cell: str) -> Network:
         """Return the network of ``cell``: the common one with the cell's own values laid over it."""
         return Network.model_validate(sections.merge(self.model_dump(exclude={"lstm", "gru"}), getattr(self, cell)))
 
@@ -305,10 +305,10 @@ class Train(Section):
         hidden=256, optimiser="adam", learning_rate=0.001, noise=_noise(0.3, 0.5, 0.3, 0.5, 0.1, 0.5, 0.1, 0.5)
     )
 
-    def __getitem__(self, task: str) -> dict[str, Any]:
-        """Return the block of ``task`` as a plain mapping, with its blocks ``lstm`` and ``gru``."""
+    def of(self, task: str, cell: str) -> dict[str, Any]:
+        """Return the network of a cell of ``task`` as a plain mapping."""
         block: TaskNetwork = getattr(self, task)
-        return block.model_dump()
+        return block.of(cell).model_dump()
 
 
 class Evaluate(Section):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from threadpoolctl import threadpool_limits
@@ -60,6 +60,14 @@ def progress(amount: int) -> None:
     if _counter is not None:
         with _counter.get_lock():
             _counter.value += amount
+
+
+def device(wanted: str) -> Literal["cpu", "cuda"]:
+    """Return where to compute, ``auto`` being CUDA where there is one; a ValueError says that ``cuda`` is absent."""
+    available = torch.cuda.is_available()
+    if wanted == "cuda" and not available:
+        raise ValueError("expected a CUDA device, found none; set device in params.yaml to auto or cpu")
+    return "cuda" if available and wanted != "cpu" else "cpu"
 
 
 def workers() -> int:
@@ -119,14 +127,15 @@ EXECUTORS: dict[str, Executor] = {"serial": _serial, "process": _processes}
 
 
 def run(function: Callable[[Item], Result], items: Sequence[Item], *,
-        total: int, label: str) -> Iterator[tuple[int, Result]]:  # fmt: skip
+        total: int, label: str, where: str | None = None) -> Iterator[tuple[int, Result]]:  # fmt: skip
     """Yield ``(number of the item, result)`` as jobs finish; no result is kept alive here.
 
     The function must be importable by name, since processes are spawned. The bar called ``label`` goes to ``total``, in
-    the units that the jobs report through :func:`progress`. A ValueError refuses an unknown executor and what is no
-    number of workers; ChildProcessError says that a worker died, for instance killed for memory.
+    the units that the jobs report through :func:`progress`; ``where`` is an executor that nobody may change.
+    A ValueError refuses an unknown one and what is no number of workers; ChildProcessError says that a worker died, for
+    instance killed for memory.
     """
-    kind = os.environ.get("NEM_EXECUTOR", "process")
+    kind = where or os.environ.get("NEM_EXECUTOR", "process")
     if kind not in EXECUTORS:
         raise ValueError(f"expected NEM_EXECUTOR to be {' or '.join(EXECUTORS)}, found {kind!r}; set it or unset it")
     counter = multiprocessing.get_context("spawn").Value("q", 0)

@@ -14,10 +14,10 @@ from typing import Any
 import pandas as pd
 
 from nem.conditions import CONDITIONS, MODES
-from pipeline.common import paths, seeds, sequences
+from pipeline.common import jobs, paths, seeds, sequences
 from pipeline.params import Optimiser, Params, StudyTask
 from pipeline.training import settings
-from pipeline.training.train import Order, Work, resolve_device
+from pipeline.training.train import Order, Work
 
 SINGLE = tuple(f"{mode}-{place}" for mode in MODES for place in settings.PLACES)
 # Matched blind noise and expected NEM stand beside NEM noise at its setting, by mode and layer.
@@ -72,7 +72,7 @@ class Place:
         return Work(
             paths.sequences(self.task), self.split, "apart", settings.of(shared, varied, self.cell),
             self.params.seed, f"study-{self.task}", tuple(range(repetitions)),
-            device=resolve_device(self.params.training.device), stride=self.study.stride,
+            device=jobs.device(self.params.training.device), stride=self.study.stride,
         )  # fmt: skip
 
 

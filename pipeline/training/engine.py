@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,15 +29,9 @@ from pipeline.common.sequences import Dataset, Sequences
 from pipeline.training.settings import Settings
 
 METRICS = (
-    "train_loss",
-    "test_loss",
-    "train_accuracy",
-    "test_accuracy",
-    "noisy_loss",
-    "acceptance_output",
-    "acceptance_hidden",
-    "noise_benefit",
-)
+    "train_loss", "test_loss", "train_accuracy", "test_accuracy",
+    "noisy_loss", "acceptance_output", "acceptance_hidden", "noise_benefit",
+)  # fmt: skip
 """Columns of the learning curves; NaN where a column does not apply."""
 
 EVALUATION_BATCH = {"cpu": 64, "cuda": 1024}
@@ -71,10 +66,8 @@ class Repetition:
 class Engine:
     """Trains one stack of networks: a group per repetition.
 
-    Seeds come from the root ``seed`` and from the task's name in the seed tree, ``stream``.
-
-    Raises:
-        ValueError: the first slice with a target is none, or a condition's name is unknown.
+    Seeds come from the root ``seed`` and from the task's name in the seed tree, ``stream``. A ValueError says that the
+    first slice with a target is none, or a condition's name is unknown.
     """
 
     def __init__(
@@ -97,12 +90,9 @@ class Engine:
             raise ValueError(f"expected first_target of at most T = {T}, found {t0}; change training.first_target")
         self.first = t0 - 1
         self.noise = StackNoise.of(
-            settings.conditions,
-            granularity=settings.granularity,
-            latent=settings.latent,
-            injection=settings.hidden_injection,
-            clamp=settings.gate_clamp,
-        )
+            settings.conditions, granularity=settings.granularity, latent=settings.latent,
+            injection=settings.hidden_injection, clamp=settings.gate_clamp,
+        )  # fmt: skip
         self.train, self.test, self.validation = dataset.train, dataset.test, dataset.validation
         if self.device.type == "cuda":
             self.train, self.test = self.train.to(self.device), self.test.to(self.device)
@@ -210,10 +200,8 @@ class Engine:
         """Measure Q_N - Q of the gate noise, (70) less (68), on a few training sequences with draws of its own.
 
         One importance sample per sequence: for additive noise the benefit does not depend on the samples, for
-        multiplicative noise z is the mean field g, or sampled from the prior, as ``latent`` says.
-
-        Returns:
-            ``(G, C')`` nats per sequence, summed over slices and gates, for the networks with ``gates`` noise.
+        multiplicative noise z is the mean field g, or sampled from the prior, as ``latent`` says. Returned are nats per
+        sequence ``(G, C')``, summed over slices and gates, for the networks with ``gates`` noise.
         """
         nets = self.networks
         rows = torch.arange(min(BENEFIT_BATCH, len(self.probe)))
@@ -285,35 +273,26 @@ class Engine:
             values[self.failed > 0] = math.nan
             self.snapshot["validation"] = values
 
-    def state(self) -> dict[str, Tensor]:
+    def state(self) -> dict[str, Any]:
         """Return everything that resuming needs: draws are keyed by epoch, so no generator's state is part of it."""
-        own = {"flat": self.networks.flat, "curves": self.curves, "failed": self.failed}
         steps = self.optimiser.state.get(self.networks.flat, {})
-        return own | {
-            "epoch": torch.tensor(self.epoch),
-            **{f"optimiser.{name}": value for name, value in steps.items() if isinstance(value, Tensor)},
-            **{f"snapshot.{name}": value for name, value in self.snapshot.items()},
-        }
+        own = {"epoch": self.epoch, "flat": self.networks.flat, "curves": self.curves, "failed": self.failed}
+        return own | {"snapshot": self.snapshot, "optimiser": {n: v for n, v in steps.items() if v is not None}}
 
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on from a state that :meth:`state` returned."""
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state that :meth:`state` returned, with its tensors on whatever device."""
         self.networks.flat.copy_(state["flat"])
-        self.curves, self.failed = state["curves"].cpu(), state["failed"].cpu()
-        self.epoch = int(state["epoch"])
-        kept: dict[str, dict[str, Tensor]] = {"optimiser": {}, "snapshot": {}}
-        for name, value in state.items():
-            owner, _, rest = name.partition(".")
-            if owner in kept:
-                kept[owner][rest] = value.cpu() if rest in ("predictions", "validation") else value.to(self.device)
-        if kept["optimiser"]:
-            self.optimiser.state[self.networks.flat] = kept["optimiser"]
-        self.snapshot = kept["snapshot"]
+        self.epoch, self.curves, self.failed = state["epoch"], state["curves"], state["failed"]
+        self.snapshot = state["snapshot"]
+        steps = {name: value.to(self.device) for name, value in state["optimiser"].items()}
+        if steps:
+            self.optimiser.state[self.networks.flat] = steps
 
     @torch.no_grad()
     def run(
         self,
-        load_state: Callable[[], dict[str, Tensor] | None] | None = None,
-        save_state: Callable[[int, dict[str, Tensor]], None] | None = None,
+        load_state: Callable[[], dict[str, Any] | None] | None = None,
+        save_state: Callable[[int, dict[str, Any]], None] | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> list[Repetition]:
         """Train to ``max_epochs`` and return one result per repetition.

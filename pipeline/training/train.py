@@ -71,18 +71,8 @@ class _Stack:
         return "half-trained " + " ".join(map(str, self.repetitions))
 
 
-def resolve_device(wanted: str) -> str:
-    """Return ``cpu`` or ``cuda``; a ValueError says that ``cuda`` is wanted and absent."""
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise ValueError("expected a CUDA device for training.device cuda, found none; use auto or cpu")
-    return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
-
-
 def dataset(work: Work) -> sequences.Dataset:
-    """Return the data of ``work``; read once per process, as long as the folder says the same.
-
-    Raises what :func:`pipeline.common.sequences.load` does.
-    """
+    """Return the data of ``work``, read once per process while they are the same; errors as of sequences.load."""
     about = work.data / sequences.ABOUT
     digest = records.sha256_of(about) if about.is_file() else ""
     part = (work.stride, work.groups, work.order, work.seed if work.order != "kept" else 0)
@@ -132,11 +122,8 @@ def run(work: Sequence[Work], *, label: str, keep: str) -> Iterator[tuple[Work, 
     """Train; yield repetitions in order of completion, those that are kept first; equal work is trained once.
 
     The progress bar shows ``label``; ``keep`` is the kind under which finished repetitions are kept, until
-    :func:`pipeline.common.kept.forget`.
-
-    Raises:
-        FileNotFoundError, ValueError: data are missing or damaged, or do not fit the settings.
-        ChildProcessError: a worker died; what was finished is kept.
+    :func:`pipeline.common.kept.forget`. A FileNotFoundError or ValueError says that data are missing or damaged, or do
+    not fit the settings, a ChildProcessError that a worker died; what was finished is kept.
     """
     code = kept.code_digest(CODE)
     stores = {one: kept.Kept(keep, [code, _key(one)]) for one in work}
@@ -151,7 +138,7 @@ def run(work: Sequence[Work], *, label: str, keep: str) -> Iterator[tuple[Work, 
                 if content is None:
                     missing.append(number)
                 else:
-                    yield one, _unpacked(content)
+                    yield one, Repetition(**kept.unpack(content))
             if missing:
                 stacks.append(_Stack(one, tuple(missing), store))
     stacks.sort(key=_cost, reverse=True)
@@ -162,24 +149,15 @@ def run(work: Sequence[Work], *, label: str, keep: str) -> Iterator[tuple[Work, 
             stack.kept.put(f"repetition {number}", content)
         stack.kept.remove(stack.half_trained)
         for content in contents:
-            yield stack.work, _unpacked(content)
+            yield stack.work, Repetition(**kept.unpack(content))
 
 
 def _key(work: Work) -> list[object]:
     """Return all that decides the repetitions of ``work`` but code."""
+    about = [work.split, work.validation, work.seed, work.stream, work.device, work.stride, work.groups, work.order]
     best = work.repetitions if work.networks else None  # only the networks that are best among these are there
-    about = [
-        work.split,
-        work.validation,
-        work.seed,
-        work.stream,
-        work.device,
-        work.stride,
-        work.groups,
-        work.order,
-        best,
-    ]
-    return [work.settings.as_dict(), dataset(work).digest, about, torch.__version__, np.__version__, platform.machine()]
+    machine = [torch.__version__, np.__version__, platform.machine()]
+    return [work.settings.as_dict(), dataset(work).digest, about, best, machine]
 
 
 def _cost(stack: _Stack) -> int:
@@ -200,40 +178,17 @@ def _train_stack(stack: _Stack) -> list[bytes]:
         seed=work.seed, stream=work.stream, repetitions=stack.repetitions, device=work.device,
     )  # fmt: skip
 
-    def load_state() -> dict[str, Tensor] | None:
+    def load_state() -> dict[str, Any] | None:
         content = None if work.checkpoint_every is None else store.get(stack.half_trained)
-        return None if content is None else kept.unpack(content)[0]
+        return None if content is None else kept.unpack(content)
 
-    def save_state(epoch: int, state: dict[str, Tensor]) -> None:
+    def save_state(epoch: int, state: dict[str, Any]) -> None:
         if work.checkpoint_every and (epoch % work.checkpoint_every == 0 or epoch == work.settings.max_epochs):
-            store.put(stack.half_trained, kept.pack(state, {}))
+            store.put(stack.half_trained, kept.pack(state))
 
     trained = engine.run(load_state, save_state, lambda epochs: jobs.progress(epochs * len(stack.repetitions)))
     keep_best(trained, work.settings.epochs if work.networks else None)
-    return [_packed(repetition) for repetition in trained]
-
-
-def _packed(repetition: Repetition) -> bytes:
-    """Return a repetition as one kept entry: networks under ``<condition> <parameter>``, which no other name has."""
-    names = ("curves", "failed_epoch", "predictions", "validation")
-    tensors = {name: getattr(repetition, name) for name in names if getattr(repetition, name) is not None}
-    for condition, network in zip(repetition.conditions, repetition.parameters, strict=True):
-        tensors |= {f"{condition} {name}": value for name, value in network.items()}
-    return kept.pack(tensors, {"number": repetition.number, "conditions": list(repetition.conditions)})
-
-
-def _unpacked(content: bytes) -> Repetition:
-    """Return what :func:`_packed` packed."""
-    tensors, about = kept.unpack(content)
-    networks: dict[str, dict[str, Tensor]] = {condition: {} for condition in about["conditions"]}
-    for name, tensor in tensors.items():
-        condition, _, parameter = name.partition(" ")
-        if parameter:
-            networks[condition][parameter] = tensor
-    return Repetition(
-        about["number"], tuple(about["conditions"]), tensors["curves"], tensors["failed_epoch"],
-        tensors["predictions"], tensors.get("validation"), [*networks.values()],
-    )  # fmt: skip
+    return [kept.pack(vars(repetition)) for repetition in trained]
 
 
 def best_of(repetitions: list[Repetition], condition: int, epochs: int) -> Repetition | None:
@@ -257,10 +212,8 @@ Live = Callable[[dict[str, Any]], Callable[[Repetition], None]]
 def train(task: str, work: Sequence[Work], live: Live | None = None) -> None:
     """Train one cell on the splits of a task and write ``data/runs/<task>/<cell>`` and its folders of further splits.
 
-    There is one ``work`` per split, with ``networks``; ``live`` is told of every repetition as it is finished.
-
-    Raises:
-        OSError: the disk is full or read-only; and what :func:`run` raises.
+    There is one ``work`` per split, with ``networks``; ``live`` is told of every repetition as it is finished. Errors
+    are those of :func:`run`, and an OSError where the disk is full or read-only.
     """
     cell = work[0].settings.cell
     keep = f"train/{task}/{cell}"

@@ -175,8 +175,8 @@ def test_a_training_that_ends_anywhere_goes_on_to_the_same_bytes(monkeypatch):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_cuda_is_not_replaced_silently():
     with pytest.raises(ValueError, match="expected a CUDA device"):
-        train.resolve_device("cuda")
-    assert train.resolve_device("auto") == "cpu"
+        jobs.device("cuda")
+    assert jobs.device("auto") == "cpu"
 
 
 def repetition(number, losses, failed=()):

@@ -223,7 +223,8 @@ class Extractor:
         own = self.preprocessing == "torchvision"
         pixels = (pixels / 255 - self.mean) / self.deviation if own else (pixels - 128) / 128
         pixels = pixels.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.float16, enabled=self.half):
+        fixed = torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False)
+        with fixed, torch.autocast(self.device.type, torch.float16, enabled=self.half):
             vectors = self.network(pixels)
         features: npt.NDArray[np.float32] = vectors.float().cpu().numpy()
         return features

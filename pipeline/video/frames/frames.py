@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.common import jobs, records
-from pipeline.common.kept import Kept
+from pipeline.common.kept import Kept, forget
 from pipeline.video.frames import codec
 from pipeline.video.frames.codec import VideoError
 from pipeline.video.frames.sampling import Sampling, choose, timeline
@@ -126,7 +126,7 @@ def extract(
         if row["frames_stored"]:
             records.write_bytes(frames_file(destination, row["video_id"]), content_of(job))
     manifest = _write_manifest(rows, sampling, destination)
-    kept.retain(())
+    forget("frames")
     return manifest
 
 
