@@ -10,9 +10,9 @@ import os
 import re
 from datetime import date, datetime
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from nem.cells import CellName as Cell
 from nem.conditions import CONDITIONS, Condition
@@ -274,7 +274,6 @@ class Network(Size):
 class TaskNetwork(Network):
     """A network and optimiser per task, and what differs per cell."""
 
-    partial: ClassVar[dict[str, type[BaseModel]]] = {"lstm": Network, "gru": Network}
     lstm: dict[str, Any] = Field({}, description="what differs for this cell: some of the keys above")
     gru: dict[str, Any] = Field({}, description="the same")
 
@@ -395,7 +394,7 @@ def validate(content: dict[str, Any], source: str = "params", *, whole: bool = F
     except ValidationError as error:
         wrong += sections.faults(error, Params)
     else:
-        for task, cell in itertools.product(Train.model_fields, TaskNetwork.partial):
+        for task, cell in itertools.product(Train.model_fields, get_args(Cell)):
             try:
                 getattr(params.train, task).of(cell)
             except ValidationError as error:

@@ -7,6 +7,7 @@ summary. Pictures that either shows are copied from the present ones.
 
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -101,12 +102,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    metrics, text = records.read_json(paths.METRICS), README.read_text(encoding="utf-8")
-    for run, content in metrics.items():
-        begin, separator, rest = text.partition(f"<!-- {run}:start -->\n")
-        if separator:
-            text = f"{begin}{separator}{section(run, content)}\n{rest[rest.index(f'<!-- {run}:end -->') :]}"
-    for picture in re.findall(r"\(docs/images/([\w.]+\.png)\)", text):
-        if (paths.FIGURES / picture).is_file():
-            shutil.copyfile(paths.FIGURES / picture, IMAGES / picture)
-    records.write_text(README, text)
+    sys.exit(main())

@@ -192,15 +192,8 @@ def slices_of(steps: Sequence[Mapping[str, Tensor]], x: Tensor, mode: Mode = "ad
     return slices
 
 
-def gradients(
-    x: Tensor,
-    target: Tensor,
-    p: Parameters,
-    head: Head,
-    t0: int,
-    increments: Sequence[Sequence[Tensor]] | None = None,
-    mode: Mode = "additive",
-) -> Parameters:
+def gradients(x: Tensor, target: Tensor, p: Parameters, head: Head, t0: int,
+              increments: Sequence[Sequence[Tensor]] | None = None, mode: Mode = "additive") -> Parameters:  # fmt: skip
     """Return ∂E/∂θ of every parameter by the recursions of Appendix B.2 or C.2, forward in time.
 
     E is the cross entropy (39) of a ``softmax`` head or the squared error (43) of an ``identity`` one, summed over the

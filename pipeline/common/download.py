@@ -25,24 +25,11 @@ class DownloadError(OSError):
     """A file that could not be had; the message names URL, hash and remedy."""
 
 
-@dataclass(frozen=True)
-class Provenance:
-    """Where a file came from."""
-
-    origin: str  # mirror, network, or present: it was there already
-    url: str
-    sha256: str
-    trusted_on_first_use: bool
-
-    def as_dict(self) -> dict[str, str | bool]:
-        """Return a plain mapping, for JSON; the origin is left out, since equal files make equal records."""
-        return {"url": self.url, "sha256": self.sha256, "trusted_on_first_use": self.trusted_on_first_use}
-
-
 def fetch(url: str, destination: Path, *, sha256: str | None, mirror_path: str | None = None,
-          lock: Path | None = None, accept: Callable[[Path], None] | None = None) -> Provenance:  # fmt: skip
-    """Put the file at ``url`` (http, https or file) at ``destination``; a correct file there is left alone.
+          lock: Path | None = None, accept: Callable[[Path], None] | None = None) -> dict[str, str | bool]:  # fmt: skip
+    """Put the file at ``url`` (http, https or file) at ``destination``; return the record of where it came from.
 
+    A correct file at the destination is left alone, and equal files make equal records, whatever the way they came.
     Without ``sha256`` it is trusted on first use, and ``lock``, a JSON file, keeps the hashes by address. ``accept``
     raises a ``ValueError`` for what cannot be the file, such as a portal's page; it is asked about trusted ones too,
     since an older lock may hold a page's hash. ``mirror_path`` is the file's place in the mirror, if it may be there.
@@ -64,7 +51,7 @@ def fetch(url: str, destination: Path, *, sha256: str | None, mirror_path: str |
         raise DownloadError(f"expected the file at {url}, found {looks} ({origin}): {error}. {cure}") from error
     if file.expected is None and lock is not None:
         records.write_json(lock, {**known, url: content})
-    return Provenance(origin, url, content, sha256 is None)
+    return {"url": url, "sha256": content, "trusted_on_first_use": sha256 is None}
 
 
 def forget(url: str, destination: Path, lock: Path | None) -> None:

@@ -97,8 +97,10 @@ def _processes(function: Callable[[Item], Result], items: Sequence[Item], counte
         return
     pending, upcoming = dict[Future[Result], int](), iter(enumerate(items))
     with ExitStack() as undo:
-        undo.callback(_inherit, {name: os.environ.get(name) for name in THREADS})
-        _inherit(dict.fromkeys(THREADS, "1"))
+        undo.callback(os.environ.update, {name: os.environ[name] for name in THREADS if name in os.environ})
+        for name in THREADS:  # what workers inherit; undone in the reverse order
+            undo.callback(os.environ.pop, name, None)
+            os.environ[name] = "1"
         context = multiprocessing.get_context("spawn")
         pool = ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker, initargs=(counter,))
         undo.callback(pool.shutdown, cancel_futures=True)
@@ -114,13 +116,6 @@ def _processes(function: Callable[[Item], Result], items: Sequence[Item], counte
         except BrokenProcessPool as error:
             what = "expected every worker to finish, found one dead (killed for memory?); run again: it goes on from"
             raise ChildProcessError(f"{what} what is kept. Fewer workers need less memory: NEM_WORKERS=1") from error
-
-
-def _inherit(values: dict[str, str | None]) -> None:
-    """Set what workers find in their environment, or (``None``) do not find."""
-    for name, value in values.items():
-        os.environ.pop(name, None)
-        os.environ.update({} if value is None else {name: value})
 
 
 EXECUTORS: dict[str, Executor] = {"serial": _serial, "process": _processes}

@@ -79,9 +79,7 @@ class Place:
 def places(params: Params, *, every_split: bool) -> Iterator[Place]:
     """Yield where the study trains: its tasks among ``params.tasks``, on the first of their splits or on every one.
 
-    Raises:
-        FileNotFoundError: a task's sequences are missing.
-        ValueError: the study has none of the tasks.
+    A FileNotFoundError says that a task's sequences are missing, a ValueError that the study has none of the tasks.
     """
     tasks = [task for task in params.tasks if task in params.study.tasks]
     if not tasks:

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from nem.conditions import Condition
 from pipeline.common import jobs
-from pipeline.common.sequences import Dataset, Sequences
+from pipeline.common.sequences import Dataset
 from pipeline.evaluation import style
 from pipeline.evaluation.statistics import Bootstrap
 from pipeline.study.grid import BY_GROUPS, BY_ORDER, SHOWN, Entry
@@ -37,13 +37,10 @@ def logistic(data: Dataset) -> npt.NDArray[np.float64]:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    def mean(side: Sequences | None) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-        if side is None:
-            raise ValueError("expected validation sequences to choose a penalty on, found none; keep some apart")
-        pool = side.pool.numpy()
-        return np.stack([pool[row].mean(0) for row in side.index.numpy()]), side.targets.argmax(1).numpy()
-
-    (x, labels), (held, truth), (test, _) = map(mean, (data.train, data.validation, data.test))
+    if data.validation is None:
+        raise ValueError("expected validation sequences to choose a penalty on, found none; keep some apart")
+    x, held, test = data.train.means(), data.validation.means(), data.test.means()
+    labels, truth = data.train.targets.argmax(1).numpy(), data.validation.targets.argmax(1).numpy()
     best: Any = None
     least = np.inf
     with jobs.one_thread():  # sums differ with the number of threads, and results must not

@@ -9,7 +9,7 @@ operation mixes networks.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -70,17 +70,8 @@ class Engine:
     first slice with a target is none, or a condition's name is unknown.
     """
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        settings: Settings,
-        *,
-        seed: int,
-        stream: str,
-        repetitions: Sequence[int],
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
+    def __init__(self, dataset: Dataset, settings: Settings, *, seed: int, stream: str, repetitions: Sequence[int],
+                 device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:  # fmt: skip
         self.device, self.dtype = torch.device(device), dtype
         self.dataset, self.settings = dataset, settings
         self.seed, self.stream, self.repetitions = seed, stream, list(repetitions)
@@ -135,13 +126,6 @@ class Engine:
         table = self.settings.noise
         return annealed(table.sigma(layer, mode), table.decay(layer, mode), self.epoch)
 
-    def _batches(self, epoch: int) -> Iterator[Tensor]:
-        """Yield ``(G, B)`` positions of training sequences: each group in its own order."""
-        names = [self._name(repetition, "batches", epoch) for repetition in self.repetitions]
-        generators = [seeds.torch_generator(self.seed, *name) for name in names]
-        orders = [torch.randperm(len(self.train), generator=generator) for generator in generators]
-        yield from torch.stack(orders).split(self.settings.batch_size, dim=1)
-
     def _gather(self, data: Sequences, rows: Tensor, space: Workspace) -> Batch:
         """Return the sequences at positions ``rows`` ``(G, B)``."""
         rows = rows.to(data.index.device)
@@ -153,8 +137,11 @@ class Engine:
         sample, like = self._sampler(), self.networks.flat
         layers: tuple[Layer, ...] = ("hidden", "output")
         sigma = {layer: self.noise.sigma(layer, self._strength, like) for layer in layers}
+        names = [self._name(repetition, "batches", self.epoch) for repetition in self.repetitions]
+        generators = [seeds.torch_generator(self.seed, *name) for name in names]
+        orders = [torch.randperm(len(self.train), generator=generator) for generator in generators]
         totals: dict[str, Tensor] = {}
-        for rows in self._batches(self.epoch):
+        for rows in torch.stack(orders).split(self.settings.batch_size, dim=1):  # (G, B)
             batch = self._gather(self.train, rows, self._training_space)
             draws = self.noise.draws(self.networks, batch, sigma, sample, self.first)
             space, delta = self._training_space, self.settings.output_delta
@@ -289,12 +276,9 @@ class Engine:
             self.optimiser.state[self.networks.flat] = steps
 
     @torch.no_grad()
-    def run(
-        self,
-        load_state: Callable[[], dict[str, Any] | None] | None = None,
-        save_state: Callable[[int, dict[str, Any]], None] | None = None,
-        progress: Callable[[int], None] | None = None,
-    ) -> list[Repetition]:
+    def run(self, load_state: Callable[[], dict[str, Any] | None] | None = None,
+            save_state: Callable[[int, dict[str, Any]], None] | None = None,
+            progress: Callable[[int], None] | None = None) -> list[Repetition]:  # fmt: skip
         """Train to ``max_epochs`` and return one result per repetition.
 
         On a CPU it runs in one thread, BLAS included: networks this small lose by more, and sums change with them.

@@ -257,36 +257,25 @@ def _networks(repetitions: list[Repetition]) -> Iterator[tuple[int, str, Repetit
         yield from ((c, condition, repetition) for repetition in repetitions)
 
 
-def curves_table(repetitions: list[Repetition]) -> pa.Table:
-    """Return learning curves, one row per condition, repetition and epoch; a failed network's end before it failed."""
-    parts = []
+def tables(record: dict[str, Any], repetitions: list[Repetition], data: sequences.Dataset) -> dict[str, pa.Table]:
+    """Return learning curves, outcomes, and predictions on the test set at epoch R, of every condition and repetition.
+
+    Curves have a row per epoch and end before a network failed; one that failed by R has no predictions.
+    """
+    layouts = {"curves": results.CURVES, "outcomes": results.OUTCOMES}
+    layouts["predictions"] = results.predictions_schema(record)
+    parts = {name: [layout.empty_table()] for name, layout in layouts.items()}
     for c, condition, repetition in _networks(repetitions):
-        curve = repetition.curves[c].numpy()
+        failed, curve = int(repetition.failed_epoch[c]), repetition.curves[c].numpy()
         epochs = np.flatnonzero(np.isfinite(curve[:, METRICS.index("test_loss")]))
-        parts.append(_rows(results.CURVES, condition, repetition.number, [epochs, *curve[epochs].T]))
-    return pa.concat_tables(parts).combine_chunks()
-
-
-def outcomes_table(repetitions: list[Repetition]) -> pa.Table:
-    """Return which networks stayed finite."""
-    rows = []
-    for c, condition, repetition in _networks(repetitions):
-        epoch = int(repetition.failed_epoch[c])
-        rows.append((condition, repetition.number, "failed" if epoch else "ok", epoch or None))
-    names = results.OUTCOMES.names
-    return pa.Table.from_pylist([dict(zip(names, row, strict=True)) for row in rows], schema=results.OUTCOMES)
-
-
-def predictions_table(repetitions: list[Repetition], record: dict[str, Any], data: sequences.Dataset) -> pa.Table:
-    """Return predictions on the test set at epoch R, of networks that were finite then."""
-    layout = results.predictions_schema(record)
-    parts = [layout.empty_table()]
-    for c, condition, repetition in _networks(repetitions):
-        if not 0 < int(repetition.failed_epoch[c]) <= record["settings"]["epochs"]:
+        columns = {"curves": [epochs, *curve[epochs].T], "outcomes": [["failed" if failed else "ok"], [failed or None]]}
+        if not 0 < failed <= record["settings"]["epochs"]:
             values = repetition.predictions[c].numpy()
-            columns = [data.test.rows.numpy(), records.lists(values) if data.head == "softmax" else values[:, 0]]
-            parts.append(_rows(layout, condition, repetition.number, columns))
-    return pa.concat_tables(parts).combine_chunks()
+            values = records.lists(values) if data.head == "softmax" else values[:, 0]
+            columns["predictions"] = [data.test.rows.numpy(), values]
+        for name, own in columns.items():
+            parts[name].append(_rows(layouts[name], condition, repetition.number, own))
+    return {name: pa.concat_tables(several).combine_chunks() for name, several in parts.items()}
 
 
 def write(record: dict[str, Any], repetitions: list[Repetition], data: sequences.Dataset) -> None:
@@ -294,14 +283,15 @@ def write(record: dict[str, Any], repetitions: list[Repetition], data: sequences
     folder = paths.run_folder(record["task"], record["cell"], record["split"])
     # Of an earlier run that DVC did not delete: beside new files it would say that they are whole.
     (folder / "run.json").unlink(missing_ok=True)
-    records.write_table(folder / "curves.parquet", curves_table(repetitions))
-    records.write_table(folder / "outcomes.parquet", outcomes_table(repetitions))
-    records.write_table(folder / "predictions.parquet", predictions_table(repetitions, record, data))
-    epochs = record["settings"]["epochs"]
+    for name, table in tables(record, repetitions, data).items():
+        records.write_table(folder / f"{name}.parquet", table)
+    names = ("task", "split", "cell", "inputs", "outputs", "slices", "classes", "unit", "target_scale", "target_offset")
+    settings, epochs = record["settings"], record["settings"]["epochs"]
+    about = {name: record[name] for name in names} | {"hidden": settings["hidden"], "origin": data.origin}
+    about["first_target"] = settings["first_target"] or record["slices"]
     for c, condition in enumerate(repetitions[0].conditions):
         best = best_of(repetitions, c, epochs)
         if best is not None:
             chosen = {"condition": condition, "repetition": best.number, "chosen_by": f"test loss at epoch {epochs}"}
-            about = models.description(record) | chosen | {"origin": data.origin}
-            models.save(folder / "models" / f"{condition}.safetensors", best.parameters[c], about)
+            models.save(folder / "models" / f"{condition}.safetensors", best.parameters[c], about | chosen)
     records.write_json(folder / "run.json", record)

@@ -77,7 +77,7 @@ def write(clips: Clips, table: FeatureTable, settings: "VideoClips", origin: dic
     ``ClipsError``, a full disk an ``OSError``.
     """
     splits: dict[str, Strings] = {name: split(clips, name, settings, seed) for name in settings.splits}
-    pools: dict[str, Tensor | Path] = {"": table.source}
+    pools = {"": table.vectors}
     if settings.components is not None:
         pools = {
             name: principal_components(table.vectors, np.unique(clips.rows[sides == "train"]), settings.components)
@@ -93,17 +93,6 @@ def write(clips: Clips, table: FeatureTable, settings: "VideoClips", origin: dic
     )  # fmt: skip
     sequences.write(folder, whole)
     return splits
-
-
-def load(source: Path) -> Clips:
-    """Read clips again from ``clips.parquet`` and the sequences beside it; else FileNotFoundError or ValueError."""
-    table, rows = records.read_table(source, SCHEMA), sequences.read_table(source.parent)
-    if table["clip"].to_pylist() != rows["row"].to_pylist():
-        raise ValueError(f"expected {source} to name the clips of the sequences beside it; run stage clips again")
-    video_id, kind, group = (np.array(table[name].to_pylist(), str) for name in ("video_id", "class", "group"))
-    classes, label = np.unique(kind, return_inverse=True)
-    index = rows["index"].combine_chunks().flatten().to_numpy().reshape(len(rows), -1)
-    return Clips(video_id, label, group, index, table["start_s"].to_numpy(), tuple(classes.tolist()))
 
 
 def split(clips: Clips, name: str, settings: "VideoClips", seed: int) -> Strings:

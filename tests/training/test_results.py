@@ -57,7 +57,7 @@ def test_a_record_without_a_key_with_a_value_of_another_type_or_of_another_run(r
     cases = [(content, []) for content in ({}, [], None, 1, "run")]
     for path, types in results.RECORD.items():
         cases.append((changed(record, path), [path, "found none", "dvc repro train@sample-gru"]))
-        cases += [(changed(record, path, v), [path]) for v in (True, [1] if types != (list,) else {"a": 1})]
+        cases += [(changed(record, path, v), [path]) for v in (True, [1] if types is not list else {"a": 1})]
     for key, value, name in (("cell", "lstm", "sample lstm"), ("split", "groups", "sample_groups gru")):
         cases.append((changed(record, key, value), ["a run of sample gru", f"one of {name}"]))
     for content, words in cases:

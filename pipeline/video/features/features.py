@@ -58,7 +58,6 @@ class FeatureTable:
     samples: npt.NDArray[np.int32]  # how many consecutive sampling times show it
     vectors: Tensor  # (P, D) float32, mapped from the twin file and paged in as they are read
     about: dict[str, str]  # what made them: weights, preprocessing, versions, and the SHA-256 of the twin file
-    source: Path = Path()  # features.parquet
 
     def __len__(self) -> int:
         """Number of frames."""
@@ -80,7 +79,7 @@ def _list_frames(root: Path) -> tuple[dict[str, list[object]], list[Place]]:
     manifest = frames.read_manifest(root)[0].filter(pc.field("frames_stored") > 0)
     for video_id, count in zip(manifest["video_id"].to_pylist(), manifest["frames_stored"].to_pylist(), strict=True):
         file = frames.frames_file(root, video_id)
-        table = frames.read_frames(file)
+        table = records.read_table(file, frames.FRAME_SCHEMA)
         if len(table) != count:
             raise frames.FramesError(f"expected {count} frames in {file}, found {len(table)}; run stage frames again")
         for name, column in columns.items():
@@ -194,4 +193,4 @@ def load(source: Path) -> FeatureTable:
     vectors = sequences.mapped(twin)
     records.check_schema(content.schema_arrow.empty_table(), schema(vectors.shape[1]), source)
     frame_index, timestamp_s, samples = (table[name].to_numpy() for name in schema(1).names[1:-1])
-    return FeatureTable(table["video_id"].to_pylist(), frame_index, timestamp_s, samples, vectors, about, source)
+    return FeatureTable(table["video_id"].to_pylist(), frame_index, timestamp_s, samples, vectors, about)
