@@ -352,13 +352,10 @@ class StudyTask(Section):
 
 
 STUDY_VIDEO = StudyTask(
-    splits=["groups", "random"],
-    stride=1,
-    network=Size(hidden=30, batch_size=64, epochs=25, max_epochs=30),
-    rates={"sgd": [0.01, 0.1, 0.5], "adam": [0.003]},
-    noiseless={"sgd": [0.03, 0.3, 1.0], "adam": [0.001, 0.01]},
+    splits=["groups", "random"], stride=1, network=Size(hidden=30, batch_size=64, epochs=25, max_epochs=30),
+    rates={"sgd": [0.01, 0.1, 0.5], "adam": [0.003]}, noiseless={"sgd": [0.03, 0.3, 1.0], "adam": [0.001, 0.01]},
     groups=[1, 2],
-)
+)  # fmt: skip
 
 
 class Study(Section):

@@ -133,7 +133,8 @@ def missing(content: Mapping[str, Any], section: Section, place: str = "") -> It
 def _flow(value: object) -> str:
     """Return a value as YAML on one line."""
     stream, writer = io.StringIO(), YAML(typ="safe", pure=True)
-    writer.width, writer.default_flow_style, writer.sort_base_mapping_type_on_output = 1 << 20, True, False
+    writer.width, writer.default_flow_style = 1 << 20, True
+    writer.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     writer.dump({"x": value}, stream)
     return stream.getvalue().strip().removeprefix("{x: ").removesuffix("}")
 

@@ -33,11 +33,8 @@ def fetch(url: str, destination: Path, *, sha256: str | None, mirror_path: str |
     Without ``sha256`` it is trusted on first use, and ``lock``, a JSON file, keeps the hashes by address. ``accept``
     raises a ``ValueError`` for what cannot be the file, such as a portal's page; it is asked about trusted ones too,
     since an older lock may hold a page's hash. ``mirror_path`` is the file's place in the mirror, if it may be there.
-    A ``DownloadError`` says that the file cannot be had or is another one, a ``ValueError`` that there is neither hash
-    nor lock, or another kind of address.
+    A ``DownloadError`` says that the file cannot be had or is another one.
     """
-    if sha256 is None and lock is None:
-        raise ValueError(f"expected a SHA-256 or a lock file for {url}, found neither")
     known: dict[str, str] = records.read_json(lock) if lock is not None and lock.is_file() else {}
     file = File(url, destination, sha256 or known.get(url), mirror_path)
     origin, content = file.place("update the hash" if lock is None else f"remove the address from {lock}")
@@ -84,8 +81,6 @@ class File:
     def place(self, cure: str = "update the hash") -> tuple[str, str]:
         """Put the file at its place; return its origin and hash. ``cure`` says what to do if the source changed."""
         origin, at, folder = "present", self.destination, paths.mirror()
-        if not self.url.startswith(("http://", "https://", "file:")):
-            raise ValueError(f"expected an http, https or file address, found {self.url!r}")
         if self.expected is None or not at.is_file() or self.hash_of(at) != self.expected:
             origin = "network"
             if folder is not None and self.mirror_path is not None and (folder / self.mirror_path).is_file():

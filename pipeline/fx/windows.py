@@ -62,10 +62,6 @@ class Windows:
     target_raw: Floats  # (N,) price of the target day [units of the rates]
     last_price_raw: Floats  # (N,) price of the day before [units of the rates]
 
-    def __len__(self) -> int:
-        """Number of windows."""
-        return len(self.day_index)
-
     def where(self, *sides: Side) -> npt.NDArray[np.bool_]:
         """Return the mask of windows on any of ``sides``."""
         return np.isin(self.split, sides)

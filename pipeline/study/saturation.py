@@ -52,7 +52,7 @@ def logistic(data: Dataset) -> npt.NDArray[np.float64]:
         return _all_classes(best, test, data.outputs)
 
 
-def _all_classes(model: Any, x: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.float64]:  # noqa: ANN401
+def _all_classes(model: Any, x: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.float64]:  # noqa: ANN401
     """Return a model's probabilities of all classes, 0 of those that it never saw."""
     out = np.zeros((len(x), count))
     out[:, model.classes_] = model.predict_proba(x)

@@ -155,8 +155,8 @@ def example(evidence: Evidence) -> list[Picture]:
     """Draw the frames of one clip side by side (Figure 7); none where features were acquired, which have no frames."""
     if evidence.source.get("source") in WITHOUT_FRAMES:
         return []
-    name, *place = example_clip(evidence.folder)
-    images = example_images(*place)
+    name, video_id, rows = example_clip(evidence.folder)
+    images = example_images(video_id, rows)
     drawn, axes = style.figure(len(images), width=1.5, height=1.75)
     for panel, image in zip(axes, images, strict=True):
         panel.imshow(image)

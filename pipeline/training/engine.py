@@ -154,13 +154,11 @@ class Engine:
 
     @torch.no_grad()
     def measure(self, data: Sequences, outputs: bool = False) -> dict[str, Tensor]:
-        """Measure clean losses without noise; a ValueError says that there are no sequences.
+        """Measure clean losses without noise, on at least one sequence.
 
         Returns ``loss`` ``(G, C)`` per sequence in scaled units, ``accuracy`` ``(G, C)`` for classes, and, if asked
         for, ``activation`` ``(G, C, N, K)`` of the last slice's outputs.
         """
-        if not len(data):
-            raise ValueError("expected at least one sequence to measure on, found none; check the split of the data")
         head, G = self.dataset.head, len(self.repetitions)
         losses, hits, kept = [], [], []
         for rows in torch.arange(len(data)).split(EVALUATION_BATCH[self.device.type]):

@@ -152,18 +152,13 @@ def _same_group(name: str, asked: int | str) -> bool:
 
 
 def principal_components(vectors: Tensor, fitted_on: npt.NDArray[np.int64], components: int) -> Tensor:
-    """Return vectors ``(P, I)`` in the principal axes of some rows, ``(P, components)`` float32, or a ``ClipsError``.
+    """Return vectors ``(P, I)`` in the principal axes of some rows, ``(P, components)`` float32.
 
     They are centred and rotated, not scaled; axes of the largest variance come first, and point where their largest
-    entry is positive.
+    entry is positive. More components than rows or columns are a ValueError of scikit-learn's.
     """
     from sklearn.decomposition import PCA
 
-    most = min(len(fitted_on), vectors.shape[1])
-    if not 0 < components <= most:
-        raise ClipsError(
-            f"expected 1 to {most} principal components, found {components}; change video.clips.components"
-        )
     values = vectors.numpy().astype(np.float64)
     with jobs.one_thread():  # sums differ with the number of threads, and results must not
         solver = "full" if 4 * len(fitted_on) < vectors.shape[1] else "covariance_eigh"  # the faster one

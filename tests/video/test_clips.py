@@ -139,5 +139,5 @@ def test_components_are_fitted_on_training_frames_of_the_split(written):
         assert axes.mean(0) == pytest.approx(0, abs=1e-6), "centred on training frames"
         values = np.linalg.eigvalsh(np.cov(table.vectors[own].double().numpy().T))[::-1]
         assert np.cov(axes.T) == pytest.approx(np.diag(values[:2]), rel=1e-4, abs=1e-5)
-    with pytest.raises(clips.ClipsError, match=r"expected 1 to 3 principal components, found 4"):
+    with pytest.raises(ValueError, match=r"n_components=4 must be between 0 and .*3"):
         written(components=4)

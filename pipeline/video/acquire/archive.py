@@ -42,14 +42,15 @@ def check(source: Path, place: Place) -> None:
 
 
 def unpack(source: Path, destination: Path, place: Place) -> list[PurePosixPath]:
-    """Unpack the chosen members, but those that are there already with the right sum; return the places of all, sorted.
+    """Unpack the chosen members, but those that are there with the right size; return the places of all, sorted.
 
     Another kind of file, damage, a path that leads out of the folder, a link, two members in one place, more than there
     may be, a password, and no program to unpack RAR are an ``ArchiveError``.
     """
     with _opened(source) as archive:
         chosen = _choose(source, archive, place)
-        missing = {m.filename: destination / path for path, m in chosen.items() if not _is_there(destination / path, m)}
+        places = {member.filename: (destination / path, member.file_size) for path, member in chosen.items()}
+        missing = {name: target for name, (target, size) in places.items() if not _is_there(target, size)}
         with tqdm(total=len(missing), desc=f"unpack {source.name}", mininterval=1) as bar:
             for member, stream in _streams(source, archive, missing):
                 _write(member, stream, missing[member.filename])
@@ -112,12 +113,9 @@ def _escapes(name: str) -> bool:
     return not path.parts or path.is_absolute() or ".." in path.parts or ":" in path.parts[0] or "\0" in name
 
 
-def _is_there(target: Path, member: Any) -> bool:  # noqa: ANN401
-    """Whether a member was unpacked before; one without a sum that could tell is unpacked again."""
-    if member.CRC is None or not target.is_file() or target.is_symlink() or target.stat().st_size != member.file_size:
-        return False
-    with target.open("rb") as file:
-        return bool(_sum_of(file, member.file_size) == member.CRC)
+def _is_there(target: Path, size: int) -> bool:
+    """Whether a member was unpacked before: files are written whole or not at all."""
+    return target.is_file() and not target.is_symlink() and target.stat().st_size == size
 
 
 def _sum_of(stream: IO[bytes], size: int, copy: IO[bytes] | None = None) -> int | None:
