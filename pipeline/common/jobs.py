@@ -93,9 +93,7 @@ def _serial(function: Callable[[Item], Result], items: Sequence[Item], bar: Bar)
             yield number, function(item)
 
 
-def _processes(
-    function: Callable[[Item], Result], items: Sequence[Item], bar: tqdm[Any]
-) -> Iterator[tuple[int, Result]]:
+def _processes(function: Callable[[Item], Result], items: Sequence[Item], bar: Bar) -> Iterator[tuple[int, Result]]:
     """Run jobs in processes."""
     count = min(workers(), len(items))
     if count <= 1:

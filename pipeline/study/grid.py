@@ -93,15 +93,15 @@ def places(params: Params, *, every_split: bool) -> Iterator[Place]:
 
 def quick(params: Params) -> Params:
     """Return parameters of a study of a minute, which shows that the path is whole and nothing else."""
-    study, tasks = params.study, {}
-    for name, task in study.tasks.items():
-        network = task.network.model_copy(update={"hidden": 4, "epochs": 4, "max_epochs": 6})
-        ends = {"sgd": [task.rates["sgd"][0], task.rates["sgd"][-1]]}
-        fewer = {"groups": task.groups[:1], "rates": ends, "noiseless": {"adam": [0.01]}}
-        tasks[name] = task.model_copy(update={"network": network, "stride": 4 * task.stride, **fewer})
-    twice = study.repetitions.model_copy(update={"map": 2, "final": 2, "check": 2})
-    smaller = {"repetitions": twice, "sigmas": study.sigmas[:1], "decays": study.decays[:1], "tasks": tasks}
-    return params.model_copy(update={"study": study.model_copy(update=smaller)})
+    study = params.study.model_dump()
+    study["repetitions"] = {"map": 2, "final": 2, "check": 2}
+    study |= {name: study[name][:1] for name in ("sigmas", "decays")}
+    for task in study["tasks"].values():
+        ends = {"sgd": [task["rates"]["sgd"][0], task["rates"]["sgd"][-1]]}
+        fewer = {"groups": task["groups"][:1], "rates": ends, "noiseless": {"adam": [0.01]}}
+        task |= {"stride": 4 * task["stride"], **fewer}
+        task["network"] |= {"hidden": 4, "epochs": 4, "max_epochs": 6}
+    return Params.model_validate({**params.model_dump(), "study": study})
 
 
 def rates(table: Mapping[Optimiser, list[float]]) -> list[Rate]:

@@ -35,7 +35,6 @@ WHOLE = ("hidden", "batch_size", "epochs", "max_epochs")
 NUMBERS = ("learning_rate", "momentum")
 STRENGTHS = ("sigma_output", "sigma_hidden", "decay_output", "decay_hidden")
 # ``recording_accuracy``: of mean probabilities over all test sequences of a recording, where the task knows recordings.
-# ``confusion``: (K, K) counts of test sequences, true classes by predicted ones, row by row; of classes only.
 # ``failed``: by R. ``curve``: the test loss after epochs 0, 1, …, NaN from where the network had failed.
 ROWS = pa.schema(
     [
@@ -45,7 +44,6 @@ ROWS = pa.schema(
         *(("condition", pa.string()), ("repetition", pa.int32()), ("failed", pa.bool_())),
         *((name, pa.float64()) for name in MEASURES),
         ("curve", pa.list_(pa.float64())),
-        ("confusion", pa.list_(pa.int32())),
     ]
 )
 
@@ -77,13 +75,12 @@ def scores(
 
     ``recordings`` has what each sequence is cut from, by the sequence's name.
     """
-    labels, K = data.test.targets.argmax(1).numpy(), data.outputs
-    counts = np.bincount(labels * K + probabilities.argmax(1), minlength=K * K)
-    about = {"calibration_error": calibration_error(probabilities, labels), "confusion": counts.tolist()}
+    labels = data.test.targets.argmax(1).numpy()
+    about = {"calibration_error": calibration_error(probabilities, labels)}
     if recordings:
         own = [recordings[row] for row in data.test.rows.tolist()]
         _, first, which = np.unique(own, return_index=True, return_inverse=True)
-        sums = np.zeros((len(first), K))
+        sums = np.zeros((len(first), data.outputs))
         np.add.at(sums, which, probabilities)
         about["recording_accuracy"] = float((sums.argmax(1) == labels[first]).mean())
     return about
@@ -109,7 +106,6 @@ def _measured(work: Work, repetition: Repetition, recordings: Mapping[int, str] 
             about[f"decay_{place}"] = settings.noise.decay(place, mode)
         about |= {"condition": condition, "repetition": repetition.number, "failed": failed, "curve": losses}
         about |= {name: None if failed else row.get(name) for name in MEASURES}
-        about["confusion"] = row.get("confusion")
         yield {"split": work.split, "head": data.head, **about}
 
 

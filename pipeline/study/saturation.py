@@ -1,7 +1,7 @@
 """Is a task of classes saturated? Few groups to learn from, slices out of order, a classifier that sees no order."""
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from pipeline.common import jobs
 from pipeline.common.sequences import Dataset
 from pipeline.evaluation import style
 from pipeline.evaluation.statistics import Bootstrap
-from pipeline.study.grid import BY_GROUPS, BY_ORDER, SHOWN, Entry
+from pipeline.study.grid import BY_GROUPS, BY_ORDER, Entry
 from pipeline.study.rows import ROWS, scores
 from pipeline.tasks import TASKS
 from pipeline.training import train
@@ -96,28 +96,8 @@ def table(rows: pd.DataFrame, bootstrap: Bootstrap) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def confusion(rows: pd.DataFrame) -> Iterator[tuple[tuple[str, str, str], npt.NDArray[np.int64]]]:
-    """Yield counts ``(K, K)`` summed over repetitions, true by predicted classes, per task, model and condition."""
-    whole = rows[(rows.purpose == ALL) & rows.confusion.notna()]
-    for key, own in whole.groupby(["task", "cell", "condition"], sort=False):
-        counts = np.sum(own.confusion.tolist(), axis=0)
-        yield key, counts.reshape((round(len(counts) ** 0.5),) * 2)
-
-
-def classes(rows: pd.DataFrame, names: Mapping[str, Sequence[str]]) -> pd.DataFrame:
-    """Return which class was taken for which and how often [% of the true class]; ``names`` are classes by task."""
-    lines = []
-    for (task, model, condition), counts in confusion(rows):
-        share = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
-        for i, j in itertools.product(range(len(counts)), repeat=2):
-            about = {"task": task, "model": model, "condition": condition, "class": names[task][i]}
-            lines.append({**about, "predicted": names[task][j], "count": counts[i, j], "percent": share[i, j]})
-    return pd.DataFrame(lines)
-
-
-def draw(rows: pd.DataFrame, table: pd.DataFrame, names: Mapping[str, Sequence[str]], folder: Path
-         ) -> list[style.Picture]:  # fmt: skip
-    """Draw learning curves over the number of groups, and confusion matrices of a few conditions, of every task."""
+def draw(table: pd.DataFrame, folder: Path) -> list[style.Picture]:
+    """Draw learning curves over the number of groups, of every task."""
     pictures = []
     for task, own in table[table.training.str.startswith(BY_GROUPS)].groupby("task", sort=False):
         steps = list(dict.fromkeys(own.training))
@@ -140,6 +120,4 @@ def draw(rows: pd.DataFrame, table: pd.DataFrame, names: Mapping[str, Sequence[s
         axes[0].legend(lines.values(), lines)
         title = f"{TASKS[task].title}: every condition with few groups to learn from"
         pictures.append(style.Picture(style.save(drawn, folder / f"study_groups_{task}.png"), title))
-        shown = {f"{k[1]}, {k[2]}": n for k, n in confusion(rows) if k[0] == task and k[2] in (SHOWN[0], SHOWN[-1])}
-        pictures.append(style.confusions(shown, names[task], TASKS[task].title, folder / f"study_classes_{task}.png"))
     return pictures

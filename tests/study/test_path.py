@@ -47,7 +47,7 @@ def test_what_is_kept_is_not_trained_again_and_a_failed_network_has_no_numbers(p
     assert (rows.frame(rows.collect(entries, "test")).calibration_error[~first.failed] == 7).all()
 
 
-PICTURES = ("map_fx", "map_video", "against_noiseless", "theory", "groups_video", "classes_video")
+PICTURES = ("map_fx", "map_video", "against_noiseless", "theory", "groups_video")
 
 
 def test_the_quick_study_is_whole(prepared):
