@@ -68,14 +68,6 @@ def section(task: Task, metrics: dict[str, Any]) -> str:
     )
 
 
-def results() -> dict[str, str]:
-    """Return the section of each task with results that are not of generated data."""
-    metrics = records.read_json(paths.METRICS) if paths.METRICS.is_file() else {}
-    present = [task for name, task in tasks.TASKS.items() if name in metrics]
-    real = [task for task in present if records.read_json(paths.source_record(task.name))["source"] != "synthetic"]
-    return {task.name: section(task, metrics) for task in real}
-
-
 def fill(file: Path, sections: dict[str, str], pictures: Path) -> None:
     """Write sections between their marks in a file, and copy the pictures that it shows."""
     text = file.read_text(encoding="utf-8")
@@ -93,7 +85,10 @@ def fill(file: Path, sections: dict[str, str], pictures: Path) -> None:
 
 def main() -> int:
     """Write what README and study have room for; return the exit status."""
-    fill(README, results(), paths.FIGURES)
+    metrics = records.read_json(paths.METRICS) if paths.METRICS.is_file() else {}
+    present = [task for name, task in tasks.TASKS.items() if name in metrics]
+    real = [task for task in present if records.read_json(paths.source_record(task.name))["source"] != "synthetic"]
+    fill(README, {task.name: section(task, metrics) for task in real}, paths.FIGURES)
     files = sorted(SUMMARY.parent.glob("*.png"))
     pictures = [f"![{file.stem.replace('_', ' ')}](images/{file.name})" for file in files]
     text = "\n\n".join([SUMMARY.read_text(encoding="utf-8").strip(), *pictures]) if SUMMARY.is_file() else None

@@ -133,9 +133,8 @@ def run(function: Callable[[Item], Result], items: Sequence[Item], *,
     """Yield ``(number of the item, result)`` as jobs finish; no result is kept alive here.
 
     The function must be importable by name, since processes are spawned. The bar called ``label`` goes to ``total``, in
-    the units that the jobs report through :func:`progress`; ``where`` is an executor that nobody may change.
-    A ValueError refuses an unknown one and what is no number of workers; ChildProcessError says that a worker died, for
-    instance killed for memory.
+    the units that the jobs report through :func:`progress`; ``where`` is an executor that nobody may change. A
+    ValueError refuses an unknown one and what is no number of workers; ChildProcessError says that a worker died.
     """
     kind = where or os.environ.get("NEM_EXECUTOR", "process")
     if kind not in EXECUTORS:

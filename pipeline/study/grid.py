@@ -1,8 +1,8 @@
 """What the study trains: a grid of settings, what is chosen from it, and checks of the theory at fixed settings.
 
 The *map* trains every condition over learning rate × σ × annealing, with few repetitions and seeds of their own; what
-it measures on validation sequences chooses settings. The *finals* train those with more repetitions and other seeds,
-and only they are compared.
+it measures on validation sequences chooses settings. The *finals*, which alone are compared, train those with more
+repetitions and other seeds.
 """
 
 import itertools

@@ -102,8 +102,8 @@ def _measured(work: Work, repetition: Repetition, recordings: Mapping[int, str] 
         losses = curve[:, METRICS.index("test_loss")].tolist()
         about = {name: getattr(settings, name) for name in (*TEXTS, *WHOLE, *NUMBERS)}
         for place in PLACES:
-            about[f"sigma_{place}"] = settings.noise.sigma(place, mode)
-            about[f"decay_{place}"] = settings.noise.decay(place, mode)
+            noise = settings.noise.of(place, mode)
+            about |= {f"sigma_{place}": noise.sigma, f"decay_{place}": noise.decay}
         about |= {"condition": condition, "repetition": repetition.number, "failed": failed, "curve": losses}
         about |= {name: None if failed else row.get(name) for name in MEASURES}
         yield {"split": work.split, "head": data.head, **about}

@@ -4,8 +4,7 @@ G groups (repetitions, each with its own initial weights, batch order and draws)
 that share all three) train at once. On a CPU one repetition is the natural unit of work, since its conditions fit
 into the cache and share each batch; repetitions run in processes beside each other. On a GPU one stack holds all.
 
-One network that diverges is marked failed with its epoch and set to zero; the others never see it, since no
-operation mixes networks.
+A network that diverges is marked failed with its epoch and set to zero; no operation mixes it with the others.
 """
 
 import math
@@ -123,8 +122,8 @@ class Engine:
 
     def _strength(self, layer: Layer, mode: Mode) -> float:
         """Return the standard deviation of a layer's noise in this epoch."""
-        table = self.settings.noise
-        return annealed(table.sigma(layer, mode), table.decay(layer, mode), self.epoch)
+        noise = self.settings.noise.of(layer, mode)
+        return annealed(noise.sigma, noise.decay, self.epoch)
 
     def _gather(self, data: Sequences, rows: Tensor, space: Workspace) -> Batch:
         """Return the sequences at positions ``rows`` ``(G, B)``."""

@@ -34,17 +34,14 @@ class NoiseTable:
     hidden_additive: Strength
     hidden_multiplicative: Strength
 
-    def sigma(self, place: Place, mode: Mode) -> float:
-        """Return the standard deviation in epoch 0."""
-        return float(getattr(self, f"{place}_{mode}").sigma)
-
-    def decay(self, place: Place, mode: Mode) -> float:
-        """Return the exponent of the annealing."""
-        return float(getattr(self, f"{place}_{mode}").decay)
+    def of(self, place: Place, mode: Mode) -> Strength:
+        """Return the strength of one place and mode."""
+        strength: Strength = getattr(self, f"{place}_{mode}")
+        return strength
 
     def as_dict(self) -> dict[str, dict[str, dict[str, float]]]:
         """Return ``{place: {mode: {"sigma": ., "decay": .}}}``, as ``params.yaml`` has it."""
-        return {p: {m: dataclasses.asdict(getattr(self, f"{p}_{m}")) for m in MODES} for p in PLACES}
+        return {place: {mode: dataclasses.asdict(self.of(place, mode)) for mode in MODES} for place in PLACES}
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))

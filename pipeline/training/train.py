@@ -75,15 +75,13 @@ def dataset(work: Work) -> sequences.Dataset:
     """Return the data of ``work``, read once per process while they are the same; errors as of sequences.load."""
     about = work.data / sequences.ABOUT
     digest = records.sha256_of(about) if about.is_file() else ""
-    part = (work.stride, work.groups, work.order, work.seed if work.order != "kept" else 0)
-    return _load(work.data.absolute(), work.split, work.validation, part, digest)
+    seed = work.seed if work.order != "kept" else 0
+    return _load(work.data.absolute(), work.split, work.validation, work.stride, work.groups, work.order, seed, digest)
 
 
 @lru_cache(maxsize=16)
-def _load(
-    folder: Path, split: str | None, validation: Validation, part: tuple[int, int | None, Order, int], digest: str
-) -> sequences.Dataset:
-    stride, groups, order, seed = part
+def _load(folder: Path, split: str | None, validation: Validation, stride: int, groups: int | None, order: Order,
+          seed: int, digest: str) -> sequences.Dataset:  # fmt: skip
     data = sequences.load(folder, split, validation=validation)
     train = data.train.subset(torch.arange(0, len(data.train), stride))
     if groups is not None:
