@@ -10,9 +10,9 @@ import os
 import re
 from datetime import date, datetime
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from nem.cells import CellName as Cell
 from nem.conditions import CONDITIONS, Condition
@@ -274,11 +274,10 @@ class Network(Size):
 class TaskNetwork(Network):
     """A network and optimiser per task, and what differs per cell."""
 
-    partial: ClassVar[dict[str, type[BaseModel]]] = {"lstm": Network, "gru": Network}
     lstm: dict[str, Any] = Field({}, description="what differs for this cell: some of the keys above")
     gru: dict[str, Any] = Field({}, description="the same")
 
-    def of(self, cell: Cell) -> Network:
+    def of(self, cell: str) -> Network:
         """Return the network of ``cell``: the common one with the cell's own values laid over it."""
         return Network.model_validate(sections.merge(self.model_dump(exclude={"lstm", "gru"}), getattr(self, cell)))
 
@@ -305,10 +304,10 @@ class Train(Section):
         hidden=256, optimiser="adam", learning_rate=0.001, noise=_noise(0.3, 0.5, 0.3, 0.5, 0.1, 0.5, 0.1, 0.5)
     )
 
-    def __getitem__(self, task: str) -> dict[str, Any]:
-        """Return the block of ``task`` as a plain mapping, with its blocks ``lstm`` and ``gru``."""
+    def of(self, task: str, cell: str) -> dict[str, Any]:
+        """Return the network of a cell of ``task`` as a plain mapping."""
         block: TaskNetwork = getattr(self, task)
-        return block.model_dump()
+        return block.of(cell).model_dump()
 
 
 class Evaluate(Section):
@@ -353,13 +352,10 @@ class StudyTask(Section):
 
 
 STUDY_VIDEO = StudyTask(
-    splits=["groups", "random"],
-    stride=1,
-    network=Size(hidden=30, batch_size=64, epochs=25, max_epochs=30),
-    rates={"sgd": [0.01, 0.1, 0.5], "adam": [0.003]},
-    noiseless={"sgd": [0.03, 0.3, 1.0], "adam": [0.001, 0.01]},
+    splits=["groups", "random"], stride=1, network=Size(hidden=30, batch_size=64, epochs=25, max_epochs=30),
+    rates={"sgd": [0.01, 0.1, 0.5], "adam": [0.003]}, noiseless={"sgd": [0.03, 0.3, 1.0], "adam": [0.001, 0.01]},
     groups=[1, 2],
-)
+)  # fmt: skip
 
 
 class Study(Section):
@@ -395,7 +391,7 @@ def validate(content: dict[str, Any], source: str = "params", *, whole: bool = F
     except ValidationError as error:
         wrong += sections.faults(error, Params)
     else:
-        for task, cell in itertools.product(Train.model_fields, TaskNetwork.partial):
+        for task, cell in itertools.product(Train.model_fields, get_args(Cell)):
             try:
                 getattr(params.train, task).of(cell)
             except ValidationError as error:

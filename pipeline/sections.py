@@ -3,20 +3,17 @@
 import difflib
 import io
 import reprlib
-import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
-from ruamel.yaml.representer import RoundTripRepresenter
+from ruamel.yaml.events import AliasEvent
 
 from pipeline.common import paths
 
 MAX_BYTES = 1 << 16  # a larger file is refused unread: a full one has 10 kB
-MAX_DEPTH = 16  # nesting of a file; the schema has 7 levels
 MAX_FAULTS = 20  # faults listed in one message
 LONG_LIST = 6  # items of a list that stands on one line
 UNION_MEMBERS = ("int", "str", "constrained-int", "constrained-str")  # pydantic's, no part of a parameter's name
@@ -54,20 +51,6 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
     inline: ClassVar[bool] = False  # written on one line
-    partial: ClassVar[dict[str, type[BaseModel]]] = {}  # mappings with some of the keys of these sections
-
-
-def _refused(text: str) -> str | None:
-    """Return what makes YAML too costly to load, if anything does: parameters need neither aliases nor depth."""
-    depth = 0
-    for event in YAML(typ="safe", pure=True).parse(text):
-        # Aliases of aliases (or merge keys) make a small file exponentially large.
-        if isinstance(event, AliasEvent):
-            return f"the alias *{shown(event.anchor)} in line {event.start_mark.line + 1}; write the value out"
-        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
-        if depth > MAX_DEPTH:
-            return f"more than {MAX_DEPTH} nested values in line {event.start_mark.line + 1}"
-    return None
 
 
 def read(source: Path) -> dict[str, Any]:
@@ -78,12 +61,14 @@ def read(source: Path) -> dict[str, Any]:
         raise ParamsError(f"expected a parameter file under {MAX_BYTES} bytes, found {size} in {source}; shorten it")
     try:
         text = source.read_text(encoding="utf-8")
-        refused = _refused(text)
-        content = None if refused else YAML(typ="safe", pure=True).load(text)
+        # Parameters need no aliases, and aliases of aliases (or merge keys) make a small file exponentially large.
+        alias = next((e for e in YAML(typ="safe", pure=True).parse(text) if isinstance(e, AliasEvent)), None)
+        content = None if alias else YAML(typ="safe", pure=True).load(text)
     except Exception as error:  # on hostile text the parser also raises KeyError, IndexError, RecursionError, …
         raise ParamsError(f"expected valid YAML in {source}, found {type(error).__name__}: {error}") from error
-    if refused:
-        raise ParamsError(f"expected plain YAML in {source}, found {refused}")
+    if alias:
+        found = f"the alias *{shown(alias.anchor)} in line {alias.start_mark.line + 1}; write the value out"
+        raise ParamsError(f"expected plain YAML in {source}, found {found}")
     content = {} if content is None else content
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise ParamsError(f"expected a mapping with string keys in {source}, found {type(content).__name__}")
@@ -104,23 +89,15 @@ def value_of(value: object) -> str:
         return f"{type(value).__name__} of thousands of digits"
 
 
-def _names(schema: type[Section], place: Sequence[int | str]) -> list[str]:
-    """Return the parameters of the section at a place."""
-    section: Any = schema
-    for key in place:
-        fields, partial = getattr(section, "model_fields", {}), getattr(section, "partial", {})
-        items = typing.get_args(section)  # of a dict[str, Section]
-        section = partial.get(key) or (items[1] if items else getattr(fields.get(str(key)), "annotation", None))
-    return list(getattr(section, "model_fields", {}))
-
-
 def faults(error: ValidationError, schema: type[Section], within: tuple[str, ...] = ()) -> Iterator[str]:
-    """Yield what is wrong, parameter by parameter; an unknown one with the nearest name."""
+    """Yield what is wrong, parameter by parameter; an unknown one with the nearest name that there is anywhere."""
+    known = {name for part in schema.model_json_schema()["$defs"].values() for name in part.get("properties", ())}
+    known |= schema.model_fields.keys()
     for fault in error.errors(include_url=False):
         place = (*within, *(part for part in fault["loc"] if part not in UNION_MEMBERS))
         name = shown(".".join(map(str, place))) or "(whole file)"
         if fault["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(str(place[-1])[:80], _names(schema, place[:-1]), n=1)
+            near = difflib.get_close_matches(str(place[-1])[:80], known - {place[-1]}, n=1)
             yield f"{name}: unknown parameter; " + (f"did you mean {near[0]!r}?" if near else "remove it")
         else:
             complete = fault["type"] == "value_error" and "found" in fault["msg"]
@@ -153,17 +130,11 @@ def missing(content: Mapping[str, Any], section: Section, place: str = "") -> It
             yield from missing(content[key], value, f"{place}{key}.")
 
 
-class _Representer(RoundTripRepresenter):
-    """Writes ``null`` where its base writes nothing."""
-
-
-_Representer.add_representer(type(None), lambda writer, _: writer.represent_scalar("tag:yaml.org,2002:null", "null"))
-
-
 def _flow(value: object) -> str:
     """Return a value as YAML on one line."""
-    stream, writer = io.StringIO(), YAML(typ="rt")
-    writer.Representer, writer.width, writer.default_flow_style = _Representer, 1 << 20, True
+    stream, writer = io.StringIO(), YAML(typ="safe", pure=True)
+    writer.width, writer.default_flow_style = 1 << 20, True
+    writer.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     writer.dump({"x": value}, stream)
     return stream.getvalue().strip().removeprefix("{x: ").removesuffix("}")
 

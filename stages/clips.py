@@ -3,24 +3,20 @@
 from dataclasses import asdict
 
 from pipeline import params
-from pipeline.common import command, paths, sequences
+from pipeline.common import command, paths
 from pipeline.video import clips
 from pipeline.video.features import features
 from pipeline.video.frames import frames
 
 
-@command.stage("clips")
+@command.stage("clips", passes=(paths.FEATURES, paths.sequences("video")))
 def main() -> None:
     """Make clips and their splits."""
-    folder = paths.sequences("video")
-    if sequences.absent(paths.FEATURES):
-        sequences.write_absent(folder)
-        return
     settings = params.load()
     manifest, sampling = frames.read_manifest(paths.FRAMES)
     table = features.load(paths.FEATURES_TABLE)
     made = clips.make(manifest, table, sampling, settings.video.clips.stride)
     origin = {**asdict(sampling), **table.about}
-    splits = clips.write(made, table, settings.video.clips, origin, settings.seed, folder)
+    splits = clips.write(made, table, settings.video.clips, origin, settings.seed, paths.sequences("video"))
     told = ", ".join(f"{int((sides == 'test').sum())} {name}" for name, sides in splits.items())
     print(f"clips: {len(made)} of {len(made.classes)} classes; for testing: {told}")

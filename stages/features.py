@@ -6,12 +6,9 @@ from pipeline.video import layout
 from pipeline.video.features import features
 
 
-@command.stage("features")
+@command.stage("features", passes=(paths.FRAMES, paths.FEATURES))
 def main() -> None:
     """Extract features, or take those that were given."""
-    if sequences.absent(paths.FRAMES):
-        sequences.write_absent(paths.FEATURES)
-        return
     (paths.FEATURES / sequences.ABOUT).unlink(missing_ok=True)
     settings = params.load()
     params.use_mirror(settings)

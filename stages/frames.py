@@ -4,18 +4,15 @@ import sys
 from collections import Counter
 
 from pipeline import params
-from pipeline.common import command, paths, sequences
+from pipeline.common import command, paths
 from pipeline.video import layout
 from pipeline.video.frames import frames
 from pipeline.video.frames.sampling import Sampling
 
 
-@command.stage("frames")
+@command.stage("frames", passes=(paths.raw("video"), paths.FRAMES))
 def main() -> None:
     """Sample videos, or list the sequences that were given."""
-    if sequences.absent(paths.raw("video")):
-        sequences.write_absent(paths.FRAMES)
-        return
     settings = params.load().video.frames
     sampling, videos, bad = Sampling.of(settings.model_dump()), layout.load(layout.INDEX), settings.max_bad_fraction
     if layout.SEQUENCES.is_file():

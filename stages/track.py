@@ -10,12 +10,6 @@ from pipeline.common import command
 SERVE = {"action": "store_true", "help": "start MLflow's server afterwards"}
 
 
-def server(port: int) -> list[str]:
-    """Return the command of MLflow's own server on the loopback interface."""
-    options = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--backend-store-uri", tracking.store()]
-    return [sys.executable, "-m", "mlflow", "server", *options]
-
-
 def free(port: int) -> None:
     """Stop with an :class:`OSError` where something listens on a port of the loopback interface already."""
     try:
@@ -39,4 +33,5 @@ def main(serve: bool, port: int) -> None:
     elif serve:
         print(f"Compare runs on http://127.0.0.1:{port} (Ctrl-C ends)")
         sys.stdout.flush()
-        os.execv(sys.executable, server(port))
+        options = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--backend-store-uri", uri]
+        os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *options])

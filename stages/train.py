@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from pipeline.common import command, paths, sequences
+from pipeline.common import command, jobs, paths, sequences
 
 
 @command.stage("train", {"task": {}, "cell": {"choices": ("lstm", "gru")}})
@@ -13,10 +13,10 @@ def main(task: str, cell: str) -> None:
 
     chosen, folder = params.load(), paths.sequences(task)
     shared = chosen.training
+    network = settings.of(shared.model_dump(), chosen.train.of(task, cell), cell)
     first = train.Work(
-        folder, None, "joined", settings.of(shared.model_dump(), chosen.train[task], cell), chosen.seed, stream=task,
-        repetitions=tuple(range(shared.repetitions)), device=train.resolve_device(shared.device), networks=True,
-        checkpoint_every=shared.checkpoint_every,
+        folder, None, "joined", network, chosen.seed, task, tuple(range(shared.repetitions)),
+        jobs.device(shared.device), networks=True, checkpoint_every=shared.checkpoint_every,
     )  # fmt: skip
     # Results of the first split are called like the task, so it goes by no name of its own.
     further = (None, *sequences.splits(folder)[1:])

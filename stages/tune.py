@@ -6,7 +6,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from pipeline.common import command, kept, paths, records, sequences
+from pipeline.common import command, jobs, kept, paths, records, sequences
 
 ARGUMENTS = {
     "task": {"nargs": "?", "default": "fx"},
@@ -25,8 +25,8 @@ def main(task: str, split: str | None) -> None:
     forms = own.forms(chosen) if own.forms else {"": (paths.sequences(task), {})}
     folders = {name: folder for name, (folder, _) in forms.items()}
     first = next(iter(folders.values()))
-    networks = [settings.of(chosen.training.model_dump(), chosen.train[task], cell) for cell in chosen.cells]
-    device = train.resolve_device(chosen.training.device)
+    networks = [settings.of(chosen.training.model_dump(), chosen.train.of(task, cell), cell) for cell in chosen.cells]
+    device = jobs.device(chosen.training.device)
     plan = train.Work(first, split, "apart", networks[0], chosen.seed, task, (), device)
     choice = tune.tune(folders, networks, plan)
     overrides: dict[str, Any] = {"train": {task: choice.networks}}

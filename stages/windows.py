@@ -5,13 +5,9 @@ from pipeline.common import command, paths, records, sequences
 from pipeline.fx import rates, windows
 
 
-@command.stage("windows")
+@command.stage("windows", passes=(paths.raw("fx"), paths.sequences("fx")))
 def main() -> None:
-    """Write windows; without a series pass on that there is none."""
-    if sequences.absent(paths.raw("fx")):
-        sequences.write_absent(paths.sequences("fx"))
-        print("windows: task fx is switched off")
-        return
+    """Write windows."""
     settings = params.load().fx.windows
     unit = str(records.read_json(paths.source_record("fx")).get("unit", ""))
     days = windows.write(paths.sequences("fx"), rates.read(rates.RATES), settings, unit=unit)

@@ -223,7 +223,7 @@ def test_a_missing_parameter_is_named_with_the_line_that_adds_it(project, capsys
 def test_a_cell_has_the_tasks_network_with_its_own_values_laid_over_it():
     chosen = params.validate({"train": {"fx": {"hidden": 7, "gru": {"epochs": 3}, "lstm": {"hidden": 9}}}}).train
     assert (chosen.fx.of("lstm").hidden, chosen.fx.of("gru").hidden, chosen.fx.of("gru").epochs) == (9, 7, 3)
-    assert chosen["fx"]["lstm"] == {"hidden": 9}
+    assert chosen.of("fx", "lstm") == chosen.fx.of("lstm").model_dump()
     tuned = params.Params().train.fx
     assert tuned.of("gru").noise.output.additive.sigma == 0.2
     assert tuned.of("lstm").noise == tuned.noise

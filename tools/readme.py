@@ -70,16 +70,8 @@ def section(task: Task, metrics: dict[str, Any]) -> str:
     )
 
 
-def results() -> dict[str, str]:
-    """Return the section of each task with results that are not of generated data."""
-    metrics = records.read_json(paths.METRICS) if paths.METRICS.is_file() else {}
-    present = [task for name, task in tasks.TASKS.items() if name in metrics]
-    real = [task for task in present if records.read_json(paths.source_record(task.name))["source"] != "synthetic"]
-    return {task.name: section(task, metrics) for task in real}
-
-
 def fill(file: Path, sections: dict[str, str], pictures: Path) -> None:
-    """Write sections between their marks in a file, and copy the pictures that it shows."""
+    """Write sections between their marks in a file, and copy the pictures that it shows if there are any."""
     text = file.read_text(encoding="utf-8")
     names = [name for name in sections if f"<!-- {name}:start -->" in text]
     for name in names:
@@ -87,7 +79,7 @@ def fill(file: Path, sections: dict[str, str], pictures: Path) -> None:
         before, _, rest = text.partition(start)
         text = f"{before}{start}{sections[name].strip()}\n{end}{rest.partition(end)[2]}"
     for picture in re.findall(r"images/([\w.]+\.png)\)", text):
-        if (pictures / picture).is_file():
+        if names and (pictures / picture).is_file():
             shutil.copyfile(pictures / picture, IMAGES / picture)
     records.write_text(file, text)
     print(f"docs: {file}: wrote {', '.join(names) or 'nothing, for it has no marks for the present results'}")
@@ -95,8 +87,11 @@ def fill(file: Path, sections: dict[str, str], pictures: Path) -> None:
 
 def main() -> int:
     """Write what README and study have room for; return the exit status."""
+    metrics = records.read_json(paths.METRICS) if paths.METRICS.is_file() else {}
+    present = [task for name, task in tasks.TASKS.items() if name in metrics]
+    real = [task for task in present if records.read_json(paths.source_record(task.name))["source"] != "synthetic"]
     for page in (README, RESULTS):
-        fill(page, results(), paths.FIGURES)
+        fill(page, {task.name: section(task, metrics) for task in real}, paths.FIGURES)
     files = sorted(SUMMARY.parent.glob("*.png"))
     pictures = [f"![{file.stem.replace('_', ' ')}](images/{file.name})" for file in files]
     text = "\n\n".join([SUMMARY.read_text(encoding="utf-8").strip(), *pictures]) if SUMMARY.is_file() else None

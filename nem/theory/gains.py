@@ -6,8 +6,7 @@ functions serves every sigmoid gate of LSTM and GRU: gates are independent given
 (87) and (89) have one term per gate, and Algorithm 1 tests each by itself.
 
 Shapes: every argument is ``(..., K)`` outputs or ``(..., J)`` hidden units, every gain ``(...)``. Additive noise n is
-added to the target y or the gate g, multiplicative noise multiplies it. Classifiers have class probabilities a and
-1-in-K codes y.
+added to the target y or the gate g, multiplicative noise multiplies it. A classifier's a are probabilities, y 1-in-K.
 """
 
 import torch

@@ -63,8 +63,7 @@ def forward(
 ) -> list[dict[str, Tensor]]:
     """Run a cell over ``x`` ``(T, B, I)`` from zero states; return the quantities of each slice (:func:`step`).
 
-    ``increments`` is gate noise decided elsewhere, per slice and gate δ ``(B, J)``; it enters as g + δ (additive) or
-    g∘(1 + δ).
+    ``increments`` is gate noise decided elsewhere, per slice and gate δ ``(B, J)``: g + δ (additive) or g∘(1 + δ).
     """
     h = s = x.new_zeros(x.shape[1], len(p.V_h))
     steps = []
@@ -108,9 +107,8 @@ def output_error(score: Tensor, target: Tensor, head: Head) -> Tensor:
     return 2 * (score - target)
 
 
-def lstm_sensitivity(
-    at: Slice, p: Parameters, source: Mapping[str, Tensor], dh: Tensor, ds: Tensor
-) -> tuple[Tensor, Tensor]:
+def lstm_sensitivity(at: Slice, p: Parameters, source: Mapping[str, Tensor], dh: Tensor, ds: Tensor
+                     ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Advance ∂a^h/∂θ and ∂s/∂θ of an LSTM by one slice: (B.34) and (B.36), as a :data:`Step`."""
     q, slope = at.now, at.slope
     ds_new = (
@@ -125,9 +123,8 @@ def lstm_sensitivity(
     return dh_new, ds_new
 
 
-def gru_sensitivity(
-    at: Slice, p: Parameters, source: Mapping[str, Tensor], dh: Tensor, ds: Tensor
-) -> tuple[Tensor, Tensor]:
+def gru_sensitivity(at: Slice, p: Parameters, source: Mapping[str, Tensor], dh: Tensor, ds: Tensor
+                    ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Advance ∂a^h/∂θ of a GRU by one slice: (C.12), as a :data:`Step`.
 
     The candidate's V^h meets the reset gate (C.5), so its source arrives multiplied by a^r. A GRU has no internal
@@ -192,15 +189,8 @@ def slices_of(steps: Sequence[Mapping[str, Tensor]], x: Tensor, mode: Mode = "ad
     return slices
 
 
-def gradients(
-    x: Tensor,
-    target: Tensor,
-    p: Parameters,
-    head: Head,
-    t0: int,
-    increments: Sequence[Sequence[Tensor]] | None = None,
-    mode: Mode = "additive",
-) -> Parameters:
+def gradients(x: Tensor, target: Tensor, p: Parameters, head: Head, t0: int,
+              increments: Sequence[Sequence[Tensor]] | None = None, mode: Mode = "additive") -> Parameters:  # fmt: skip
     """Return ∂E/∂θ of every parameter by the recursions of Appendix B.2 or C.2, forward in time.
 
     E is the cross entropy (39) of a ``softmax`` head or the squared error (43) of an ``identity`` one, summed over the

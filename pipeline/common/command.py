@@ -5,19 +5,22 @@ import time
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
-from pipeline.common import paths, records
+from pipeline.common import paths, records, sequences
 
 Main = Callable[..., int]
 
 
-def stage(name: str, arguments: Mapping[str, Mapping[str, Any]] | None = None) -> Callable[[Callable[..., None]], Main]:
+def stage(name: str, arguments: Mapping[str, Mapping[str, Any]] | None = None, *,
+          passes: tuple[Path, Path] | None = None) -> Callable[[Callable[..., None]], Main]:  # fmt: skip
     """Turn a stage's work into its ``main``, which takes a command line and returns an exit status.
 
     Where the stage's module is the program (``python -m stages.<name>``), it runs at once: nothing may follow in it.
     ``arguments`` are what the command line may say, each with its settings for :meth:`ArgumentParser.add_argument`; the
-    work gets them as keywords. Without any, the command line is not looked at.
+    work gets them as keywords. Without any, the command line is not looked at. Where the first folder that the stage
+    ``passes`` on says that its task is switched off, so does the second one, and there is no work.
 
     ``ValueError`` and ``OSError`` (and their subclasses, which all of the project's own errors are) are faults of input
     or environment, told in the name of the stage; anything else is a defect and keeps its traceback.
@@ -33,7 +36,11 @@ def stage(name: str, arguments: Mapping[str, Mapping[str, Any]] | None = None) -
                 options = parser.parse_args(line)
             start = time.perf_counter()
             try:
-                work(**vars(options))
+                if passes and sequences.absent(passes[0]):
+                    sequences.write_absent(passes[1])
+                    print(f"{name}: the task is switched off")
+                else:
+                    work(**vars(options))
                 _note(" ".join([name, *(str(value) for value in vars(options).values())]), time.perf_counter() - start)
             except (ValueError, OSError) as error:
                 print(f"{name}: {error}", file=sys.stderr)

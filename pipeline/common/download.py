@@ -25,32 +25,16 @@ class DownloadError(OSError):
     """A file that could not be had; the message names URL, hash and remedy."""
 
 
-@dataclass(frozen=True)
-class Provenance:
-    """Where a file came from."""
-
-    origin: str  # mirror, network, or present: it was there already
-    url: str
-    sha256: str
-    trusted_on_first_use: bool
-
-    def as_dict(self) -> dict[str, str | bool]:
-        """Return a plain mapping, for JSON; the origin is left out, since equal files make equal records."""
-        return {"url": self.url, "sha256": self.sha256, "trusted_on_first_use": self.trusted_on_first_use}
-
-
 def fetch(url: str, destination: Path, *, sha256: str | None, mirror_path: str | None = None,
-          lock: Path | None = None, accept: Callable[[Path], None] | None = None) -> Provenance:  # fmt: skip
-    """Put the file at ``url`` (http, https or file) at ``destination``; a correct file there is left alone.
+          lock: Path | None = None, accept: Callable[[Path], None] | None = None) -> dict[str, str | bool]:  # fmt: skip
+    """Put the file at ``url`` (http, https or file) at ``destination``; return the record of where it came from.
 
+    A correct file at the destination is left alone, and equal files make equal records, whatever the way they came.
     Without ``sha256`` it is trusted on first use, and ``lock``, a JSON file, keeps the hashes by address. ``accept``
     raises a ``ValueError`` for what cannot be the file, such as a portal's page; it is asked about trusted ones too,
     since an older lock may hold a page's hash. ``mirror_path`` is the file's place in the mirror, if it may be there.
-    A ``DownloadError`` says that the file cannot be had or is another one, a ``ValueError`` that there is neither hash
-    nor lock, or another kind of address.
+    A ``DownloadError`` says that the file cannot be had or is another one.
     """
-    if sha256 is None and lock is None:
-        raise ValueError(f"expected a SHA-256 or a lock file for {url}, found neither")
     known: dict[str, str] = records.read_json(lock) if lock is not None and lock.is_file() else {}
     file = File(url, destination, sha256 or known.get(url), mirror_path)
     origin, content = file.place("update the hash" if lock is None else f"remove the address from {lock}")
@@ -64,7 +48,7 @@ def fetch(url: str, destination: Path, *, sha256: str | None, mirror_path: str |
         raise DownloadError(f"expected the file at {url}, found {looks} ({origin}): {error}. {cure}") from error
     if file.expected is None and lock is not None:
         records.write_json(lock, {**known, url: content})
-    return Provenance(origin, url, content, sha256 is None)
+    return {"url": url, "sha256": content, "trusted_on_first_use": sha256 is None}
 
 
 def forget(url: str, destination: Path, lock: Path | None) -> None:
@@ -97,8 +81,6 @@ class File:
     def place(self, cure: str = "update the hash") -> tuple[str, str]:
         """Put the file at its place; return its origin and hash. ``cure`` says what to do if the source changed."""
         origin, at, folder = "present", self.destination, paths.mirror()
-        if not self.url.startswith(("http://", "https://", "file:")):
-            raise ValueError(f"expected an http, https or file address, found {self.url!r}")
         if self.expected is None or not at.is_file() or self.hash_of(at) != self.expected:
             origin = "network"
             if folder is not None and self.mirror_path is not None and (folder / self.mirror_path).is_file():

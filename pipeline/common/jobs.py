@@ -6,12 +6,13 @@ Jobs are values in and values out; only the caller writes files. ``NEM_EXECUTOR`
 
 import multiprocessing
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import torch
 from threadpoolctl import threadpool_limits
@@ -19,12 +20,13 @@ from tqdm import tqdm
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Executor = Callable[[Callable[[Any], Any], Sequence[Any], Any], Iterator[tuple[int, Any]]]
-"""Takes a function that can be imported by name, its arguments, and the shared counter that :func:`progress` adds to;
-yields ``(number of the item, result)`` in order of completion, with a bounded number of items in flight."""
+Bar: TypeAlias = "tqdm[Any]"
+Executor = Callable[[Callable[[Any], Any], Sequence[Any], Bar], Iterator[tuple[int, Any]]]
+"""Takes a function that can be imported by name, its arguments, and the bar that :func:`progress` moves; yields
+``(number of the item, result)`` in order of completion, with a bounded number of items in flight."""
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")  # read by libraries that a worker loads
-_counter: Any = None
+_report: Callable[[int], object] | None = None
 
 
 def one_thread() -> ExitStack:
@@ -38,28 +40,39 @@ def one_thread() -> ExitStack:
 
 def _start_worker(counter: Any) -> None:  # noqa: ANN401 - a shared integer
     """Prepare a fresh process, which ends when its parent is gone: a killed parent cannot tell its workers to stop."""
-    _count_with(counter)
-    one_thread()
+
+    def count(amount: int) -> None:
+        with counter.get_lock():
+            counter.value += amount
 
     def end_with_the_parent() -> None:
         if parent := multiprocessing.parent_process():
             parent.join()
             os._exit(1)
 
+    _report_to(count)
+    one_thread()
     threading.Thread(target=end_with_the_parent, daemon=True).start()
 
 
-def _count_with(counter: Any) -> None:  # noqa: ANN401 - a shared integer
-    """Let :func:`progress` add to ``counter`` in this process."""
-    global _counter  # noqa: PLW0603 - one per process
-    _counter = counter
+def _report_to(report: Callable[[int], object] | None) -> None:
+    """Let :func:`progress` call ``report`` in this process."""
+    global _report  # noqa: PLW0603 - one per process
+    _report = report
 
 
 def progress(amount: int) -> None:
     """Report finished work from inside a job, in the units of ``total`` of :func:`run`."""
-    if _counter is not None:
-        with _counter.get_lock():
-            _counter.value += amount
+    if _report is not None:
+        _report(amount)
+
+
+def device(wanted: str) -> Literal["cpu", "cuda"]:
+    """Return where to compute, ``auto`` being CUDA where there is one; a ValueError says that ``cuda`` is absent."""
+    available = torch.cuda.is_available()
+    if wanted == "cuda" and not available:
+        raise ValueError("expected a CUDA device, found none; set device in params.yaml to auto or cpu")
+    return "cuda" if available and wanted != "cpu" else "cpu"
 
 
 def workers() -> int:
@@ -72,26 +85,29 @@ def workers() -> int:
     return int(text)
 
 
-def _serial(function: Callable[[Item], Result], items: Sequence[Item], counter: Any) -> Iterator[tuple[int, Result]]:  # noqa: ANN401
+def _serial(function: Callable[[Item], Result], items: Sequence[Item], bar: Bar) -> Iterator[tuple[int, Result]]:
     """Run jobs here, one after another."""
     with one_thread() as undo:
-        undo.callback(_count_with, None)
-        _count_with(counter)
+        undo.callback(_report_to, None)
+        _report_to(bar.update)
         for number, item in enumerate(items):
             yield number, function(item)
 
 
-def _processes(function: Callable[[Item], Result], items: Sequence[Item], counter: Any) -> Iterator[tuple[int, Result]]:  # noqa: ANN401
+def _processes(function: Callable[[Item], Result], items: Sequence[Item], bar: Bar) -> Iterator[tuple[int, Result]]:
     """Run jobs in processes."""
     count = min(workers(), len(items))
     if count <= 1:
-        yield from _serial(function, items, counter)
+        yield from _serial(function, items, bar)
         return
     pending, upcoming = dict[Future[Result], int](), iter(enumerate(items))
     with ExitStack() as undo:
-        undo.callback(_inherit, {name: os.environ.get(name) for name in THREADS})
-        _inherit(dict.fromkeys(THREADS, "1"))
+        undo.callback(os.environ.update, {name: os.environ[name] for name in THREADS if name in os.environ})
+        for name in THREADS:  # what workers inherit; undone in the reverse order
+            undo.callback(os.environ.pop, name, None)
+            os.environ[name] = "1"
         context = multiprocessing.get_context("spawn")
+        counter = context.Value("q", 0)
         pool = ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker, initargs=(counter,))
         undo.callback(pool.shutdown, cancel_futures=True)
         try:
@@ -101,45 +117,28 @@ def _processes(function: Callable[[Item], Result], items: Sequence[Item], counte
                     pending[pool.submit(function, item[1])] = item[0]
                 if not pending:
                     return
-                for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                done = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED).done
+                bar.update(counter.value - bar.n)
+                for future in done:
                     yield pending.pop(future), future.result()
         except BrokenProcessPool as error:
             what = "expected every worker to finish, found one dead (killed for memory?); run again: it goes on from"
             raise ChildProcessError(f"{what} what is kept. Fewer workers need less memory: NEM_WORKERS=1") from error
 
 
-def _inherit(values: dict[str, str | None]) -> None:
-    """Set what workers find in their environment, or (``None``) do not find."""
-    for name, value in values.items():
-        os.environ.pop(name, None)
-        os.environ.update({} if value is None else {name: value})
-
-
 EXECUTORS: dict[str, Executor] = {"serial": _serial, "process": _processes}
 
 
 def run(function: Callable[[Item], Result], items: Sequence[Item], *,
-        total: int, label: str) -> Iterator[tuple[int, Result]]:  # fmt: skip
+        total: int, label: str, where: str | None = None) -> Iterator[tuple[int, Result]]:  # fmt: skip
     """Yield ``(number of the item, result)`` as jobs finish; no result is kept alive here.
 
     The function must be importable by name, since processes are spawned. The bar called ``label`` goes to ``total``, in
-    the units that the jobs report through :func:`progress`. A ValueError refuses an unknown executor and what is no
-    number of workers; ChildProcessError says that a worker died, for instance killed for memory.
+    the units that the jobs report through :func:`progress`; ``where`` is an executor that nobody may change. A
+    ValueError refuses an unknown one and what is no number of workers; ChildProcessError says that a worker died.
     """
-    kind = os.environ.get("NEM_EXECUTOR", "process")
+    kind = where or os.environ.get("NEM_EXECUTOR", "process")
     if kind not in EXECUTORS:
         raise ValueError(f"expected NEM_EXECUTOR to be {' or '.join(EXECUTORS)}, found {kind!r}; set it or unset it")
-    counter = multiprocessing.get_context("spawn").Value("q", 0)
-    stop = threading.Event()
-    with tqdm(total=total, desc=label, mininterval=1) as bar, ExitStack() as undo:
-
-        def follow() -> None:
-            while not stop.wait(0.5):
-                bar.update(counter.value - bar.n)
-            bar.update(counter.value - bar.n)
-
-        thread = threading.Thread(target=follow, daemon=True)
-        thread.start()
-        undo.callback(thread.join)
-        undo.callback(stop.set)
-        yield from EXECUTORS[kind](function, items, counter)
+    with tqdm(total=total, desc=label, mininterval=1 if sys.stderr.isatty() else 60) as bar:
+        yield from EXECUTORS[kind](function, items, bar)

@@ -7,14 +7,14 @@ meets an old result, and a reworded docstring meets them all. A damaged entry, b
 import ast
 import hashlib
 import importlib.util
+import io
 import json
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load, save
-from torch import Tensor
+import torch
 
 from pipeline.common import paths, records
 
@@ -53,15 +53,6 @@ class Kept:
     def remove(self, name: str) -> None:
         """Forget one entry, if it is there."""
         self._file(name).unlink(missing_ok=True)
-
-    def retain(self, names: Collection[str]) -> None:
-        """Forget all entries but ``names``, and all other folders of the same kind."""
-        wanted = {self._file(name) for name in names}
-        for place in (*self.folder.parent.glob("*"), *self.folder.glob("*")):
-            if place.is_dir() and place != self.folder:
-                shutil.rmtree(place)
-            elif place.is_file() and place not in wanted:
-                place.unlink()
 
 
 def forget(kind: str) -> None:
@@ -106,13 +97,13 @@ def _sources(modules: Sequence[str]) -> dict[str, Path]:
     return files
 
 
-def pack(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> bytes:
-    """Return tensors, of any device, and a description as one entry's content; equal values give equal bytes."""
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    return save(plain, {"about": json.dumps(about, sort_keys=True)})
+def pack(value: object) -> bytes:
+    """Return tensors in plain containers as one entry's content."""
+    stream = io.BytesIO()
+    torch.save(value, stream)
+    return stream.getvalue()
 
 
-def unpack(content: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors, on the CPU, and the description of what :func:`pack` made."""
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    return load(content), json.loads(header["__metadata__"]["about"])
+def unpack(content: bytes) -> Any:  # noqa: ANN401 - whatever was packed
+    """Return, with its tensors on the CPU, what :func:`pack` packed."""
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)

@@ -59,6 +59,25 @@ def read_json(source: Path) -> Any:  # noqa: ANN401 - any JSON value
         raise ValueError(f"expected valid JSON in {source}, found {error}; {AGAIN}") from error
 
 
+def read_object(source: Path, kinds: Mapping[str, Any], remedy: str) -> dict[str, Any]:
+    """Read a JSON object of which a reader may rely on ``kinds``: keys, such as ``a.b``, and the types of their values.
+
+    A ValueError with the remedy says that it is no object, a key is missing, or a value is of another type.
+    """
+    content = read_json(source)
+    for path, types in kinds.items():
+        value: Any = content
+        for key in path.split("."):
+            if not isinstance(value, dict) or key not in value:
+                raise ValueError(f"expected key {path!r} in {source}, found none; {remedy}")
+            value = value[key]
+        # JSON's true is an int to isinstance.
+        if not isinstance(value, types) or isinstance(value, bool):
+            wanted, shown = getattr(types, "__name__", types), f"{type(value).__name__} {repr(value)[:40]}"
+            raise ValueError(f"expected {path!r} in {source} to be {wanted}, found {shown}; {remedy}")
+    return dict(content)
+
+
 def lists(values: npt.NDArray[Any]) -> pa.Array:
     """Return ``(N, K)`` numbers as a column of N lists of K."""
     return pa.FixedSizeListArray.from_arrays(pa.array(np.ravel(values)), values.shape[1])

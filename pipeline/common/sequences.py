@@ -7,8 +7,6 @@ FileNotFoundError where a file is missing, and ValueError where one is damaged o
 """
 
 import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,9 +24,9 @@ Head = Literal["softmax", "identity"]
 Side = Literal["train", "validation", "test"]
 SIDES: tuple[Side, ...] = ("train", "validation", "test")
 ABOUT, TABLE, TENSOR = "about.json", "sequences.parquet", "vectors"
-KINDS: dict[str, type | tuple[type, ...]] = {  # what ABOUT holds
-    "slices": int, "outputs": int, "splits": list, "pools": list, "head": str, "target_scale": (int, float),
-    "target_offset": (int, float), "unit": str, "classes": list, "files": dict, "origin": dict,
+KINDS: dict[str, Any] = {  # what ABOUT holds
+    "slices": int, "outputs": int, "splits": list, "pools": list, "head": str, "target_scale": int | float,
+    "target_offset": int | float, "unit": str, "classes": list, "files": dict, "origin": dict,
 }  # fmt: skip
 
 
@@ -48,6 +46,10 @@ class Sequences:
     def subset(self, chosen: Tensor) -> "Sequences":
         """Return the sequences at positions ``chosen``."""
         return Sequences(self.pool, self.index[chosen], self.targets[chosen], self.rows[chosen])
+
+    def means(self) -> npt.NDArray[np.float32]:
+        """Return the mean slice of each, ``(N, I)``: one by one, since all slices at once may not fit into memory."""
+        return np.stack([self.pool.numpy()[rows].mean(0) for rows in self.index.numpy()])
 
     def to(self, device: torch.device) -> "Sequences":
         """Return a copy on ``device`` (itself if it is there)."""
@@ -95,9 +97,7 @@ class Table:
     targets: npt.NDArray[np.float32]
     group: list[str] | None  # of each sequence
     splits: Mapping[str, npt.NDArray[np.str_]]  # by name, the side of each sequence; the first is the paper's split
-    # By split, (P, I) float32 slices; one called "" serves all splits. A path names a features.parquet with its twin
-    # vectors.safetensors, which is linked or copied.
-    pools: Mapping[str, Tensor | Path]
+    pools: Mapping[str, Tensor]  # by split, (P, I) float32 slices; one called "" serves all splits
     head: Head
     target_scale: float = 1.0
     target_offset: float = 0.0
@@ -133,25 +133,12 @@ def write(folder: Path, table: Table) -> None:
     columns += [pa.array(text, pa.string()) for text in texts]
     records.write_table(folder / TABLE, pa.Table.from_arrays(columns, schema=_schema(T, K, names)))
     for split, pool in table.pools.items():
-        if isinstance(pool, Path):
-            _borrow(folder / _pool_name(split), pool)
-        else:
-            write_vectors(folder / _pool_name(split), pool.detach().cpu().float().numpy())
+        write_vectors(folder / _pool_name(split), pool.numpy())
     files = (TABLE, *map(_pool_name, table.pools))
     about = {name: getattr(table, name) for name in ("head", "target_scale", "target_offset", "unit")}
     about |= {"slices": T, "outputs": K, "splits": names, "pools": list(table.pools), "classes": list(table.classes)}
     about |= {"origin": dict(table.origin), "files": {name: records.sha256_of(folder / name) for name in files}}
     records.write_json(folder / ABOUT, about)
-
-
-def _borrow(destination: Path, features: Path) -> None:
-    """Link or copy the twin of a ``features.parquet``: the file itself and not what a link of DVC's cache is called."""
-    twin = features.with_name("vectors.safetensors").resolve()
-    try:
-        os.link(twin, destination)
-    except OSError:
-        with records.atomic_path(destination) as temporary:
-            shutil.copyfile(twin, temporary)
 
 
 def write_vectors(destination: Path, vectors: npt.NDArray[np.float32]) -> None:
@@ -184,11 +171,7 @@ def _about(folder: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"expected sequences in {folder}, found no {ABOUT}; run `dvc repro`")
     if absent(folder):
         raise ValueError(f"expected sequences in {folder}, found its task switched off; add it to tasks in params.yaml")
-    about = records.read_json(source)
-    for name, kind in KINDS.items():
-        if not isinstance(about, dict) or not isinstance(about.get(name), kind) or isinstance(about[name], bool):
-            raise ValueError(f"expected {name!r} in {source}, found none or another type; run `dvc repro` again")
-    return dict(about)
+    return records.read_object(source, KINDS, "run `dvc repro` again")
 
 
 def splits(folder: Path) -> tuple[str, ...]:

@@ -29,9 +29,8 @@ def acquire(settings: "FxAcquire", seed: int) -> None:
         record |= {"seed": seed, "note": "generated data: nothing computed from it says anything about real rates"}
     elif settings.source == "paper":
         original = paths.CHECKPOINTS / "downloads" / "USD_INR.csv"
-        origin = download.fetch(PAPER_URL, original, sha256=PAPER_SHA256, mirror_path=PAPER_MIRROR)
+        record |= download.fetch(PAPER_URL, original, sha256=PAPER_SHA256, mirror_path=PAPER_MIRROR)
         series = rates.read(original)
-        record |= origin.as_dict()
     else:
         if settings.csv_path is None:
             raise RatesError("expected fx.acquire.csv_path with source csv, found none; name your file there")

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -28,18 +29,8 @@ MAX_ROWS = 300_000  # 800 years of days: more are no daily rates
 MAX_COLUMNS = 1000  # those after them are not looked at
 
 # Names as `plain` leaves them: of most tools, and of investing.com in the languages of its users.
-_NAMES = {
-    "date": "date datum fecha data tarih дата datetime timestamp time day 日付け 日期 날짜 observation_date "
-    "time_period gmt_time local_time time_(utc) time_(gmt) time_(eet) time_(est)",
-    "price": "price close last zuletzt schluss schlusskurs dernier cloture ultimo cierre chiusura fechamento laatste "
-    "slot ostatnio zamkniecie simdi kapanis цена закрытие senaste 終値 收盘 종가 close/last obs_value value rate",
-    "open": "open eroffn eroffnung ouv ouverture apertura abertura openen otwarcie acilis откр открытие oppen 始値 "
-    "开盘 시가",
-    "high": "high hoch plus_haut haut maximo massimo maxima max hoog najwyzszy yuksek макс hogst 高値 高 고가",
-    "low": "low tief plus_bas bas minimo minima min laag najnizszy dusuk мин lagst 安値 低 저가",
-    "": "volume vol tickvol change_% adj_close ticker symbol unit",
-}
-_KNOWN = {name: column for column, names in _NAMES.items() for name in names.split()}
+with Path(__file__).with_name("headers.csv").open(encoding="utf-8", newline="") as _file:
+    _KNOWN = {name: row["column"] for row in csv.DictReader(_file) for name in row["names"].split()}
 _LETTERS = str.maketrans({"ı": "i", "ł": "l", "ø": "o"})
 _MONTHS = ("january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november",
            "december")  # fmt: skip

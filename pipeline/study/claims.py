@@ -54,10 +54,8 @@ def expand(text: str) -> tuple[tuple[str, str], ...]:
     """Return the pairs of conditions, or of ``cell:condition`` of another cell, that ``better > worse; …`` stands for.
 
     A pattern is all conditions that it matches. Two patterns of equally many are paired in order (so that
-    ``nem-* > blind-*`` compares within each mode and layer); a single condition is paired with every other one.
-
-    Raises:
-        ValueError: a pattern matches nothing, or two match different numbers of conditions.
+    ``nem-* > blind-*`` compares within each mode and layer), of different numbers, or of none, are a ValueError; a
+    single condition is paired with every other one.
     """
     pairs: list[tuple[str, str]] = []
     for part in text.split(";"):

@@ -56,8 +56,7 @@ class Context(NamedTuple):
 def side(rows: pd.DataFrame, noiseless: pd.DataFrame) -> Side:
     """Return a condition's results ``(n,)`` by repetition; more is better, NaN is undefined or failed.
 
-    Raises:
-        ValueError: repetitions differ from those of the noiseless rows, whose losses at R are to be reached.
+    Other repetitions than those of the noiseless rows, whose losses at R are to be reached, are a ValueError.
     """
     own, goal = rows.sort_values("repetition"), noiseless.sort_values("repetition")
     numbers = own.repetition.tolist(), goal.repetition.tolist()

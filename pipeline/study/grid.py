@@ -1,8 +1,8 @@
 """What the study trains: a grid of settings, what is chosen from it, and checks of the theory at fixed settings.
 
 The *map* trains every condition over learning rate × σ × annealing, with few repetitions and seeds of their own; what
-it measures on validation sequences chooses settings. The *finals* train those with more repetitions and other seeds,
-and only they are compared.
+it measures on validation sequences chooses settings. The *finals*, which alone are compared, train those with more
+repetitions and other seeds.
 """
 
 import itertools
@@ -14,10 +14,10 @@ from typing import Any
 import pandas as pd
 
 from nem.conditions import CONDITIONS, MODES
-from pipeline.common import paths, seeds, sequences
+from pipeline.common import jobs, paths, seeds, sequences
 from pipeline.params import Optimiser, Params, StudyTask
 from pipeline.training import settings
-from pipeline.training.train import Order, Work, resolve_device
+from pipeline.training.train import Order, Work
 
 SINGLE = tuple(f"{mode}-{place}" for mode in MODES for place in settings.PLACES)
 # Matched blind noise and expected NEM stand beside NEM noise at its setting, by mode and layer.
@@ -72,16 +72,14 @@ class Place:
         return Work(
             paths.sequences(self.task), self.split, "apart", settings.of(shared, varied, self.cell),
             self.params.seed, f"study-{self.task}", tuple(range(repetitions)),
-            device=resolve_device(self.params.training.device), stride=self.study.stride,
+            device=jobs.device(self.params.training.device), stride=self.study.stride,
         )  # fmt: skip
 
 
 def places(params: Params, *, every_split: bool) -> Iterator[Place]:
     """Yield where the study trains: its tasks among ``params.tasks``, on the first of their splits or on every one.
 
-    Raises:
-        FileNotFoundError: a task's sequences are missing.
-        ValueError: the study has none of the tasks.
+    A FileNotFoundError says that a task's sequences are missing, a ValueError that the study has none of the tasks.
     """
     tasks = [task for task in params.tasks if task in params.study.tasks]
     if not tasks:
@@ -95,15 +93,15 @@ def places(params: Params, *, every_split: bool) -> Iterator[Place]:
 
 def quick(params: Params) -> Params:
     """Return parameters of a study of a minute, which shows that the path is whole and nothing else."""
-    study, tasks = params.study, {}
-    for name, task in study.tasks.items():
-        network = task.network.model_copy(update={"hidden": 4, "epochs": 4, "max_epochs": 6})
-        ends = {"sgd": [task.rates["sgd"][0], task.rates["sgd"][-1]]}
-        fewer = {"groups": task.groups[:1], "rates": ends, "noiseless": {"adam": [0.01]}}
-        tasks[name] = task.model_copy(update={"network": network, "stride": 4 * task.stride, **fewer})
-    twice = study.repetitions.model_copy(update={"map": 2, "final": 2, "check": 2})
-    smaller = {"repetitions": twice, "sigmas": study.sigmas[:1], "decays": study.decays[:1], "tasks": tasks}
-    return params.model_copy(update={"study": study.model_copy(update=smaller)})
+    study = params.study.model_dump()
+    study["repetitions"] = {"map": 2, "final": 2, "check": 2}
+    study |= {name: study[name][:1] for name in ("sigmas", "decays")}
+    for task in study["tasks"].values():
+        ends = {"sgd": [task["rates"]["sgd"][0], task["rates"]["sgd"][-1]]}
+        fewer = {"groups": task["groups"][:1], "rates": ends, "noiseless": {"adam": [0.01]}}
+        task |= {"stride": 4 * task["stride"], **fewer}
+        task["network"] |= {"hidden": 4, "epochs": 4, "max_epochs": 6}
+    return Params.model_validate({**params.model_dump(), "study": study})
 
 
 def rates(table: Mapping[Optimiser, list[float]]) -> list[Rate]:

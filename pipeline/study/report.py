@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.common import paths, records, sequences
+from pipeline.common import paths, records
 from pipeline.evaluation import report
 from pipeline.evaluation.statistics import LEVEL, Bootstrap
 from pipeline.evaluation.tables import markdown, write_frame
@@ -24,9 +24,7 @@ def evidence(task: str) -> str:
     return ". ".join(words for words in (f"source {record['source']}", generated, TASKS[task].note(record)) if words)
 
 
-def sections(
-    compared: pd.DataFrame, verdicts: pd.DataFrame, saturated: pd.DataFrame, kinds: pd.DataFrame
-) -> dict[str, pd.DataFrame]:
+def sections(compared: pd.DataFrame, verdicts: pd.DataFrame, saturated: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Return short tables by heading: what ``docs/study.md`` quotes, and the page but for the claims."""
     own = compared[compared.purpose.isin(grid.REGIMES) & (compared.reference == "none")]
     lines = []
@@ -54,10 +52,6 @@ def sections(
         whole = saturated[saturated.training == saturation.ALL].drop(columns="training")
         heads = ["task", "model", "condition", *saturation.SCORES]
         found["Clips and whole recordings, calibration [%]"] = whole[heads]
-        right = kinds[(kinds["class"] == kinds.predicted) & kinds.condition.isin(grid.SHOWN)]
-        by_class = right.pivot_table("percent", ["task", "class"], ["model", "condition"], sort=False)
-        by_class.columns = by_class.columns.map(", ".join)
-        found["Accuracy by class [%]"] = by_class.reset_index()
     return found | {CLAIMS: verdicts[["claim", "paper", "shown", "verdict"]].rename(columns={"shown": "ours"})}
 
 
@@ -73,15 +67,11 @@ def write(rows: pd.DataFrame, params: Params, folder: Path, results: Path) -> No
     intervals = (" [" + verdicts.ci_low + ", " + verdicts.ci_high + "]").where(verdicts.ci_low != "", "")
     verdicts["shown"] = verdicts.ours + intervals
     pictures = figures.draw(compared, titles, folder)
-    learned = saturation.of(rows)
-    saturated, kinds = saturation.table(learned, bootstrap), pd.DataFrame()
+    saturated = saturation.table(saturation.of(rows), bootstrap)
     if len(saturated):
-        names = {task: sequences.load(paths.sequences(task)).classes for task in learned.task.unique()}
-        kinds = saturation.classes(learned, names)
-        pictures += saturation.draw(learned, saturated, names, folder)
+        pictures += saturation.draw(saturated, folder)
         write_frame(saturated, folder / "saturation.csv")
-        write_frame(kinds, folder / "confusion.csv")
-    parts = sections(compared, verdicts, saturated, kinds)
+    parts = sections(compared, verdicts, saturated)
     told = "\n".join(f"- {titles[task]}: {words}" for task, words in about.items())
     text = "\n\n".join((told, *(f"### {heading}\n\n{markdown(part)}" for heading, part in parts.items())))
     records.write_text(folder / "summary.md", f"{text}\n")

@@ -25,7 +25,7 @@ from pipeline.training.engine import METRICS, Repetition
 from pipeline.training.settings import PLACES
 from pipeline.training.train import Work
 
-# At R, on clean labels without noise; null where undefined, and where the network had failed.
+# At R, on clean labels without noise; null or NaN where undefined, and where the network had failed.
 MEASURES = (
     "train_loss", "validation_loss", "test_loss", "validation_accuracy", "test_accuracy", "calibration_error",
     "recording_accuracy", "acceptance_output", "acceptance_hidden",
@@ -35,8 +35,7 @@ WHOLE = ("hidden", "batch_size", "epochs", "max_epochs")
 NUMBERS = ("learning_rate", "momentum")
 STRENGTHS = ("sigma_output", "sigma_hidden", "decay_output", "decay_hidden")
 # ``recording_accuracy``: of mean probabilities over all test sequences of a recording, where the task knows recordings.
-# ``confusion``: (K, K) counts of test sequences, true classes by predicted ones, row by row; of classes only.
-# ``failed``: by R. ``curve``: the test loss after epochs 0, 1, …, null from where the network had failed.
+# ``failed``: by R. ``curve``: the test loss after epochs 0, 1, …, NaN from where the network had failed.
 ROWS = pa.schema(
     [
         *((name, pa.string()) for name in ("purpose", "task", "split", "head", *TEXTS)),
@@ -45,18 +44,12 @@ ROWS = pa.schema(
         *(("condition", pa.string()), ("repetition", pa.int32()), ("failed", pa.bool_())),
         *((name, pa.float64()) for name in MEASURES),
         ("curve", pa.list_(pa.float64())),
-        ("confusion", pa.list_(pa.int32())),
     ]
 )
 
 
 def collect(entries: Sequence[Entry], label: str) -> pa.Table:
-    """Return the rows of all entries; train what is not kept.
-
-    Raises:
-        ChildProcessError: a worker died; what was finished is kept.
-        FileNotFoundError, ValueError: a task's sequences are missing or damaged.
-    """
+    """Return the rows of all entries; train what is not kept (errors as of :func:`pipeline.training.train.run`)."""
     numbers: dict[Work, set[int]] = {}  # by stack: a repetition that several entries want is trained once
     for entry in entries:
         numbers.setdefault(replace(entry.work, repetitions=()), set()).update(entry.work.repetitions)
@@ -82,13 +75,12 @@ def scores(
 
     ``recordings`` has what each sequence is cut from, by the sequence's name.
     """
-    labels, K = data.test.targets.argmax(1).numpy(), data.outputs
-    counts = np.bincount(labels * K + probabilities.argmax(1), minlength=K * K)
-    about = {"calibration_error": calibration_error(probabilities, labels), "confusion": counts.tolist()}
+    labels = data.test.targets.argmax(1).numpy()
+    about = {"calibration_error": calibration_error(probabilities, labels)}
     if recordings:
         own = [recordings[row] for row in data.test.rows.tolist()]
         _, first, which = np.unique(own, return_index=True, return_inverse=True)
-        sums = np.zeros((len(first), K))
+        sums = np.zeros((len(first), data.outputs))
         np.add.at(sums, which, probabilities)
         about["recording_accuracy"] = float((sums.argmax(1) == labels[first]).mean())
     return about
@@ -107,20 +99,14 @@ def _measured(work: Work, repetition: Repetition, recordings: Mapping[int, str] 
         failed = 0 < int(repetition.failed_epoch[number]) <= settings.epochs
         if data.head == "softmax" and not failed:
             row |= scores(repetition.predictions[number].double().numpy(), data, recordings)
-        losses = map(_finite, curve[:, METRICS.index("test_loss")].tolist())
+        losses = curve[:, METRICS.index("test_loss")].tolist()
         about = {name: getattr(settings, name) for name in (*TEXTS, *WHOLE, *NUMBERS)}
         for place in PLACES:
-            about[f"sigma_{place}"] = settings.noise.sigma(place, mode)
-            about[f"decay_{place}"] = settings.noise.decay(place, mode)
-        about |= {"condition": condition, "repetition": repetition.number, "failed": failed, "curve": list(losses)}
-        about |= {name: _finite(None if failed else row.get(name)) for name in MEASURES}
-        about["confusion"] = row.get("confusion")
+            noise = settings.noise.of(place, mode)
+            about |= {f"sigma_{place}": noise.sigma, f"decay_{place}": noise.decay}
+        about |= {"condition": condition, "repetition": repetition.number, "failed": failed, "curve": losses}
+        about |= {name: None if failed else row.get(name) for name in MEASURES}
         yield {"split": work.split, "head": data.head, **about}
-
-
-def _finite(value: float | None) -> float | None:
-    """Return a number, or ``None`` for what is none."""
-    return None if value is None or not np.isfinite(value) else value
 
 
 def frame(source: Path | pa.Table) -> pd.DataFrame:

@@ -1,7 +1,7 @@
 """Is a task of classes saturated? Few groups to learn from, slices out of order, a classifier that sees no order."""
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,10 @@ import pyarrow as pa
 
 from nem.conditions import Condition
 from pipeline.common import jobs
-from pipeline.common.sequences import Dataset, Sequences
+from pipeline.common.sequences import Dataset
 from pipeline.evaluation import style
 from pipeline.evaluation.statistics import Bootstrap
-from pipeline.study.grid import BY_GROUPS, BY_ORDER, SHOWN, Entry
+from pipeline.study.grid import BY_GROUPS, BY_ORDER, Entry
 from pipeline.study.rows import ROWS, scores
 from pipeline.tasks import TASKS
 from pipeline.training import train
@@ -37,13 +37,10 @@ def logistic(data: Dataset) -> npt.NDArray[np.float64]:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    def mean(side: Sequences | None) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-        if side is None:
-            raise ValueError("expected validation sequences to choose a penalty on, found none; keep some apart")
-        pool = side.pool.numpy()
-        return np.stack([pool[row].mean(0) for row in side.index.numpy()]), side.targets.argmax(1).numpy()
-
-    (x, labels), (held, truth), (test, _) = map(mean, (data.train, data.validation, data.test))
+    if data.validation is None:
+        raise ValueError("expected validation sequences to choose a penalty on, found none; keep some apart")
+    x, held, test = data.train.means(), data.validation.means(), data.test.means()
+    labels, truth = data.train.targets.argmax(1).numpy(), data.validation.targets.argmax(1).numpy()
     best: Any = None
     least = np.inf
     with jobs.one_thread():  # sums differ with the number of threads, and results must not
@@ -55,7 +52,7 @@ def logistic(data: Dataset) -> npt.NDArray[np.float64]:
         return _all_classes(best, test, data.outputs)
 
 
-def _all_classes(model: Any, x: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.float64]:  # noqa: ANN401
+def _all_classes(model: Any, x: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.float64]:  # noqa: ANN401
     """Return a model's probabilities of all classes, 0 of those that it never saw."""
     out = np.zeros((len(x), count))
     out[:, model.classes_] = model.predict_proba(x)
@@ -99,28 +96,8 @@ def table(rows: pd.DataFrame, bootstrap: Bootstrap) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def confusion(rows: pd.DataFrame) -> Iterator[tuple[tuple[str, str, str], npt.NDArray[np.int64]]]:
-    """Yield counts ``(K, K)`` summed over repetitions, true by predicted classes, per task, model and condition."""
-    whole = rows[(rows.purpose == ALL) & rows.confusion.notna()]
-    for key, own in whole.groupby(["task", "cell", "condition"], sort=False):
-        counts = np.sum(own.confusion.tolist(), axis=0)
-        yield key, counts.reshape((round(len(counts) ** 0.5),) * 2)
-
-
-def classes(rows: pd.DataFrame, names: Mapping[str, Sequence[str]]) -> pd.DataFrame:
-    """Return which class was taken for which and how often [% of the true class]; ``names`` are classes by task."""
-    lines = []
-    for (task, model, condition), counts in confusion(rows):
-        share = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
-        for i, j in itertools.product(range(len(counts)), repeat=2):
-            about = {"task": task, "model": model, "condition": condition, "class": names[task][i]}
-            lines.append({**about, "predicted": names[task][j], "count": counts[i, j], "percent": share[i, j]})
-    return pd.DataFrame(lines)
-
-
-def draw(rows: pd.DataFrame, table: pd.DataFrame, names: Mapping[str, Sequence[str]], folder: Path
-         ) -> list[style.Picture]:  # fmt: skip
-    """Draw learning curves over the number of groups, and confusion matrices of a few conditions, of every task."""
+def draw(table: pd.DataFrame, folder: Path) -> list[style.Picture]:
+    """Draw learning curves over the number of groups, of every task."""
     pictures = []
     for task, own in table[table.training.str.startswith(BY_GROUPS)].groupby("task", sort=False):
         steps = list(dict.fromkeys(own.training))
@@ -143,6 +120,4 @@ def draw(rows: pd.DataFrame, table: pd.DataFrame, names: Mapping[str, Sequence[s
         axes[0].legend(lines.values(), lines)
         title = f"{TASKS[task].title}: every condition with few groups to learn from"
         pictures.append(style.Picture(style.save(drawn, folder / f"study_groups_{task}.png"), title))
-        shown = {f"{k[1]}, {k[2]}": n for k, n in confusion(rows) if k[0] == task and k[2] in (SHOWN[0], SHOWN[-1])}
-        pictures.append(style.confusions(shown, names[task], TASKS[task].title, folder / f"study_classes_{task}.png"))
     return pictures

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from nem.conditions import PLACES, Mode, Place
-from pipeline.common import paths, records
+from pipeline.common import jobs, paths, records, sequences
 from pipeline.evaluation import style, tables
 from pipeline.evaluation.metrics import constant_reference, predicted
 from pipeline.evaluation.paper import PaperTable
@@ -17,7 +17,6 @@ from pipeline.evaluation.statistics import Bootstrap
 from pipeline.evaluation.style import Picture
 from pipeline.evaluation.task import Evidence, Outcome, Task
 from pipeline.video import clips
-from pipeline.video.clips import Clips
 from pipeline.video.features import features
 from pipeline.video.frames import frames
 
@@ -54,19 +53,16 @@ def references(evidence: Evidence) -> dict[str, float]:
     from sklearn.neighbors import NearestCentroid
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
-    from threadpoolctl import threadpool_limits
 
     sides = (evidence.dataset.train, evidence.dataset.test)
-    # Clip by clip, since all slices at once may not fit into memory.
-    train, test = (np.stack([side.pool.numpy()[clip].mean(0) for clip in side.index.numpy()]) for side in sides)
-    seen, truth = (side.targets.argmax(1).numpy() for side in sides)
+    (train, seen), (test, truth) = ((side.means(), side.targets.argmax(1).numpy()) for side in sides)
     if len(np.unique(seen)) < 2:
         cure = "add videos or change video.clips in params.yaml"
         raise ValueError(f"expected training clips of two classes or more in {evidence.folder}, found fewer; {cure}")
     accuracies = constant_reference(evidence)
     models = {"nearest_centroid": NearestCentroid(), "logistic_regression": LogisticRegression(max_iter=1000)}
     # One thread: sums over features differ with the number of threads, and results must not.
-    with threadpool_limits(1):
+    with jobs.one_thread():
         for name, model in models.items():
             fitted = make_pipeline(StandardScaler(), model).fit(train, seen)
             accuracies[name] = float((fitted.predict(test) == truth).mean())
@@ -136,17 +132,20 @@ def leakage(outcomes: Sequence[Outcome], bootstrap: Bootstrap) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=names)
 
 
-def example_clip(table: Clips) -> int:
-    """Return the position of the clip that Figure 7 shows: the first of a diver, else of the third class."""
-    wanted = table.classes.index("diving") if "diving" in table.classes else min(2, len(table.classes) - 1)
-    return int(np.argmax(table.label == wanted))
+def example_clip(folder: Path) -> tuple[str, str, list[int]]:
+    """Return class, video and rows of features of the clip that Figure 7 shows: of a diver, if there is one."""
+    table, rows = records.read_table(folder / "clips.parquet", clips.SCHEMA), sequences.read_table(folder)["index"]
+    kinds = table["class"].to_pylist()
+    names = sorted(set(kinds))
+    position = kinds.index("diving" if "diving" in names else names[:3][-1])
+    return kinds[position], table["video_id"][position].as_py(), rows[position].as_py()
 
 
-def example_images(table: Clips, position: int) -> npt.NDArray[np.uint8]:
+def example_images(video_id: str, rows: list[int]) -> npt.NDArray[np.uint8]:
     """Return a clip's frames as stored, ``(T, H, W, 3)`` RGB; FileNotFoundError or ValueError: missing or damaged."""
-    file = frames.frames_file(paths.FRAMES, str(table.video_id[position]))
-    wanted = features.load(paths.FEATURES_TABLE).frame_index[table.rows[position]].tolist()
-    stored = frames.read_frames(file)["frame_index"].to_pylist()
+    file = frames.frames_file(paths.FRAMES, video_id)
+    wanted = features.load(paths.FEATURES_TABLE).frame_index[rows].tolist()
+    stored = records.read_table(file, frames.FRAME_SCHEMA)["frame_index"].to_pylist()
     if not set(wanted) <= set(stored):
         raise ValueError(f"expected frames {wanted} in {file}, found {stored}; run `dvc repro -f -s frames`")
     return frames.decode_images(file, [stored.index(number) for number in wanted])
@@ -156,9 +155,8 @@ def example(evidence: Evidence) -> list[Picture]:
     """Draw the frames of one clip side by side (Figure 7); none where features were acquired, which have no frames."""
     if evidence.source.get("source") in WITHOUT_FRAMES:
         return []
-    table = clips.load(evidence.folder / "clips.parquet")
-    position = example_clip(table)
-    images, name = example_images(table, position), str(table.classes[table.label[position]])
+    name, video_id, rows = example_clip(evidence.folder)
+    images = example_images(video_id, rows)
     drawn, axes = style.figure(len(images), width=1.5, height=1.75)
     for panel, image in zip(axes, images, strict=True):
         panel.imshow(image)

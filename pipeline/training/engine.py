@@ -4,14 +4,14 @@ G groups (repetitions, each with its own initial weights, batch order and draws)
 that share all three) train at once. On a CPU one repetition is the natural unit of work, since its conditions fit
 into the cache and share each batch; repetitions run in processes beside each other. On a GPU one stack holds all.
 
-One network that diverges is marked failed with its epoch and set to zero; the others never see it, since no
-operation mixes networks.
+A network that diverges is marked failed with its epoch and set to zero; no operation mixes it with the others.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,15 +28,9 @@ from pipeline.common.sequences import Dataset, Sequences
 from pipeline.training.settings import Settings
 
 METRICS = (
-    "train_loss",
-    "test_loss",
-    "train_accuracy",
-    "test_accuracy",
-    "noisy_loss",
-    "acceptance_output",
-    "acceptance_hidden",
-    "noise_benefit",
-)
+    "train_loss", "test_loss", "train_accuracy", "test_accuracy",
+    "noisy_loss", "acceptance_output", "acceptance_hidden", "noise_benefit",
+)  # fmt: skip
 """Columns of the learning curves; NaN where a column does not apply."""
 
 EVALUATION_BATCH = {"cpu": 64, "cuda": 1024}
@@ -71,23 +65,12 @@ class Repetition:
 class Engine:
     """Trains one stack of networks: a group per repetition.
 
-    Seeds come from the root ``seed`` and from the task's name in the seed tree, ``stream``.
-
-    Raises:
-        ValueError: the first slice with a target is none, or a condition's name is unknown.
+    Seeds come from the root ``seed`` and from the task's name in the seed tree, ``stream``. A ValueError says that the
+    first slice with a target is none, or a condition's name is unknown.
     """
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        settings: Settings,
-        *,
-        seed: int,
-        stream: str,
-        repetitions: Sequence[int],
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
+    def __init__(self, dataset: Dataset, settings: Settings, *, seed: int, stream: str, repetitions: Sequence[int],
+                 device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:  # fmt: skip
         self.device, self.dtype = torch.device(device), dtype
         self.dataset, self.settings = dataset, settings
         self.seed, self.stream, self.repetitions = seed, stream, list(repetitions)
@@ -97,12 +80,9 @@ class Engine:
             raise ValueError(f"expected first_target of at most T = {T}, found {t0}; change training.first_target")
         self.first = t0 - 1
         self.noise = StackNoise.of(
-            settings.conditions,
-            granularity=settings.granularity,
-            latent=settings.latent,
-            injection=settings.hidden_injection,
-            clamp=settings.gate_clamp,
-        )
+            settings.conditions, granularity=settings.granularity, latent=settings.latent,
+            injection=settings.hidden_injection, clamp=settings.gate_clamp,
+        )  # fmt: skip
         self.train, self.test, self.validation = dataset.train, dataset.test, dataset.validation
         if self.device.type == "cuda":
             self.train, self.test = self.train.to(self.device), self.test.to(self.device)
@@ -142,15 +122,8 @@ class Engine:
 
     def _strength(self, layer: Layer, mode: Mode) -> float:
         """Return the standard deviation of a layer's noise in this epoch."""
-        table = self.settings.noise
-        return annealed(table.sigma(layer, mode), table.decay(layer, mode), self.epoch)
-
-    def _batches(self, epoch: int) -> Iterator[Tensor]:
-        """Yield ``(G, B)`` positions of training sequences: each group in its own order."""
-        names = [self._name(repetition, "batches", epoch) for repetition in self.repetitions]
-        generators = [seeds.torch_generator(self.seed, *name) for name in names]
-        orders = [torch.randperm(len(self.train), generator=generator) for generator in generators]
-        yield from torch.stack(orders).split(self.settings.batch_size, dim=1)
+        noise = self.settings.noise.of(layer, mode)
+        return annealed(noise.sigma, noise.decay, self.epoch)
 
     def _gather(self, data: Sequences, rows: Tensor, space: Workspace) -> Batch:
         """Return the sequences at positions ``rows`` ``(G, B)``."""
@@ -163,8 +136,11 @@ class Engine:
         sample, like = self._sampler(), self.networks.flat
         layers: tuple[Layer, ...] = ("hidden", "output")
         sigma = {layer: self.noise.sigma(layer, self._strength, like) for layer in layers}
+        names = [self._name(repetition, "batches", self.epoch) for repetition in self.repetitions]
+        generators = [seeds.torch_generator(self.seed, *name) for name in names]
+        orders = [torch.randperm(len(self.train), generator=generator) for generator in generators]
         totals: dict[str, Tensor] = {}
-        for rows in self._batches(self.epoch):
+        for rows in torch.stack(orders).split(self.settings.batch_size, dim=1):  # (G, B)
             batch = self._gather(self.train, rows, self._training_space)
             draws = self.noise.draws(self.networks, batch, sigma, sample, self.first)
             space, delta = self._training_space, self.settings.output_delta
@@ -177,13 +153,11 @@ class Engine:
 
     @torch.no_grad()
     def measure(self, data: Sequences, outputs: bool = False) -> dict[str, Tensor]:
-        """Measure clean losses without noise; a ValueError says that there are no sequences.
+        """Measure clean losses without noise, on at least one sequence.
 
         Returns ``loss`` ``(G, C)`` per sequence in scaled units, ``accuracy`` ``(G, C)`` for classes, and, if asked
         for, ``activation`` ``(G, C, N, K)`` of the last slice's outputs.
         """
-        if not len(data):
-            raise ValueError("expected at least one sequence to measure on, found none; check the split of the data")
         head, G = self.dataset.head, len(self.repetitions)
         losses, hits, kept = [], [], []
         for rows in torch.arange(len(data)).split(EVALUATION_BATCH[self.device.type]):
@@ -210,10 +184,8 @@ class Engine:
         """Measure Q_N - Q of the gate noise, (70) less (68), on a few training sequences with draws of its own.
 
         One importance sample per sequence: for additive noise the benefit does not depend on the samples, for
-        multiplicative noise z is the mean field g, or sampled from the prior, as ``latent`` says.
-
-        Returns:
-            ``(G, C')`` nats per sequence, summed over slices and gates, for the networks with ``gates`` noise.
+        multiplicative noise z is the mean field g, or sampled from the prior, as ``latent`` says. Returned are nats per
+        sequence ``(G, C')``, summed over slices and gates, for the networks with ``gates`` noise.
         """
         nets = self.networks
         rows = torch.arange(min(BENEFIT_BATCH, len(self.probe)))
@@ -285,37 +257,25 @@ class Engine:
             values[self.failed > 0] = math.nan
             self.snapshot["validation"] = values
 
-    def state(self) -> dict[str, Tensor]:
+    def state(self) -> dict[str, Any]:
         """Return everything that resuming needs: draws are keyed by epoch, so no generator's state is part of it."""
-        own = {"flat": self.networks.flat, "curves": self.curves, "failed": self.failed}
         steps = self.optimiser.state.get(self.networks.flat, {})
-        return own | {
-            "epoch": torch.tensor(self.epoch),
-            **{f"optimiser.{name}": value for name, value in steps.items() if isinstance(value, Tensor)},
-            **{f"snapshot.{name}": value for name, value in self.snapshot.items()},
-        }
+        own = {"epoch": self.epoch, "flat": self.networks.flat, "curves": self.curves, "failed": self.failed}
+        return own | {"snapshot": self.snapshot, "optimiser": {n: v for n, v in steps.items() if v is not None}}
 
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on from a state that :meth:`state` returned."""
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state that :meth:`state` returned, with its tensors on whatever device."""
         self.networks.flat.copy_(state["flat"])
-        self.curves, self.failed = state["curves"].cpu(), state["failed"].cpu()
-        self.epoch = int(state["epoch"])
-        kept: dict[str, dict[str, Tensor]] = {"optimiser": {}, "snapshot": {}}
-        for name, value in state.items():
-            owner, _, rest = name.partition(".")
-            if owner in kept:
-                kept[owner][rest] = value.cpu() if rest in ("predictions", "validation") else value.to(self.device)
-        if kept["optimiser"]:
-            self.optimiser.state[self.networks.flat] = kept["optimiser"]
-        self.snapshot = kept["snapshot"]
+        self.epoch, self.curves, self.failed = state["epoch"], state["curves"], state["failed"]
+        self.snapshot = state["snapshot"]
+        steps = {name: value.to(self.device) for name, value in state["optimiser"].items()}
+        if steps:
+            self.optimiser.state[self.networks.flat] = steps
 
     @torch.no_grad()
-    def run(
-        self,
-        load_state: Callable[[], dict[str, Tensor] | None] | None = None,
-        save_state: Callable[[int, dict[str, Tensor]], None] | None = None,
-        progress: Callable[[int], None] | None = None,
-    ) -> list[Repetition]:
+    def run(self, load_state: Callable[[], dict[str, Any] | None] | None = None,
+            save_state: Callable[[int, dict[str, Any]], None] | None = None,
+            progress: Callable[[int], None] | None = None) -> list[Repetition]:  # fmt: skip
         """Train to ``max_epochs`` and return one result per repetition.
 
         On a CPU it runs in one thread, BLAS included: networks this small lose by more, and sums change with them.

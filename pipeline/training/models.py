@@ -67,14 +67,6 @@ def state_dict(cell: str, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
 
 
-def description(record: dict[str, Any]) -> dict[str, Any]:
-    """Return what a run's record says about each of its networks."""
-    names = ("task", "split", "cell", "inputs", "outputs", "slices", "classes", "unit", "target_scale", "target_offset")
-    settings = record["settings"]
-    own = {"hidden": settings["hidden"], "first_target": settings["first_target"] or record["slices"]}
-    return {name: record[name] for name in names} | own
-
-
 def save(destination: Path, parameters: dict[str, Tensor], about: dict[str, Any]) -> None:
     """Write an engine's network and what is to be known about it; equal ones give equal bytes."""
     metadata = {"model": json.dumps(about, sort_keys=True)}

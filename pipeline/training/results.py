@@ -1,9 +1,7 @@
 """Reading what training wrote, and refusing what it did not write."""
 
 import itertools
-from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,13 +20,13 @@ OUTCOMES = pa.schema([*NETWORK, ("status", pa.string()), ("failed_epoch", pa.int
 
 WHOLE = ("seed", "inputs", "outputs", "slices", "train_sequences", "test_sequences", "repetitions", "settings.epochs")
 NOISE = itertools.product(("output", "hidden"), ("additive", "multiplicative"), ("sigma", "decay"))
-RECORD: dict[str, tuple[type, ...]] = {
-    **dict.fromkeys(("task", "cell", "device", "head", "unit", "versions.torch"), (str,)),
-    "split": (str, type(None)),
-    **dict.fromkeys(("settings", "data", "versions"), (dict,)),
-    **dict.fromkeys((*WHOLE, "settings.max_epochs"), (int,)),
-    **dict.fromkeys(("classes", "settings.conditions"), (list,)),
-    **dict.fromkeys(("target_scale", "target_offset", *(f"settings.noise.{'.'.join(n)}" for n in NOISE)), (int, float)),
+RECORD: dict[str, Any] = {
+    **dict.fromkeys(("task", "cell", "device", "head", "unit", "versions.torch"), str),
+    "split": str | None,
+    **dict.fromkeys(("settings", "data", "versions"), dict),
+    **dict.fromkeys((*WHOLE, "settings.max_epochs"), int),
+    **dict.fromkeys(("classes", "settings.conditions"), list),
+    **dict.fromkeys(("target_scale", "target_offset", *(f"settings.noise.{'.'.join(n)}" for n in NOISE)), int | float),
 }
 """What a reader may rely on in ``run.json``: the path of a key, and the types that its value may have."""
 
@@ -80,41 +78,6 @@ class TrainedRun:
         return int((rows.failed_epoch <= self.epochs).sum())
 
 
-def check_record(record: Any, name: tuple[str, str, str | None], source: Path) -> dict[str, Any]:  # noqa: ANN401
-    """Return ``record``, what ``run.json`` (``source``) holds, after a check for all of :data:`RECORD`.
-
-    A ValueError says that it is no object, a key is missing, a value is of another type, or it is of another run than
-    ``name``: the task, cell and split.
-    """
-    remedy = _remedy(*name[:2])
-    if not isinstance(record, dict):
-        raise ValueError(f"expected an object in {source}, found {_kind(record)}; {remedy}")
-    for path, types in RECORD.items():
-        value: Any = record
-        for key in path.split("."):
-            if not isinstance(value, dict) or key not in value:
-                raise ValueError(f"expected key {path!r} in {source}, found none; {remedy}")
-            value = value[key]
-        # JSON's true is an int to isinstance.
-        if not isinstance(value, types) or isinstance(value, bool):
-            wanted = " or ".join(kind.__name__ for kind in types)
-            raise ValueError(f"expected {path!r} in {source} to be {wanted}, found {_kind(value)}; {remedy}")
-    own = (record["task"], record["cell"], record["split"])
-    if own != name:
-        wanted, other = (f"{paths.run_name(task, split)} {cell}" for task, cell, split in (name, own))
-        raise ValueError(f"expected a run of {wanted} in {source}, found one of {other}; {remedy}")
-    return record
-
-
-def _remedy(task: str, cell: str) -> str:
-    return f"run `dvc repro train@{task}-{cell}`"
-
-
-def _kind(value: object) -> str:
-    """Return a value's type and its beginning, for a message."""
-    return f"{type(value).__name__} {repr(value)[:40]}"
-
-
 def predictions_schema(record: dict[str, Any]) -> pa.Schema:
     """Return the columns of ``predictions.parquet``: probabilities of classes, or one predicted value."""
     classes = ("probabilities", pa.list_(pa.float32(), record["outputs"]))
@@ -124,24 +87,19 @@ def predictions_schema(record: dict[str, Any]) -> pa.Schema:
 def load(task: str, cell: str, split: str | None = None) -> TrainedRun:
     """Read the run of a cell on a further split of a task; ``None`` is its first.
 
-    Raises:
-        FileNotFoundError: it was not trained, or a file is missing.
-        ValueError: a file is damaged, lacks a key or a column, or they are not of one run.
+    A FileNotFoundError says that it was not trained, or a file is missing, a ValueError that a file is damaged, lacks a
+    key or a column, or is of another run.
     """
-    folder = paths.run_folder(task, cell, split)
+    folder, remedy = paths.run_folder(task, cell, split), f"run `dvc repro train@{task}-{cell}`"
     source = folder / "run.json"
     if not source.is_file():
-        raise FileNotFoundError(f"expected a finished run in {folder}, found none; {_remedy(task, cell)}")
-    record = check_record(records.read_json(source), (task, cell, split), source)
+        raise FileNotFoundError(f"expected a finished run in {folder}, found none; {remedy}")
+    record = records.read_object(source, RECORD, remedy)
+    own = (record["task"], record["cell"], record["split"])
+    if own != (task, cell, split):
+        wanted, other = (f"{paths.run_name(of, part)} {kind}" for of, kind, part in ((task, cell, split), own))
+        raise ValueError(f"expected a run of {wanted} in {source}, found one of {other}; {remedy}")
     curves = records.read_table(folder / "curves.parquet", CURVES).to_pandas()
     outcomes = records.read_table(folder / "outcomes.parquet", OUTCOMES).to_pandas()
     predictions = records.read_table(folder / "predictions.parquet", predictions_schema(record))
-    run = TrainedRun(task, cell, record, curves, outcomes, predictions)
-    rows = Counter(zip(outcomes.condition, outcomes.repetition, strict=True))
-    for condition, repetition in itertools.product(run.conditions, range(run.repetitions)):
-        if rows[condition, repetition] != 1:
-            raise ValueError(
-                f"expected one row for repetition {repetition} of {condition} in {folder / 'outcomes.parquet'}, "
-                f"found {rows[condition, repetition]}; {_remedy(task, cell)}"
-            )
-    return run
+    return TrainedRun(task, cell, record, curves, outcomes, predictions)

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, StrictBool, ValidationError
+from pydantic import ConfigDict, Field, StrictBool
 from pydantic.dataclasses import dataclass
 
 from nem.cells import CellName
@@ -34,26 +34,19 @@ class NoiseTable:
     hidden_additive: Strength
     hidden_multiplicative: Strength
 
-    def sigma(self, place: Place, mode: Mode) -> float:
-        """Return the standard deviation in epoch 0."""
-        return float(getattr(self, f"{place}_{mode}").sigma)
-
-    def decay(self, place: Place, mode: Mode) -> float:
-        """Return the exponent of the annealing."""
-        return float(getattr(self, f"{place}_{mode}").decay)
+    def of(self, place: Place, mode: Mode) -> Strength:
+        """Return the strength of one place and mode."""
+        strength: Strength = getattr(self, f"{place}_{mode}")
+        return strength
 
     def as_dict(self) -> dict[str, dict[str, dict[str, float]]]:
         """Return ``{place: {mode: {"sigma": ., "decay": .}}}``, as ``params.yaml`` has it."""
-        return {p: {m: dataclasses.asdict(getattr(self, f"{p}_{m}")) for m in MODES} for p in PLACES}
+        return {place: {mode: dataclasses.asdict(self.of(place, mode)) for mode in MODES} for place in PLACES}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Settings:
-    """All that decides a stack's result but data, seed, and repetition.
-
-    Raises:
-        ValueError: a value is of another type or out of range; the message names the parameter.
-    """
+    """All that decides a stack's result but data, seed, and repetition; a ValueError names what is out of range."""
 
     cell: CellName
     hidden: Whole  # J, hidden units
@@ -86,47 +79,11 @@ class Settings:
 
 
 def of(shared: Mapping[str, Any], network: Mapping[str, Any], cell: str) -> Settings:
-    """Return the settings of one cell of a task.
+    """Return the settings of a cell: ``shared`` is ``training`` of ``params.yaml``, ``network`` that of task and cell.
 
-    ``shared`` is ``training`` of ``params.yaml``; what decides no result is left out. ``network`` is ``train.<task>``,
-    with what differs per cell under the cell's name; ``None`` there means: as for the task.
-
-    Raises:
-        ValueError: a value is missing, unknown or out of range; the message names the parameter.
+    What decides no result is left out of ``shared``; a network with an unknown name, or without noise, is an error.
     """
-    own = {name: value for name, value in network.items() if name not in get_args(CellName)}
-    merged, known = _merged(own, network.get(cell) or {}), {field.name for field in dataclasses.fields(Settings)}
-    for name in merged:
-        if name not in known:
-            raise ValueError(f"expected parameters of a network, found {name!r}; remove it")
-    values = {name: value for name, value in shared.items() if name in known} | merged | {"cell": cell}
-    places = values.get("noise") or {}
-    values["noise"] = {f"{place}_{mode}": places.get(place, {}).get(mode) for place in PLACES for mode in MODES}
-    try:
-        return Settings(**values)
-    except ValidationError as error:
-        raise ValueError(_told(error)) from error
-
-
-def _told(error: ValidationError) -> str:
-    """Return the first fault in the house's words."""
-    fault = error.errors(include_url=False)[0]
-    if fault["type"] == "value_error":
-        return str(fault["ctx"]["error"])
-    first, *inner = map(str, fault["loc"])
-    path = ".".join([first, *(part.replace("_", ".") for part in inner)])
-    if fault["type"] == "missing":
-        return f"expected a value for {path}, found none; add it to params.yaml"
-    wanted = fault["msg"].removeprefix("Input should be ").replace("'", "")
-    return f"expected {path} to be {wanted}, found {fault['input']!r}; correct it"
-
-
-def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``base`` with ``changes`` in it, section by section."""
-    out = dict(base)
-    for name, value in changes.items():
-        if isinstance(value, Mapping):
-            out[name] = _merged(base.get(name) or {}, value)
-        elif value is not None:
-            out[name] = value
-    return out
+    known = {field.name for field in dataclasses.fields(Settings)}
+    values = {name: value for name, value in shared.items() if name in known} | dict(network)
+    noise = {f"{place}_{mode}": network["noise"][place][mode] for place in PLACES for mode in MODES}
+    return Settings(**values | {"cell": cell, "noise": noise})

@@ -71,29 +71,17 @@ class _Stack:
         return "half-trained " + " ".join(map(str, self.repetitions))
 
 
-def resolve_device(wanted: str) -> str:
-    """Return ``cpu`` or ``cuda``; a ValueError says that ``cuda`` is wanted and absent."""
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise ValueError("expected a CUDA device for training.device cuda, found none; use auto or cpu")
-    return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
-
-
 def dataset(work: Work) -> sequences.Dataset:
-    """Return the data of ``work``; read once per process, as long as the folder says the same.
-
-    Raises what :func:`pipeline.common.sequences.load` does.
-    """
+    """Return the data of ``work``, read once per process while they are the same; errors as of sequences.load."""
     about = work.data / sequences.ABOUT
     digest = records.sha256_of(about) if about.is_file() else ""
-    part = (work.stride, work.groups, work.order, work.seed if work.order != "kept" else 0)
-    return _load(work.data.absolute(), work.split, work.validation, part, digest)
+    seed = work.seed if work.order != "kept" else 0
+    return _load(work.data.absolute(), work.split, work.validation, work.stride, work.groups, work.order, seed, digest)
 
 
 @lru_cache(maxsize=16)
-def _load(
-    folder: Path, split: str | None, validation: Validation, part: tuple[int, int | None, Order, int], digest: str
-) -> sequences.Dataset:
-    stride, groups, order, seed = part
+def _load(folder: Path, split: str | None, validation: Validation, stride: int, groups: int | None, order: Order,
+          seed: int, digest: str) -> sequences.Dataset:  # fmt: skip
     data = sequences.load(folder, split, validation=validation)
     train = data.train.subset(torch.arange(0, len(data.train), stride))
     if groups is not None:
@@ -132,11 +120,8 @@ def run(work: Sequence[Work], *, label: str, keep: str) -> Iterator[tuple[Work, 
     """Train; yield repetitions in order of completion, those that are kept first; equal work is trained once.
 
     The progress bar shows ``label``; ``keep`` is the kind under which finished repetitions are kept, until
-    :func:`pipeline.common.kept.forget`.
-
-    Raises:
-        FileNotFoundError, ValueError: data are missing or damaged, or do not fit the settings.
-        ChildProcessError: a worker died; what was finished is kept.
+    :func:`pipeline.common.kept.forget`. A FileNotFoundError or ValueError says that data are missing or damaged, or do
+    not fit the settings, a ChildProcessError that a worker died; what was finished is kept.
     """
     code = kept.code_digest(CODE)
     stores = {one: kept.Kept(keep, [code, _key(one)]) for one in work}
@@ -151,7 +136,7 @@ def run(work: Sequence[Work], *, label: str, keep: str) -> Iterator[tuple[Work, 
                 if content is None:
                     missing.append(number)
                 else:
-                    yield one, _unpacked(content)
+                    yield one, Repetition(**kept.unpack(content))
             if missing:
                 stacks.append(_Stack(one, tuple(missing), store))
     stacks.sort(key=_cost, reverse=True)
@@ -162,24 +147,15 @@ def run(work: Sequence[Work], *, label: str, keep: str) -> Iterator[tuple[Work, 
             stack.kept.put(f"repetition {number}", content)
         stack.kept.remove(stack.half_trained)
         for content in contents:
-            yield stack.work, _unpacked(content)
+            yield stack.work, Repetition(**kept.unpack(content))
 
 
 def _key(work: Work) -> list[object]:
     """Return all that decides the repetitions of ``work`` but code."""
+    about = [work.split, work.validation, work.seed, work.stream, work.device, work.stride, work.groups, work.order]
     best = work.repetitions if work.networks else None  # only the networks that are best among these are there
-    about = [
-        work.split,
-        work.validation,
-        work.seed,
-        work.stream,
-        work.device,
-        work.stride,
-        work.groups,
-        work.order,
-        best,
-    ]
-    return [work.settings.as_dict(), dataset(work).digest, about, torch.__version__, np.__version__, platform.machine()]
+    machine = [torch.__version__, np.__version__, platform.machine()]
+    return [work.settings.as_dict(), dataset(work).digest, about, best, machine]
 
 
 def _cost(stack: _Stack) -> int:
@@ -200,40 +176,17 @@ def _train_stack(stack: _Stack) -> list[bytes]:
         seed=work.seed, stream=work.stream, repetitions=stack.repetitions, device=work.device,
     )  # fmt: skip
 
-    def load_state() -> dict[str, Tensor] | None:
+    def load_state() -> dict[str, Any] | None:
         content = None if work.checkpoint_every is None else store.get(stack.half_trained)
-        return None if content is None else kept.unpack(content)[0]
+        return None if content is None else kept.unpack(content)
 
-    def save_state(epoch: int, state: dict[str, Tensor]) -> None:
+    def save_state(epoch: int, state: dict[str, Any]) -> None:
         if work.checkpoint_every and (epoch % work.checkpoint_every == 0 or epoch == work.settings.max_epochs):
-            store.put(stack.half_trained, kept.pack(state, {}))
+            store.put(stack.half_trained, kept.pack(state))
 
     trained = engine.run(load_state, save_state, lambda epochs: jobs.progress(epochs * len(stack.repetitions)))
     keep_best(trained, work.settings.epochs if work.networks else None)
-    return [_packed(repetition) for repetition in trained]
-
-
-def _packed(repetition: Repetition) -> bytes:
-    """Return a repetition as one kept entry: networks under ``<condition> <parameter>``, which no other name has."""
-    names = ("curves", "failed_epoch", "predictions", "validation")
-    tensors = {name: getattr(repetition, name) for name in names if getattr(repetition, name) is not None}
-    for condition, network in zip(repetition.conditions, repetition.parameters, strict=True):
-        tensors |= {f"{condition} {name}": value for name, value in network.items()}
-    return kept.pack(tensors, {"number": repetition.number, "conditions": list(repetition.conditions)})
-
-
-def _unpacked(content: bytes) -> Repetition:
-    """Return what :func:`_packed` packed."""
-    tensors, about = kept.unpack(content)
-    networks: dict[str, dict[str, Tensor]] = {condition: {} for condition in about["conditions"]}
-    for name, tensor in tensors.items():
-        condition, _, parameter = name.partition(" ")
-        if parameter:
-            networks[condition][parameter] = tensor
-    return Repetition(
-        about["number"], tuple(about["conditions"]), tensors["curves"], tensors["failed_epoch"],
-        tensors["predictions"], tensors.get("validation"), [*networks.values()],
-    )  # fmt: skip
+    return [kept.pack(vars(repetition)) for repetition in trained]
 
 
 def best_of(repetitions: list[Repetition], condition: int, epochs: int) -> Repetition | None:
@@ -257,17 +210,17 @@ Live = Callable[[dict[str, Any]], Callable[[Repetition], None]]
 def train(task: str, work: Sequence[Work], live: Live | None = None) -> None:
     """Train one cell on the splits of a task and write ``data/runs/<task>/<cell>`` and its folders of further splits.
 
-    There is one ``work`` per split, with ``networks``; ``live`` is told of every repetition as it is finished.
-
-    Raises:
-        OSError: the disk is full or read-only; and what :func:`run` raises.
+    There is one ``work`` per split, with ``networks``; ``live`` is told of every repetition as it is finished. Errors
+    are those of :func:`run`, and an OSError where the disk is full or read-only.
     """
     cell = work[0].settings.cell
     keep = f"train/{task}/{cell}"
     trained: dict[Work, list[Repetition]] = {one: [] for one in work}
     about = {one: run_record(task, one) for one in work}
     tell = {one: live(about[one]) for one in work} if live else {}
-    for one, repetition in run(work, label=f"{task} {cell}", keep=keep):
+    splits = ", ".join(one.split for one in work if one.split)
+    label = f"train {task} {cell}" + f" ({splits})" * bool(splits)
+    for one, repetition in run(work, label=label, keep=keep):
         trained[one].append(repetition)
         keep_best(trained[one], one.settings.epochs)
         if one in tell:
@@ -304,36 +257,25 @@ def _networks(repetitions: list[Repetition]) -> Iterator[tuple[int, str, Repetit
         yield from ((c, condition, repetition) for repetition in repetitions)
 
 
-def curves_table(repetitions: list[Repetition]) -> pa.Table:
-    """Return learning curves, one row per condition, repetition and epoch; a failed network's end before it failed."""
-    parts = []
+def tables(record: dict[str, Any], repetitions: list[Repetition], data: sequences.Dataset) -> dict[str, pa.Table]:
+    """Return learning curves, outcomes, and predictions on the test set at epoch R, of every condition and repetition.
+
+    Curves have a row per epoch and end before a network failed; one that failed by R has no predictions.
+    """
+    layouts = {"curves": results.CURVES, "outcomes": results.OUTCOMES}
+    layouts["predictions"] = results.predictions_schema(record)
+    parts = {name: [layout.empty_table()] for name, layout in layouts.items()}
     for c, condition, repetition in _networks(repetitions):
-        curve = repetition.curves[c].numpy()
+        failed, curve = int(repetition.failed_epoch[c]), repetition.curves[c].numpy()
         epochs = np.flatnonzero(np.isfinite(curve[:, METRICS.index("test_loss")]))
-        parts.append(_rows(results.CURVES, condition, repetition.number, [epochs, *curve[epochs].T]))
-    return pa.concat_tables(parts).combine_chunks()
-
-
-def outcomes_table(repetitions: list[Repetition]) -> pa.Table:
-    """Return which networks stayed finite."""
-    rows = []
-    for c, condition, repetition in _networks(repetitions):
-        epoch = int(repetition.failed_epoch[c])
-        rows.append((condition, repetition.number, "failed" if epoch else "ok", epoch or None))
-    names = results.OUTCOMES.names
-    return pa.Table.from_pylist([dict(zip(names, row, strict=True)) for row in rows], schema=results.OUTCOMES)
-
-
-def predictions_table(repetitions: list[Repetition], record: dict[str, Any], data: sequences.Dataset) -> pa.Table:
-    """Return predictions on the test set at epoch R, of networks that were finite then."""
-    layout = results.predictions_schema(record)
-    parts = [layout.empty_table()]
-    for c, condition, repetition in _networks(repetitions):
-        if not 0 < int(repetition.failed_epoch[c]) <= record["settings"]["epochs"]:
+        columns = {"curves": [epochs, *curve[epochs].T], "outcomes": [["failed" if failed else "ok"], [failed or None]]}
+        if not 0 < failed <= record["settings"]["epochs"]:
             values = repetition.predictions[c].numpy()
-            columns = [data.test.rows.numpy(), records.lists(values) if data.head == "softmax" else values[:, 0]]
-            parts.append(_rows(layout, condition, repetition.number, columns))
-    return pa.concat_tables(parts).combine_chunks()
+            values = records.lists(values) if data.head == "softmax" else values[:, 0]
+            columns["predictions"] = [data.test.rows.numpy(), values]
+        for name, own in columns.items():
+            parts[name].append(_rows(layouts[name], condition, repetition.number, own))
+    return {name: pa.concat_tables(several).combine_chunks() for name, several in parts.items()}
 
 
 def write(record: dict[str, Any], repetitions: list[Repetition], data: sequences.Dataset) -> None:
@@ -341,14 +283,15 @@ def write(record: dict[str, Any], repetitions: list[Repetition], data: sequences
     folder = paths.run_folder(record["task"], record["cell"], record["split"])
     # Of an earlier run that DVC did not delete: beside new files it would say that they are whole.
     (folder / "run.json").unlink(missing_ok=True)
-    records.write_table(folder / "curves.parquet", curves_table(repetitions))
-    records.write_table(folder / "outcomes.parquet", outcomes_table(repetitions))
-    records.write_table(folder / "predictions.parquet", predictions_table(repetitions, record, data))
-    epochs = record["settings"]["epochs"]
+    for name, table in tables(record, repetitions, data).items():
+        records.write_table(folder / f"{name}.parquet", table)
+    names = ("task", "split", "cell", "inputs", "outputs", "slices", "classes", "unit", "target_scale", "target_offset")
+    settings, epochs = record["settings"], record["settings"]["epochs"]
+    about = {name: record[name] for name in names} | {"hidden": settings["hidden"], "origin": data.origin}
+    about["first_target"] = settings["first_target"] or record["slices"]
     for c, condition in enumerate(repetitions[0].conditions):
         best = best_of(repetitions, c, epochs)
         if best is not None:
             chosen = {"condition": condition, "repetition": best.number, "chosen_by": f"test loss at epoch {epochs}"}
-            about = models.description(record) | chosen | {"origin": data.origin}
-            models.save(folder / "models" / f"{condition}.safetensors", best.parameters[c], about)
+            models.save(folder / "models" / f"{condition}.safetensors", best.parameters[c], about | chosen)
     records.write_json(folder / "run.json", record)

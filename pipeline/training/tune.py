@@ -76,10 +76,8 @@ def _best(rows: pd.DataFrame, what: str) -> pd.Series:
 def tune(data: Mapping[str, Path], networks: Sequence[Settings], work: Work, grid: Grid | None = None) -> Choice:
     """Search for all cells of one task, whose data are in folders of sequences by the name of their form.
 
-    Of ``networks``, one per cell, size, epochs and batch size are kept; of ``work``, seed, stream and device.
-
-    Raises:
-        ValueError: data have no validation sequences, or every trial failed; and what :func:`run` raises.
+    Of ``networks``, one per cell, size, epochs and batch size are kept; of ``work``, seed, stream and device. Data
+    without validation sequences, and trials that all failed, are a ValueError; other errors are those of :func:`run`.
     """
     grid = grid or Grid()
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.common import records
-from pipeline.video.features import features, inception
+from pipeline.common import jobs, records
+from pipeline.video.features import inception
 from pipeline.video.frames import codec
 from pipeline.video.frames.frames import SIZE
 from pipeline.video.frames.sampling import Sampling, choose, timeline
@@ -53,7 +53,7 @@ def classify(source: Path, network: "TrainedNetwork", device: str = "auto") -> C
     indices, samples = choose(times, sampling.samples_per_second)
     own = (origin["weights"], origin["weights_path"], int(origin["seed"] or 0), origin["weights_sha256"])
     weights = inception.Weights(*own).load()
-    extractor = inception.Extractor(weights, origin["preprocessing"], features.device_of(device))
+    extractor = inception.Extractor(weights, origin["preprocessing"], jobs.device(device))
     frames = (codec.resize(frame, SIZE) for frame in codec.pick(source, indices.tolist()))
     pictures = np.stack([codec.decode(codec.encode(frame, sampling.jpeg_quality)) for frame in frames])
     vectors = np.concatenate([extractor(pictures[k : k + BATCH]) for k in range(0, len(pictures), BATCH)])

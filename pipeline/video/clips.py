@@ -77,7 +77,7 @@ def write(clips: Clips, table: FeatureTable, settings: "VideoClips", origin: dic
     ``ClipsError``, a full disk an ``OSError``.
     """
     splits: dict[str, Strings] = {name: split(clips, name, settings, seed) for name in settings.splits}
-    pools: dict[str, Tensor | Path] = {"": table.source}
+    pools = {"": table.vectors}
     if settings.components is not None:
         pools = {
             name: principal_components(table.vectors, np.unique(clips.rows[sides == "train"]), settings.components)
@@ -93,17 +93,6 @@ def write(clips: Clips, table: FeatureTable, settings: "VideoClips", origin: dic
     )  # fmt: skip
     sequences.write(folder, whole)
     return splits
-
-
-def load(source: Path) -> Clips:
-    """Read clips again from ``clips.parquet`` and the sequences beside it; else FileNotFoundError or ValueError."""
-    table, rows = records.read_table(source, SCHEMA), sequences.read_table(source.parent)
-    if table["clip"].to_pylist() != rows["row"].to_pylist():
-        raise ValueError(f"expected {source} to name the clips of the sequences beside it; run stage clips again")
-    video_id, kind, group = (np.array(table[name].to_pylist(), str) for name in ("video_id", "class", "group"))
-    classes, label = np.unique(kind, return_inverse=True)
-    index = rows["index"].combine_chunks().flatten().to_numpy().reshape(len(rows), -1)
-    return Clips(video_id, label, group, index, table["start_s"].to_numpy(), tuple(classes.tolist()))
 
 
 def split(clips: Clips, name: str, settings: "VideoClips", seed: int) -> Strings:
@@ -163,18 +152,13 @@ def _same_group(name: str, asked: int | str) -> bool:
 
 
 def principal_components(vectors: Tensor, fitted_on: npt.NDArray[np.int64], components: int) -> Tensor:
-    """Return vectors ``(P, I)`` in the principal axes of some rows, ``(P, components)`` float32, or a ``ClipsError``.
+    """Return vectors ``(P, I)`` in the principal axes of some rows, ``(P, components)`` float32.
 
     They are centred and rotated, not scaled; axes of the largest variance come first, and point where their largest
-    entry is positive.
+    entry is positive. More components than rows or columns are a ValueError of scikit-learn's.
     """
     from sklearn.decomposition import PCA
 
-    most = min(len(fitted_on), vectors.shape[1])
-    if not 0 < components <= most:
-        raise ClipsError(
-            f"expected 1 to {most} principal components, found {components}; change video.clips.components"
-        )
     values = vectors.numpy().astype(np.float64)
     with jobs.one_thread():  # sums differ with the number of threads, and results must not
         solver = "full" if 4 * len(fitted_on) < vectors.shape[1] else "covariance_eigh"  # the faster one

@@ -112,9 +112,8 @@ def test_what_is_not_wanted_any_more_is_forgotten(folder):
     old, new, elsewhere = stores = kept.Kept("a/b", 1), kept.Kept("a/b", 2), kept.Kept("a/c", 1)
     for store, name in itertools.product(stores, "xy"):
         store.put(name, b"content")
-    new.retain(["y", "z"])
-    assert (new.has("x"), new.has("y"), old.has("y"), elsewhere.has("x")) == (False, True, False, True)
     kept.forget("a/b")
+    assert (new.has("x"), old.has("y"), elsewhere.has("x")) == (False, False, True)
     assert [place.name for place in (paths.CHECKPOINTS / "a").iterdir()] == ["c"]
 
 
@@ -160,11 +159,8 @@ def test_documentation_voids_nothing_and_code_does(package):
         assert (package(CODE, (name,)) == package(CODE.replace("= 3", "= 4"), (name,))) == same
 
 
-def test_packed_tensors_come_back_and_equal_ones_are_equal_bytes():
+def test_packed_tensors_come_back():
     tensors = {"b": torch.arange(6.0).view(2, 3).t(), "a": torch.tensor(7), "empty": torch.zeros(0, 2)}
-    about = {"name": "ö", "numbers": [1, 2.5, None]}
-    content = kept.pack(tensors, about)
-    assert content == kept.pack(dict(reversed(tensors.items())), dict(reversed(about.items())))
-    back, described = kept.unpack(content)
-    assert described == about
-    torch.testing.assert_close(back, tensors, rtol=0, atol=0)
+    back = kept.unpack(kept.pack({"tensors": tensors, "name": ("ö", None)}))
+    assert back["name"] == ("ö", None)
+    torch.testing.assert_close(back["tensors"], tensors, rtol=0, atol=0)

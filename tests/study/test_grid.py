@@ -18,8 +18,8 @@ def map_rows(settings, seed=0):
     for entry in grid.the_map(settings):
         work = entry.work
         about = {name: getattr(work.settings, name) for name in ("optimiser", "learning_rate")}
-        about |= {"sigma_output": work.settings.noise.sigma("output", "additive")}
-        about |= {"decay_output": work.settings.noise.decay("output", "additive")}
+        about |= {"sigma_output": work.settings.noise.of("output", "additive").sigma}
+        about |= {"decay_output": work.settings.noise.of("output", "additive").decay}
         for condition, r in itertools.product(entry.keep, work.repetitions):
             about |= {"validation_loss": random.uniform(), "test_loss": 1.0}
             table.append(row_of("map", entry.task, work.split, work.settings.cell, condition, r, **about))

@@ -19,7 +19,7 @@ def test_rows_say_what_was_trained_and_agree_with_the_repetition(prepared, quick
     assert len(table) == (len(entry.keep) + 1) * 2
     assert table.groupby("purpose").condition.nunique().to_dict() == {"again": 1, "map": 13}
     assert (set(table.cell), set(table["head"])) == ({"lstm"}, {"softmax"})
-    assert (table.sigma_hidden == entry.work.settings.noise.sigma("hidden", "additive")).all()
+    assert (table.sigma_hidden == entry.work.settings.noise.of("hidden", "additive").sigma).all()
     for _, repetition in train.run([entry.work], label="test", keep="study"):
         own = table[(table.repetition == repetition.number) & (table.purpose == "map")].set_index("condition")
         for place, condition in enumerate(repetition.conditions):
@@ -47,7 +47,7 @@ def test_what_is_kept_is_not_trained_again_and_a_failed_network_has_no_numbers(p
     assert (rows.frame(rows.collect(entries, "test")).calibration_error[~first.failed] == 7).all()
 
 
-PICTURES = ("map_fx", "map_video", "against_noiseless", "theory", "groups_video", "classes_video")
+PICTURES = ("map_fx", "map_video", "against_noiseless", "theory", "groups_video")
 
 
 def test_the_quick_study_is_whole(prepared):

@@ -57,7 +57,7 @@ def test_a_record_without_a_key_with_a_value_of_another_type_or_of_another_run(r
     cases = [(content, []) for content in ({}, [], None, 1, "run")]
     for path, types in results.RECORD.items():
         cases.append((changed(record, path), [path, "found none", "dvc repro train@sample-gru"]))
-        cases += [(changed(record, path, v), [path]) for v in (True, [1] if types != (list,) else {"a": 1})]
+        cases += [(changed(record, path, v), [path]) for v in (True, [1] if types is not list else {"a": 1})]
     for key, value, name in (("cell", "lstm", "sample lstm"), ("split", "groups", "sample_groups gru")):
         cases.append((changed(record, key, value), ["a run of sample gru", f"one of {name}"]))
     for content, words in cases:
@@ -66,7 +66,7 @@ def test_a_record_without_a_key_with_a_value_of_another_type_or_of_another_run(r
 
 
 @pytest.mark.parametrize("name", ["curves", "outcomes", "predictions"])
-def test_tables_without_a_column_or_a_row_or_with_a_column_of_another_type(run, name):
+def test_tables_without_a_column_or_with_a_column_of_another_type(run, name):
     folder, _ = run
     file = folder / f"{name}.parquet"
     table = records.read_table(file)
@@ -75,10 +75,6 @@ def test_tables_without_a_column_or_a_row_or_with_a_column_of_another_type(run, 
         refuse(file.name, repr(column), "no such column")
         records.write_table(file, table.set_column(place, column, pa.array([["x"]] * len(table))))
         refuse(file.name, repr(column))
-    for other, count in ((table.slice(1), 0), (pa.concat_tables([table, table.slice(0, 1)]), 2)):
-        if name == "outcomes":
-            records.write_table(file, other)
-            refuse(file.name, "repetition 0 of none", f"found {count}", "dvc repro")
     file.unlink()
     with pytest.raises(FileNotFoundError, match=file.name):
         results.load("sample", "gru")

@@ -106,7 +106,7 @@ def test_finished_repetitions_are_kept_and_trained_once(monkeypatch):
     assert trained[once:] == [(3,)]
     for file in (paths.CHECKPOINTS / "test").rglob("*"):
         if file.is_file():
-            file.write_bytes(file.read_bytes()[:-1] + b"\0")
+            file.write_bytes(file.read_bytes()[:-1] + b"\1")
     assert equal(collect([work])[work, 0], first[work, 0])
     assert sorted(n for stack in trained[once + 1 :] for n in stack) == [0, 1, 2]
 
@@ -175,8 +175,8 @@ def test_a_training_that_ends_anywhere_goes_on_to_the_same_bytes(monkeypatch):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_cuda_is_not_replaced_silently():
     with pytest.raises(ValueError, match="expected a CUDA device"):
-        train.resolve_device("cuda")
-    assert train.resolve_device("auto") == "cpu"
+        jobs.device("cuda")
+    assert jobs.device("auto") == "cpu"
 
 
 def repetition(number, losses, failed=()):
@@ -208,10 +208,12 @@ def test_tables_end_where_a_network_failed():
     trained = several()[:1]
     trained[0].curves[:, 0, METRICS.index("test_loss")] = 5.0
     trained[0].curves[2, 1] = torch.nan
-    curves = train.curves_table(trained).to_pandas()
+    record = {"settings": {"epochs": 1}, "classes": [], "outputs": 1}
+    tables = train.tables(record, trained, small.dataset(sequences_of=(2, 1, 0)))
+    curves = tables["curves"].to_pandas()
     assert curves.groupby("condition").epoch.max().tolist() == [1, 1, 0]
     assert curves.noise_benefit.isna().all()
-    assert train.outcomes_table(trained).to_pylist()[2] == {
+    assert tables["outcomes"].to_pylist()[2] == {
         "condition": "c", "repetition": 0, "status": "failed", "failed_epoch": 1,
     }  # fmt: skip
 

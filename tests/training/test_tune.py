@@ -55,7 +55,7 @@ def test_test_sequences_change_nothing_and_the_best_is_chosen(search):
         assert (rows.lowest <= rows.validation_loss).all()
         # What was chosen is what a task's network takes for one cell.
         network = {name: value for name, value in small.settings().as_dict().items() if name != "cell"}
-        assert settings.of({}, {**network, cell: chosen}, cell).learning_rate == best.learning_rate
+        assert settings.of({}, network | chosen, cell).learning_rate == best.learning_rate
 
 
 def test_classes_are_searched_and_data_without_validation_and_networks_that_all_fail_refused(search):

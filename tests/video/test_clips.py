@@ -125,11 +125,9 @@ def test_training_reads_clips_as_sequences_and_they_survive_their_files(written)
         assert data.test.targets.argmax(1).tolist() == made.label[data.test.rows].tolist()
         assert (data.classes, data.head, data.slices) == (made.classes, "softmax", 7)
         assert data.origin == {"rate": 1.4, "components": None}
-    for name, value in vars(clips.load(folder / "clips.parquet")).items():
-        assert np.array_equal(value, getattr(made, name)), name
-    records.write_table(folder / "clips.parquet", records.read_table(folder / "clips.parquet")[1:])
-    with pytest.raises(ValueError, match="run stage clips again"):
-        clips.load(folder / "clips.parquet")
+    stored = records.read_table(folder / "clips.parquet", clips.SCHEMA)
+    assert [stored[name].to_pylist() for name in ("video_id", "group")] == [made.video_id.tolist(), made.group.tolist()]
+    assert [made.classes.index(name) for name in stored["class"].to_pylist()] == made.label.tolist()
 
 
 def test_components_are_fitted_on_training_frames_of_the_split(written):
@@ -141,5 +139,5 @@ def test_components_are_fitted_on_training_frames_of_the_split(written):
         assert axes.mean(0) == pytest.approx(0, abs=1e-6), "centred on training frames"
         values = np.linalg.eigvalsh(np.cov(table.vectors[own].double().numpy().T))[::-1]
         assert np.cov(axes.T) == pytest.approx(np.diag(values[:2]), rel=1e-4, abs=1e-5)
-    with pytest.raises(clips.ClipsError, match=r"expected 1 to 3 principal components, found 4"):
+    with pytest.raises(ValueError, match=r"n_components=4 must be between 0 and .*3"):
         written(components=4)

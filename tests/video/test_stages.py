@@ -8,7 +8,7 @@ import torch
 from pipeline import params
 from pipeline.common import paths, records, sequences
 from pipeline.training import models
-from pipeline.video import classify, clips
+from pipeline.video import classify
 from pipeline.video.features import features, inception
 from pipeline.video.frames import codec
 from stages import acquire as acquire_stage
@@ -41,12 +41,12 @@ def test_sequences_of_features_become_windows_of_their_own_frames(project, stage
     acquire = {"source": "features", "features_path": "given.parquet"}
     stages(acquire=acquire, frames={"short": "skip"}, clips={"stride": 2, "test_groups": ["g2"]})
     assert f"frames: {9 * 5} frames of 6 videos (5 ok, 1 short)" in capsys.readouterr().out
-    made = clips.load(paths.sequences("video") / "clips.parquet")
-    assert made.rows.tolist()[:3] == [list(range(7)), list(range(2, 9)), list(range(9, 16))]
+    made = sequences.read_table(paths.sequences("video"))
+    assert made["index"].to_pylist()[:3] == [list(range(7)), list(range(2, 9)), list(range(9, 16))]
     assert len(made) == 2 * 5, "two windows of each video that is long enough"
     data = sequences.load(paths.sequences("video"), "groups")
     assert np.array_equal(data.train.pool[data.train.index[0]].numpy(), vectors[:7].astype(np.float32))
-    assert {made.group[row] for row in data.test.rows.tolist()} == {"g2"}
+    assert {made["group"][row].as_py() for row in data.test.rows.tolist()} == {"g2"}
     assert (data.origin["weights"], data.origin["per_clip"], data.origin["rate"]) == ("unknown", 7, 1.4)
     table = features.load(paths.FEATURES_TABLE)
     assert (np.isnan(table.timestamp_s).all(), table.frame_index[:3].tolist()) == (True, [0, 2, 4])

@@ -66,10 +66,6 @@ class Scene:
         size = self.look.scale * HEIGHT
         codec.draw(self.image, pixels, colour, width * size, radius * size)
 
-    def disc(self, colour: Colour, centre: Spot, radius: float) -> None:
-        """Fill a disc."""
-        self.draw(colour, 0, centre, radius=radius)
-
     def person(self, hip: Spot, arms: tuple[Spot, Spot], legs: tuple[Spot, Spot], lean: float = 0.0) -> Spot:
         """Draw a person and return where the first hand is.
 
@@ -88,7 +84,7 @@ class Scene:
             hands.append(_reach(elbow, fore, 0.09))
             self.draw(look.shirt, 0.035 * look.girth, neck, elbow)
             self.draw(look.skin, 0.03 * look.girth, elbow, hands[-1])
-        self.disc(look.skin, _reach(neck, math.pi - lean, 0.055), 0.042)
+        self.draw(look.skin, 0, _reach(neck, math.pi - lean, 0.055), radius=0.042)
         return hands[0]
 
     def beast(self, back: Spot, size: float, cycle: float, stride: float) -> None:
@@ -115,7 +111,7 @@ class Scene:
         hand = self.person(hip, ((raised, raised + 0.3),) * 2, _STANDING if part > 0.4 else legs)
         fly = (part - 0.4) / 0.6
         ball = hand if fly < 0 else (-0.1 + 0.47 * fly, 0.42 - 0.13 * fly - 0.22 * _hop(fly))
-        self.disc((215, 110, 40), ball, 0.045)
+        self.draw((215, 110, 40), 0, ball, radius=0.045)
 
     def _biking(self, c: float) -> None:
         x, y = 0.45 * _wave(c / 5), GROUND - 0.12
@@ -158,9 +154,9 @@ class Scene:
         hand = self.person((-0.2, _HIP), ((swing + 0.3, swing + 0.2), (swing + 0.2, swing + 0.2)), _STANDING, lean=0.35)
         head = _reach(hand, swing * 1.3 + 0.25, 0.27)
         self.draw(_DARK, 0.012, hand, head)
-        self.disc(_DARK, head, 0.02)
+        self.draw(_DARK, 0, head, radius=0.02)
         fly = max(0.0, part - 0.6) / 0.4
-        self.disc((250, 250, 250), (0.0 + 0.8 * fly, GROUND - 0.01 - 0.5 * fly), 0.014)
+        self.draw((250, 250, 250), 0, (0.0 + 0.8 * fly, GROUND - 0.01 - 0.5 * fly), radius=0.014)
 
     def _riding(self, c: float) -> None:
         x, y = 0.35 * _wave(c / 6), GROUND - 0.27 - 0.04 * abs(_wave(c))
@@ -175,8 +171,8 @@ class Scene:
         legs = ((0.1 + 0.9 * kick, -0.1 + 0.7 * kick), (-0.08, -0.08))
         self.person((-0.03, _HIP), ((-0.6, 0.1), (0.7, 0.9)), legs, lean=-0.1)
         ball = (0.17 + 0.02 * _wave(c / 3), GROUND - 0.14 - 0.3 * _hop(c))
-        self.disc((245, 245, 245), ball, 0.04)
-        self.disc(_DARK, ball, 0.016)
+        self.draw((245, 245, 245), 0, ball, radius=0.04)
+        self.draw(_DARK, 0, ball, radius=0.016)
 
     def _swinging(self, c: float) -> None:
         self.draw(_WOOD, 0.025, (-0.4, GROUND), (-0.28, 0.08), (0.28, 0.08), (0.4, GROUND))
@@ -201,11 +197,11 @@ class Scene:
         hand = self.person(hip, ((blow, blow + 0.3), (0.9, 1.3)), legs, lean=0.2)
         face = _reach(hand, blow + 0.4, 0.16)
         self.draw(_DARK, 0.014, hand, face)
-        self.disc((205, 205, 160), face, 0.058)
-        self.disc(self.look.thing, face, 0.046)
+        self.draw((205, 205, 160), 0, face, radius=0.058)
+        self.draw(self.look.thing, 0, face, radius=0.046)
         fly = (part + 0.55) % 1
         ball = (0.85 - 1.0 * 2 * fly if fly < 0.5 else -0.15 + 2.0 * (fly - 0.5), 0.52 - 0.12 * _hop(2 * fly))
-        self.disc((210, 240, 60), ball, 0.022)
+        self.draw((210, 240, 60), 0, ball, radius=0.022)
 
     def _trampoline(self, c: float) -> None:
         height = _hop(c)
@@ -235,7 +231,7 @@ class Scene:
                     ((-0.6 * jump, -1.0 * jump), (-0.2 * jump + 0.1, -0.8 * jump)), lean=0.1)  # fmt: skip
         fly = (part - 0.55) / 0.45
         ball = (0.02 + 0.9 * fly, 0.25 + 0.7 * fly) if fly > 0 else (0.45 + 0.78 * fly, 0.25 + 0.12 * fly)
-        self.disc((245, 240, 200), ball, 0.042)
+        self.draw((245, 240, 200), 0, ball, radius=0.042)
 
     def _walking(self, c: float) -> None:
         x, stride = 0.4 * _wave(c / 8), 0.5 * _wave(c)

@@ -7,12 +7,11 @@ spread evenly over each video, every second one is used, and its numbers are rou
 import csv
 import hashlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from scipy.io import loadmat
-from tqdm import tqdm
+from tqdm.contrib.concurrent import thread_map
 
 from pipeline.common import download, paths, records
 from pipeline.video.acquire import features, folder
@@ -71,9 +70,7 @@ def _fetched() -> list[tuple[dict[str, str], Path]]:
         download.File(f"{BASE}/{file.name}", file, row["git_blob"], mirrored, git_blob_of, quiet=True).place()
         return row, file
 
-    rows = table()
-    with ThreadPoolExecutor(CONNECTIONS) as threads:  # map gives up what waits when one fails
-        return list(tqdm(threads.map(fetch, rows), total=len(rows), desc="download UCF-101", unit="file"))
+    return thread_map(fetch, table(), max_workers=CONNECTIONS, desc="download UCF-101", unit="file")
 
 
 def _tracks(files: list[tuple[dict[str, str], Path]]) -> Iterator[features.Rows]:

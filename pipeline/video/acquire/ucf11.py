@@ -82,13 +82,13 @@ def _archive(kind: str, staging: Path) -> tuple[list[Video], dict[str, object]]:
     origin = download.fetch(URLS[kind], packed, sha256=None, mirror_path=f"{MIRROR}/{packed.name}",
                             lock=paths.DOWNLOAD_LOCK, accept=lambda file: archive.check(file, place))  # fmt: skip
     mark = staging / "archive.sha256"  # what was unpacked before is kept if it came from the same archive
-    if not mark.is_file() or mark.read_bytes() != origin.sha256.encode():
+    if not mark.is_file() or mark.read_bytes() != str(origin["sha256"]).encode():
         shutil.rmtree(staging, ignore_errors=True)
-        records.write_text(mark, origin.sha256)
+        records.write_text(mark, str(origin["sha256"]))
     try:
         places = archive.unpack(packed, staging / "videos", place)
     except archive.DamagedError:
         download.forget(URLS[kind], packed, paths.DOWNLOAD_LOCK)  # else it would be trusted, and unpacked, again
         raise
     mark.unlink()
-    return [video_at(path) for path in places], dict(origin.as_dict())
+    return [video_at(path) for path in places], {**origin}

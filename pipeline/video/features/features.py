@@ -6,13 +6,12 @@ the same numbers stand once more in ``vectors.safetensors``, whose SHA-256 the t
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,10 +21,9 @@ import pyarrow.parquet as pq
 import torch
 import torchvision
 from torch import Tensor
-from tqdm import tqdm
 
 from pipeline.common import jobs, records, sequences
-from pipeline.common.kept import Kept
+from pipeline.common.kept import Kept, forget
 from pipeline.video.features import inception
 from pipeline.video.frames import codec, frames
 
@@ -60,7 +58,6 @@ class FeatureTable:
     samples: npt.NDArray[np.int32]  # how many consecutive sampling times show it
     vectors: Tensor  # (P, D) float32, mapped from the twin file and paged in as they are read
     about: dict[str, str]  # what made them: weights, preprocessing, versions, and the SHA-256 of the twin file
-    source: Path = Path()  # features.parquet
 
     def __len__(self) -> int:
         """Number of frames."""
@@ -82,7 +79,7 @@ def _list_frames(root: Path) -> tuple[dict[str, list[object]], list[Place]]:
     manifest = frames.read_manifest(root)[0].filter(pc.field("frames_stored") > 0)
     for video_id, count in zip(manifest["video_id"].to_pylist(), manifest["frames_stored"].to_pylist(), strict=True):
         file = frames.frames_file(root, video_id)
-        table = frames.read_frames(file)
+        table = records.read_table(file, frames.FRAME_SCHEMA)
         if len(table) != count:
             raise frames.FramesError(f"expected {count} frames in {file}, found {len(table)}; run stage frames again")
         for name, column in columns.items():
@@ -101,47 +98,18 @@ def _extractor(network: Network) -> inception.Extractor:
     return inception.Extractor(weights.load(), preprocessing, device, half=half)
 
 
-def _read_chunk(job: ChunkJob) -> npt.NDArray[np.uint8]:
-    """Decode the pictures of a chunk."""
-    by_file = groupby(job.places, key=lambda place: place[0])
-    return np.concatenate([frames.decode_images(file, [row for *_, row in places]) for file, places in by_file])
-
-
-def _compute(job: ChunkJob, images: npt.NDArray[np.uint8]) -> Vectors:
-    """The features of a chunk's pictures."""
-    network = _extractor(job.network)
-    batches = range(0, len(images), job.batch_size)
-    vectors = np.concatenate([network(images[start : start + job.batch_size]) for start in batches])
+def compute(job: ChunkJob) -> Vectors:
+    """Return the features of a chunk, ``(n, 2048)``."""
+    network, by_file = _extractor(job.network), groupby(job.places, key=lambda place: place[0])
+    images = np.concatenate([frames.decode_images(file, [row for *_, row in places]) for file, places in by_file])
+    parts = []
+    for start in range(0, len(images), job.batch_size):
+        parts.append(network(images[start : start + job.batch_size]))
+        jobs.progress(len(parts[-1]))
+    vectors = np.concatenate(parts)
     if not np.isfinite(vectors).all():
         raise ValueError(f"expected finite features, found others from {job.places[0][0]} on; use other weights")
     return vectors
-
-
-def compute(job: ChunkJob) -> Vectors:
-    """Return the features of a chunk, ``(n, 2048)``."""
-    vectors = _compute(job, _read_chunk(job))
-    jobs.progress(len(vectors))
-    return vectors
-
-
-def _on_gpu(todo: Sequence[ChunkJob], total: int) -> Iterator[tuple[int, Vectors]]:
-    """One process; the next chunk's pictures are decoded while the device works on this one's."""
-    deterministic = torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False)
-    with ThreadPoolExecutor(1) as reader, tqdm(total=total, desc="features", mininterval=1) as bar, deterministic:
-        ahead = [reader.submit(_read_chunk, job) for job in todo[:1]]
-        for number, job in enumerate(todo):
-            images = ahead.pop().result()
-            ahead = [reader.submit(_read_chunk, following) for following in todo[number + 1 : number + 2]]
-            yield number, _compute(job, images)
-            bar.update(len(images))
-
-
-def device_of(device: str) -> Literal["cpu", "cuda"]:
-    """Return where features are computed, ``auto`` being CUDA where there is one; a ``ValueError`` if it is missing."""
-    available = torch.cuda.is_available()
-    if device == "cuda" and not available:
-        raise ValueError("expected a CUDA device for video.features.device cuda, found none; choose cpu or auto")
-    return "cuda" if available and device != "cpu" else "cpu"
 
 
 def extract(root: Path, settings: "VideoFeatures", seed: int, destination: Path) -> int:
@@ -150,7 +118,7 @@ def extract(root: Path, settings: "VideoFeatures", seed: int, destination: Path)
     Damaged frames, wrong weights, no such device, and a feature that is not finite are a ``ValueError``; what is
     missing, a full disk, and weights that cannot be downloaded an ``OSError``. Finished chunks stay.
     """
-    device = device_of(settings.device)
+    device = jobs.device(settings.device)
     half = settings.precision == "autocast" and device == "cuda"
     columns, places = _list_frames(root)
     weights = inception.Weights(settings.weights, settings.weights_path, seed)
@@ -168,8 +136,8 @@ def extract(root: Path, settings: "VideoFeatures", seed: int, destination: Path)
     kept = Kept("features", about, CODE)
     todo = [name for name in chunks if not kept.has(name)]
     work, total = [chunks[name] for name in todo], sum(len(chunks[name].places) for name in todo)
-    computed = _on_gpu(work, total) if device == "cuda" else jobs.run(compute, work, total=total, label="features")
-    for number, part in computed:
+    where = "serial" if device == "cuda" else None
+    for number, part in jobs.run(compute, work, total=total, label="features", where=where):
         kept.put(todo[number], part.tobytes())
     vectors = np.empty((len(places), inception.WIDTH), np.float32)
     for start, name in zip(range(0, len(places), CHUNK), names, strict=True):
@@ -178,7 +146,7 @@ def extract(root: Path, settings: "VideoFeatures", seed: int, destination: Path)
         vectors[start : start + CHUNK] = part.reshape(-1, inception.WIDTH)
     origin = {"weights_path": settings.weights_path or "", "seed": str(seed) if settings.weights == "random" else ""}
     save(destination, columns, vectors, {**about, **origin})
-    kept.retain(())
+    forget("features")
     return len(places)
 
 
@@ -227,4 +195,4 @@ def load(source: Path) -> FeatureTable:
     vectors = sequences.mapped(twin)
     records.check_schema(content.schema_arrow.empty_table(), schema(vectors.shape[1]), source)
     frame_index, timestamp_s, samples = (table[name].to_numpy() for name in schema(1).names[1:-1])
-    return FeatureTable(table["video_id"].to_pylist(), frame_index, timestamp_s, samples, vectors, about, source)
+    return FeatureTable(table["video_id"].to_pylist(), frame_index, timestamp_s, samples, vectors, about)

@@ -216,14 +216,13 @@ class Extractor:
 
     @torch.inference_mode()
     def __call__(self, frames: Frames) -> npt.NDArray[np.float32]:
-        """Return the ``(N, 2048)`` float32 features of ``(N, 299, 299, 3)`` red-green-blue bytes, else a ValueError."""
-        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != (SIZE, SIZE, 3):
-            raise ValueError(f"expected frames (N, {SIZE}, {SIZE}, 3) of bytes, found {frames.shape} {frames.dtype}")
+        """Return the ``(N, 2048)`` float32 features of ``(N, 299, 299, 3)`` red-green-blue bytes."""
         pixels = torch.from_numpy(frames).to(self.device).permute(0, 3, 1, 2).float()
         own = self.preprocessing == "torchvision"
         pixels = (pixels / 255 - self.mean) / self.deviation if own else (pixels - 128) / 128
         pixels = pixels.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.float16, enabled=self.half):
+        fixed = torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False)
+        with fixed, torch.autocast(self.device.type, torch.float16, enabled=self.half):
             vectors = self.network(pixels)
         features: npt.NDArray[np.float32] = vectors.float().cpu().numpy()
         return features

@@ -184,8 +184,7 @@ def encode_video(frames: Iterable[Image], rate: float, suffix: str = ".mpg", cod
     if suffix not in CONTAINERS:
         raise VideoError(f"expected a video named {', '.join(CONTAINERS)}, found {suffix}")
     rest, count = iter(frames), 0
-    if (first := next(rest, None)) is None:
-        raise VideoError("expected at least one frame to write, found none")
+    first = next(rest)
     size = (first.shape[1], first.shape[0])
     with tempfile.TemporaryDirectory(prefix="nem-video-") as folder:
         file = Path(folder) / f"video{suffix}"
@@ -237,9 +236,7 @@ def resize(image: Image, size: int) -> Image:
 
 
 def encode(image: Image, quality: int) -> bytes:
-    """Return the picture as JPEG of quality 1-100, or as PNG for :data:`LOSSLESS`; else a ``ValueError``."""
-    if not 1 <= quality <= LOSSLESS:
-        raise ValueError(f"expected a quality of 1 to 100, or {LOSSLESS} for lossless, found {quality}")
+    """Return the picture as JPEG of quality 1-100, or as PNG for :data:`LOSSLESS`."""
     suffix, options = (".png", []) if quality == LOSSLESS else (".jpg", [cv2.IMWRITE_JPEG_QUALITY, quality])
     return bytes(cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)[1].tobytes())
 

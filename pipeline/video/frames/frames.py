@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.common import jobs, records
-from pipeline.common.kept import Kept
+from pipeline.common.kept import Kept, forget
 from pipeline.video.frames import codec
 from pipeline.video.frames.codec import VideoError
 from pipeline.video.frames.sampling import Sampling, choose, timeline
@@ -126,7 +126,7 @@ def extract(
         if row["frames_stored"]:
             records.write_bytes(frames_file(destination, row["video_id"]), content_of(job))
     manifest = _write_manifest(rows, sampling, destination)
-    kept.retain(())
+    forget("frames")
     return manifest
 
 
@@ -172,17 +172,12 @@ def read_manifest(root: Path) -> tuple[pa.Table, Sampling]:
     return manifest, Sampling.of(json.loads((manifest.schema.metadata or {}).get(b"settings", b"{}")))
 
 
-def read_frames(source: Path) -> pa.Table:
-    """Read the stored frames of one video, encoded as they are (errors as of ``records.read_table``)."""
-    return records.read_table(source, FRAME_SCHEMA)
-
-
 def decode_images(source: Path, rows: Iterable[int] | None = None) -> npt.NDArray[np.uint8]:
     """Return the frames in a file, all or those at positions ``rows``, as ``(N, 299, 299, 3)`` red-green-blue bytes.
 
     A damaged file, and one with pictures of another size, is a ``ValueError``.
     """
-    column = read_frames(source)["image"]
+    column = records.read_table(source, FRAME_SCHEMA)["image"]
     try:
         images = [codec.decode(column[row].as_py()) for row in (range(len(column)) if rows is None else rows)]
         if shapes := {image.shape for image in images} - {(SIZE, SIZE, 3)}:

@@ -69,8 +69,7 @@ class Timeline(NamedTuple):
 def timeline(scan: Scan) -> Timeline:
     """Return the times of a scanned video's frames: by their number where the container's clock runs evenly.
 
-    Where it does not (variable rate, or a wrong rate in the header), time is the container's clock; without either it
-    is a ``VideoError``.
+    Where it does not (variable or wrong rate), time is the container's clock; without either it is a ``VideoError``.
     """
     count, rate, stamps = len(scan), scan.nominal_rate, scan.times - scan.times[0]
     if count > 2 and stamps[-1] <= stamps[-2]:  # the decoder reports 0 for the last frame of some MPEG files

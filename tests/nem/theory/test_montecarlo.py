@@ -84,13 +84,6 @@ def test_extreme_likelihoods_stay_finite():
     torch.testing.assert_close(montecarlo.log_weights(likelihood).exp().sum(0), torch.ones(2).double())
 
 
-@given(SEEDS, st.integers(1, 50))
-def test_effective_sample_size_lies_between_one_and_all(seed, M):
-    actual = montecarlo.effective_sample_size(3 * draw(seed, M, 4))
-    assert ((actual > 1 - 1e-9) & (actual < M + 1e-9)).all()
-    assert montecarlo.effective_sample_size(torch.full((M, 1), -7.0)).item() == pytest.approx(M)
-
-
 def test_no_samples_and_misfit_increments_are_errors():
     with pytest.raises(ValueError, match="expected at least one sample"):
         montecarlo.log_weights(torch.zeros(0, 3))
