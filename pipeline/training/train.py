@@ -218,8 +218,7 @@ def train(task: str, work: Sequence[Work], live: Live | None = None) -> None:
     trained: dict[Work, list[Repetition]] = {one: [] for one in work}
     about = {one: run_record(task, one) for one in work}
     tell = {one: live(about[one]) for one in work} if live else {}
-    splits = ", ".join(one.split for one in work if one.split)
-    label = f"train {task} {cell}" + f" ({splits})" * bool(splits)
+    label = f"train {task} {cell}" + f", {len(work)} splits" * (len(work) > 1)
     for one, repetition in run(work, label=label, keep=keep):
         trained[one].append(repetition)
         keep_best(trained[one], one.settings.epochs)
