@@ -4,9 +4,7 @@ Target day i is predicted from days i - T … i - 1, and decides the side: train
 paper: 8000), test days follow (8001 … 9696); the tail of the training days is for choosing hyperparameters.
 """
 
-from contextlib import suppress
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -69,10 +67,10 @@ class Windows:
 
 def last_training_day(rates: Rates, train_end: int | str) -> int:
     """Return the 0-based last training day, at or before ``train_end``; RatesError: none, or no test day after it."""
-    last = train_end if isinstance(train_end, int) else -1
     if isinstance(train_end, str):
-        with suppress(ValueError):
-            last = int(np.searchsorted(rates.dates, np.datetime64(date.fromisoformat(train_end)), side="right")) - 1
+        last = int(np.searchsorted(rates.dates, np.datetime64(train_end), side="right")) - 1
+    else:
+        last = train_end
     if not 0 <= last < len(rates) - 1:
         raise RatesError(
             f"expected fx.windows.train_end as a day index or ISO date within days 0 to {len(rates) - 2} "

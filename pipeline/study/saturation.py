@@ -34,6 +34,7 @@ def logistic(data: Dataset) -> npt.NDArray[np.float64]:
     The mean is standardised; the penalty is the one with the least cross entropy on the validation sequences.
     """
     from sklearn.linear_model import LogisticRegression  # takes seconds to import
+    from sklearn.metrics import log_loss
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
@@ -41,15 +42,12 @@ def logistic(data: Dataset) -> npt.NDArray[np.float64]:
         raise ValueError("expected validation sequences to choose a penalty on, found none; keep some apart")
     x, held, test = data.train.means(), data.validation.means(), data.test.means()
     labels, truth = data.train.targets.argmax(1).numpy(), data.validation.targets.argmax(1).numpy()
-    best: Any = None
-    least = np.inf
     with jobs.one_thread():  # sums differ with the number of threads, and results must not
-        for penalty in PENALTIES:
-            model = make_pipeline(StandardScaler(), LogisticRegression(C=penalty, max_iter=2000)).fit(x, labels)
-            known = np.clip(_all_classes(model, held, data.outputs)[np.arange(len(held)), truth], 1e-12, None)
-            if (loss := float(-np.log(known).mean())) < least:
-                best, least = model, loss
-        return _all_classes(best, test, data.outputs)
+        models = [LogisticRegression(C=penalty, max_iter=2000) for penalty in PENALTIES]
+        fits = [make_pipeline(StandardScaler(), model).fit(x, labels) for model in models]
+        guesses = [_all_classes(fit, held, data.outputs) for fit in fits]
+        losses = [log_loss(truth, guess, labels=range(data.outputs)) for guess in guesses]
+        return _all_classes(fits[int(np.argmin(losses))], test, data.outputs)
 
 
 def _all_classes(model: Any, x: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.float64]:  # noqa: ANN401
