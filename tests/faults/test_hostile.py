@@ -31,6 +31,7 @@ CSV = {
     "one quoted cell": HEAD + '"' + "x\n" * 8_000_000,
     "commas": "," * (rates.MAX_BYTES - 1),
     "one day for ever": HEAD + "2011-02-09,1,1,1,1\n" * 850_000,
+    "two readings": "Datum;Zuletzt\n" + "30.12.2022;82,717\n" * 900_000,
     "groups of digits": HEAD + '2011-02-09,"' + "1,00" * 30_000 + ',",1,1,1\n',
     "too large": "x" * (rates.MAX_BYTES + 1),
 }

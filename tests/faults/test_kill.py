@@ -55,24 +55,6 @@ def test_killed_at_random_moments(launcher, copy, stage):
     assert stage not in RESUME or resumed, "no kill fell between kept work and the end"
 
 
-@pytest.mark.parametrize("stage", [name for name in harness.STAGES if name != "study"])
-def test_killed_before_each_file_takes_its_name(launcher, copy, stage):
-    output = harness.output(copy, stage)
-    expected = harness.hashes(output)
-    # Each of the tens of pictures of the evaluation comes about in the same way.
-    for number in range(1, 400, 1 + len(expected) // 10):
-        harness.remove_outputs(copy, stage)
-        status, _ = launcher.run(stage, copy, fault=f"die before replace {number}")
-        present = harness.hashes(output)
-        assert present.items() <= expected.items(), f"after replace {number - 1}"
-        if status == 0:
-            break
-        assert status == -signal.SIGKILL, harness.log(copy)
-        assert present != expected, "a stage that is not over has not written all of its files"
-    assert number > len(expected) // 2
-    assert harness.hashes(output) == expected
-
-
 def test_old_results_and_old_kept_work_are_never_taken_for_new_ones(launcher, copy):
     """Without DVC nothing deletes the outputs: files of other parameters beside new ones must not pass for one run."""
     output = harness.output(copy, "train")

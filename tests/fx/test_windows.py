@@ -188,7 +188,7 @@ def test_the_papers_series_through_the_stages(mirror, project, monkeypatch):
     assert acquire_stage.main(["fx"]) == 0
     assert windows_stage.main([]) == 0
     record = records.read_json(paths.source_record("fx"))
-    assert (record["rows"], record["sha256"]) == (9697, acquire.PAPER_SHA256)
+    assert (record["rows"], record["ohlc_violations"], record["sha256"]) == (9697, 7, acquire.PAPER_SHA256)
 
 
 def written(project, tasks=("fx",), train_end=60):
