@@ -156,9 +156,17 @@ def test_every_fault_is_named(place, value, message):
         params.validate(at(place, value))
 
 
+def bomb(first, rest):
+    """Aliases of aliases: 2^60 values."""
+    lines = [f"a{k}: &a{k} " + (rest if k else first).format(f"*a{k - 1}") for k in range(60)]
+    return "\n".join([*lines, "train: *a59"])
+
+
+@pytest.mark.timeout(20)
 @pytest.mark.parametrize(
     "text",
     [
+        bomb("[x, x]", "[{0}, {0}]"), bomb("{{x: 1}}", "{{<<: [{0}, {0}]}}"),
         "a: [1", "seed: 1\nseed: 2", "- 1", "1: 2", "\0", "seed: \u202e1", "seed: １", "a: &a [*a]", "? [1]\n: 2",
         "seed: !!python/object/apply:os.system ['true']", "!!python/object/apply:os.system ['true']", "seed: !!int ''",
         "seed: !!bool x", "seed: !!timestamp x", "seed: 0x" + "f" * 20_000, "seed: " + "9" * 4_000, "[" * 50_000,
@@ -170,15 +178,6 @@ def test_every_fault_is_named(place, value, message):
 def test_hostile_yaml_is_an_error_and_nothing_else(project, text):
     (project / "params.yaml").write_text(text)
     with pytest.raises(params.ParamsError):
-        params.load()
-
-
-@pytest.mark.timeout(20)
-@pytest.mark.parametrize(("first", "rest"), [("[x, x]", "[{0}, {0}]"), ("{{x: 1}}", "{{<<: [{0}, {0}]}}")])
-def test_a_bomb_of_aliases_is_refused_in_time(project, first, rest):
-    lines = [f"a{k}: &a{k} " + (rest if k else first).format(f"*a{k - 1}") for k in range(60)]
-    (project / "params.yaml").write_text("\n".join([*lines, "train: *a59"]))
-    with pytest.raises(params.ParamsError, match=r"alias \*a0 in line 2"):
         params.load()
 
 

@@ -263,13 +263,6 @@ def test_a_default_that_changes_reruns_its_task_once_params_are_composed_again(f
         assert stale(finished) == (FX, FX)
 
 
-def test_one_task_alone_needs_no_other_edit(finished):
-    with restored(finished / "params.yaml") as before:
-        (finished / "params.yaml").write_text(before.replace("tasks: [fx, video]", "tasks: [video]"))
-        listed = command(finished, "dvc", "stage", "list", "--name-only")
-        assert set(listed.stdout.split()) == EVERYTHING | VIDEO
-
-
 # --- The pipeline under DVC, with tiny parameters --------------------------------------------------------------------
 
 

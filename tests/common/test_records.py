@@ -67,12 +67,6 @@ def test_commands_turn_expected_faults_into_messages(capsys):
         command.stage("windows")(defect)()
 
 
-def test_a_mirror_that_is_not_there_is_named(monkeypatch, tmp_path):
-    monkeypatch.setenv(paths.MIRROR_VARIABLE, str(tmp_path / "none"))
-    with pytest.raises(FileNotFoundError, match=paths.MIRROR_VARIABLE):
-        paths.mirror()
-
-
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

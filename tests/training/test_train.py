@@ -71,16 +71,6 @@ def test_files_do_not_depend_on_executor_workers_or_split_order(monkeypatch):
     assert len({curve[0] for curve in run.curve("none", "test_loss")}) == 3
 
 
-def test_a_repetition_does_not_depend_on_the_deal(monkeypatch):
-    work = small.work(conditions=FEW, repetitions=tuple(range(6)))
-    monkeypatch.setenv("NEM_WORKERS", "1")
-    stacked = collect([work], "one")
-    monkeypatch.setattr(train, "STACK", 1)
-    alone = collect([work], "two")
-    assert stacked.keys() == alone.keys()
-    assert all(equal(stacked[name], alone[name]) for name in stacked)
-
-
 @given(st.integers(1, 17), st.sampled_from([1, 2, 4, 13]), st.integers(1, 16))
 def test_every_core_is_busy_with_any_number_of_repetitions(repetitions, conditions, workers):
     numbers, most = list(range(repetitions)), math.ceil(repetitions / workers)
