@@ -3,8 +3,8 @@
 import contextlib
 import hashlib
 import json
+import multiprocessing
 import os
-import select
 import shutil
 import signal
 import subprocess
@@ -12,7 +12,9 @@ import sys
 import tempfile
 import threading
 import time
+from multiprocessing import forkserver
 from pathlib import Path
+from unittest import mock
 
 import pandas as pd
 from filelock import FileLock
@@ -22,6 +24,7 @@ from safetensors.torch import save_file
 from pipeline import params, tracking
 from pipeline.video.features import inception
 from tests.conftest import ROOT
+from tests.faults import stage
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "DVC_NO_ANALYTICS": "1"}
 FX = {
@@ -64,14 +67,6 @@ def tiny(task, beside=None, sigma=0.2):
     content["train"][task] |= {"hidden": 4, "epochs": 20, "max_epochs": 30, "batch_size": 32 if task == "fx" else 4}
     content["train"]["fx"]["gru"]["noise"]["output"]["additive"]["sigma"] = sigma
     return params.validate(content)
-
-
-def make_project(folder, settings=None, *more):
-    """Copy code, so that work on it during the tests does not disturb them; compiled cells go along."""
-    for name in ("nem", "pipeline", "stages", "profiles", *more):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.pyc", "*.tmp"))
-    if settings:
-        (folder / "params.yaml").write_text(params.render(settings))
 
 
 def shared(factory, name, make):
@@ -133,7 +128,7 @@ class Reader(threading.Thread):
 def own_mounts():
     """Return the start of a command that gives a program mounts of its own, and why there is none if there is none.
 
-    Root needs a namespace of mounts only, anybody else one of users too. A mount is gone with the launcher.
+    Root needs a namespace of mounts only, anybody else one of users too. A mount is gone with its program.
     """
     if not shutil.which("unshare"):
         return [], "needs `unshare` (util-linux)"
@@ -146,68 +141,50 @@ def own_mounts():
 
 
 class Launcher:
-    """The warm process of :mod:`tests.faults.launcher`; ``no_mounts`` says why it has no small disks, if so."""
+    """Starts stages in processes forked from a warm one; ``no_mounts`` says why it has no small disks, if so."""
 
-    def __init__(self, folder):
-        make_project(folder, None, "tests")
+    def __init__(self):
         inside, self.no_mounts = own_mounts()
-        self.process = subprocess.Popen(
-            [*inside, sys.executable, "-m", "tests.faults.launcher"], text=True, cwd=folder,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(PYTHONPATH=str(folder)),
-        )  # fmt: skip
-        self.pending = False
-        assert self._answer()["ready"]
+        self.mounts = subprocess.Popen([*inside, "sleep", "infinity"])  # has the mounts that stages see
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(["tests.faults.warm"])
+        with mock.patch.dict(os.environ, environment(), clear=True):
+            forkserver.ensure_running()
 
     def view(self, folder):
-        """Return the path under which this process sees ``folder`` with the launcher's mounts."""
-        return Path(f"/proc/{self.process.pid}/root{Path(folder).absolute()}")
+        """Return the path under which this process sees ``folder`` with the stages' mounts."""
+        return Path(f"/proc/{self.mounts.pid}/root{Path(folder).absolute()}")
+
+    def start(self, function, *arguments):
+        process = self.context.Process(target=function, args=(self.mounts.pid, *arguments))
+        process.start()
+        return process
 
     def do(self, *command):
-        """Run a command among the launcher's mounts."""
-        answer = self._ask(do=command)
-        assert answer["status"] == 0, answer["error"]
+        """Run a command among the stages' mounts."""
+        assert ended(self.start(stage.do, command)) == 0
 
-    def _ask(self, **request):
-        print(json.dumps(request), file=self.process.stdin, flush=True)
-        return self._answer()
-
-    def _answer(self):
-        assert select.select([self.process.stdout], [], [], PATIENCE)[0], "the launcher did not answer in time"
-        line = self.process.stdout.readline()
-        assert line, "the launcher died"
-        return json.loads(line)
-
-    def start(self, stage, folder, fault="", **variables):
-        """Start a stage; return its process id, which is that of its group too."""
-        if self.pending:  # a test that failed half-way must not fail the next ones
-            self.wait()
-        run = STAGES[stage][:2] if isinstance(stage, str) else stage
-        pid = self._ask(run=run, folder=str(folder), environment=variables, fault=fault)["pid"]
-        self.pending = True
-        return pid
-
-    def wait(self):
-        """Return the exit status of the stage that was started last."""
-        status = self._answer()["status"]
-        self.pending = False
-        return status
-
-    def run(self, stage, folder, fault="", **variables):
-        """Run a stage; return its exit status and seconds."""
+    def run(self, name, folder, fault="", kill_after=None, **variables):
+        """Run a stage, or kill its group after some seconds; return its exit status and how long it ran."""
+        module, arguments = STAGES[name][:2] if isinstance(name, str) else name
         began = time.perf_counter()
-        self.start(stage, folder, fault, **variables)
-        return self.wait(), time.perf_counter() - began
-
-    def kill_after(self, delay, stage, folder, **variables):
-        """Start a stage and kill its group after ``delay`` seconds; return its exit status."""
-        pid = self.start(stage, folder, **variables)
-        if not select.select([self.process.stdout], [], [], delay)[0]:
-            kill_group(pid)
-        return self.wait()
+        process = self.start(stage.become, module, arguments, str(folder), variables, fault)
+        if kill_after is not None:
+            process.join(kill_after)
+            if process.is_alive():
+                kill_group(process.pid)
+        return ended(process), time.perf_counter() - began
 
     def close(self):
-        self.process.stdin.close()
-        self.process.wait(30)
+        self.mounts.kill()
+        self.mounts.wait()
+
+
+def ended(process):
+    """Return the exit status of a process, negative: the signal that ended it."""
+    process.join(PATIENCE)
+    assert process.exitcode is not None, "it did not end in time"
+    return process.exitcode
 
 
 def kill_group(pid):

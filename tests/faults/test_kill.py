@@ -37,7 +37,7 @@ def test_killed_at_random_moments(launcher, copy, stage):
     with harness.Reader(output, expected) as reader:
         for attempt in range(3 * wanted):
             forget(copy, stage)
-            status = launcher.kill_after(moments.uniform(0, seconds), stage, copy)
+            status, _ = launcher.run(stage, copy, kill_after=moments.uniform(0, seconds))
             assert status in (0, -signal.SIGKILL), harness.log(copy)
             killed += status != 0
             # Too late: the machine was busier when the stage was timed.
