@@ -25,10 +25,11 @@ def _one_thread():
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """An empty project folder that is the working directory, with the code and profiles of this one."""
+    """An empty project folder that is the working directory, with the code and profiles of this one; no processes."""
     for name in ("nem", "pipeline", "stages", "profiles"):
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NEM_EXECUTOR", "serial")
     monkeypatch.delenv("NEM_MIRROR", raising=False)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return tmp_path

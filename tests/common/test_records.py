@@ -67,13 +67,7 @@ def test_commands_turn_expected_faults_into_messages(capsys):
         command.stage("windows")(defect)()
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def test_an_entry_is_there_until_it_is_forgotten(folder):
+def test_an_entry_is_there_until_it_is_forgotten(project):
     store = kept.Kept("work", {"a": 1})
     assert store.get("x") is None
     for content in (b"one", b"two"):
@@ -87,7 +81,7 @@ def test_an_entry_is_there_until_it_is_forgotten(folder):
         assert not store.has("x")
 
 
-def test_an_entry_with_any_flipped_bit_or_another_name_is_not_there(folder):
+def test_an_entry_with_any_flipped_bit_or_another_name_is_not_there(project):
     store = kept.Kept("work", 1)
     store.put("x", b"content")
     (file,) = store.folder.iterdir()
@@ -102,7 +96,7 @@ def test_an_entry_with_any_flipped_bit_or_another_name_is_not_there(folder):
     assert store.get("x") == b"content"
 
 
-def test_what_is_not_wanted_any_more_is_forgotten(folder):
+def test_what_is_not_wanted_any_more_is_forgotten(project):
     old, new, elsewhere = stores = kept.Kept("a/b", 1), kept.Kept("a/b", 2), kept.Kept("a/c", 1)
     for store, name in itertools.product(stores, "xy"):
         store.put(name, b"content")
@@ -113,15 +107,15 @@ def test_what_is_not_wanted_any_more_is_forgotten(folder):
 
 
 @pytest.fixture
-def package(folder, monkeypatch):
+def package(project, monkeypatch):
     """A package whose sources a test may change; returns what writes it and gives its digest."""
-    monkeypatch.syspath_prepend(str(folder))
-    (folder / "sample" / "part").mkdir(parents=True)
-    (folder / "sample" / "part" / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(str(project))
+    (project / "sample" / "part").mkdir(parents=True)
+    (project / "sample" / "part" / "__init__.py").write_text("")
 
     def digest(source, names=("sample",)):
-        (folder / "sample" / "__init__.py").write_text("")
-        (folder / "sample" / "part" / "code.py").write_text(source)
+        (project / "sample" / "__init__.py").write_text("")
+        (project / "sample" / "part" / "code.py").write_text(source)
         sys.modules.pop("sample", None)
         return kept.code_digest(names)
 

@@ -1,8 +1,9 @@
-"""The stacked engine: paired, exact, resumable, and indifferent to a neighbour's failure."""
+"""The stacked engine: paired, exact, resumable, indifferent to a neighbour's failure; it reads a pool row by row."""
 
 import copy
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch.nn import functional
 
 from nem.conditions import BEYOND, CONDITIONS
 from pipeline.common import seeds
+from pipeline.common.sequences import Dataset, Sequences
 from pipeline.training.engine import METRICS, Engine
 from pipeline.training.models import state_dict
 from pipeline.training.settings import NoiseTable, Strength
@@ -229,3 +231,23 @@ def test_a_first_target_beyond_the_window_and_no_test_sequences_are_errors():
 def test_a_gpu_trains_the_same_noiseless_network(cell):
     cpu, gpu = (engine(cell, conditions=["none"], dtype=torch.float64, device=d).run()[0] for d in ("cpu", "cuda"))
     torch.testing.assert_close(cpu.curves, gpu.curves, rtol=1e-8, atol=1e-10, equal_nan=True)
+
+
+def resident_mib():
+    """What this process holds in memory of its own and of files."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith(("RssAnon:", "RssFile:"))) / 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="counts pages as Linux does")
+def test_training_reads_a_mapped_pool_row_by_row(tmp_path):
+    """Of 16 GiB, in a sparse file."""
+    rows, inputs = 1 << 21, 2048
+    pool = torch.from_file(str(tmp_path / "pool"), shared=True, size=rows * inputs).view(rows, inputs)
+    index = torch.randperm(rows, generator=torch.Generator().manual_seed(1))[: 80 * 3].view(80, 3)
+    sides = [Sequences(pool, index[own], torch.eye(2)[own % 2], own) for own in torch.arange(80).split(40)]
+    data, before = Dataset(*sides, None, "softmax", 1.0, 0.0, "", ("a", "b"), {}), resident_mib()
+    made = engine("gru", data=data, conditions=("none", "nem-additive-both"))
+    made.run()
+    assert {part.pool.data_ptr() for part in (made.train, made.test, made.probe)} == {pool.data_ptr()}
+    assert resident_mib() - before < 500

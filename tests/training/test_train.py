@@ -20,11 +20,7 @@ from tests.conftest import ROOT
 from tests.training import small
 
 FEW = ("none", "nem-additive-both", "blind-multiplicative-hidden")
-
-
-@pytest.fixture(autouse=True)
-def _serial(project, monkeypatch):
-    monkeypatch.setenv("NEM_EXECUTOR", "serial")
+pytestmark = pytest.mark.usefixtures("project")
 
 
 def both_splits(**changes):
@@ -206,7 +202,7 @@ def test_tables_end_where_a_network_failed():
     }  # fmt: skip
 
 
-def test_few_groups_are_the_first_of_each_class_for_as_many_steps(project):
+def test_few_groups_are_the_first_of_each_class_for_as_many_steps():
     table = small.table("softmax")
     sequences.write(Path("grouped"), replace(table, group=[str(k % 12) for k in range(len(table.rows))]))
     whole = train.dataset(small.work(Path("grouped"), validation="apart"))
@@ -224,7 +220,7 @@ def test_few_groups_are_the_first_of_each_class_for_as_many_steps(project):
         train.dataset(small.work(Path("grouped"), groups=40))
 
 
-def test_shuffled_sequences_have_the_same_slices_in_another_order(project):
+def test_shuffled_sequences_have_the_same_slices_in_another_order():
     kept, tested, shuffled = (
         train.dataset(small.work(order=order)) for order in ("kept", "shuffled for testing", "shuffled")
     )

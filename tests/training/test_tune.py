@@ -17,9 +17,8 @@ GRID = tune.Grid((("sgd", 0.1, 0.0), ("adam", 0.01, 0.0)), (0.1, 0.3), (0.0,), r
 
 
 @pytest.fixture
-def search(project, monkeypatch):
+def search(project):
     """Write two forms of a task's data; return what searches them."""
-    monkeypatch.setenv("NEM_EXECUTOR", "serial")
 
     def run(change=lambda table: table, head="identity"):
         table, forms = small.table(head), {"plain": Path("plain"), "large": Path("large")}
@@ -71,7 +70,6 @@ def test_classes_are_searched_and_data_without_validation_and_networks_that_all_
 
 
 def test_the_stage_writes_tables_and_overrides(project, monkeypatch, capsys):
-    monkeypatch.setenv("NEM_EXECUTOR", "serial")
     monkeypatch.setattr(tune.Grid, "__init__", lambda self: self.__dict__.update(GRID.__dict__))
     content = params.Params(tasks=["fx"]).model_dump()
     content["fx"]["windows"]["train_end"] = 90

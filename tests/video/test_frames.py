@@ -20,10 +20,8 @@ from tests.video import samples
 
 
 @pytest.fixture
-def sampled(tmp_path, monkeypatch):
+def sampled(project, tmp_path):
     """Sample the videos in a folder into another; return their rows of the manifest by name."""
-    monkeypatch.setenv("NEM_EXECUTOR", "serial")
-    monkeypatch.chdir(tmp_path)
 
     def sample(*names, most=1.0, **changes):
         root, out = tmp_path / "videos", tmp_path / "out"

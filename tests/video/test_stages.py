@@ -19,9 +19,8 @@ from stages import frames as frames_stage
 
 
 @pytest.fixture
-def stages(project, monkeypatch):
+def stages(project):
     """Run all stages of videos."""
-    monkeypatch.setenv("NEM_EXECUTOR", "serial")
 
     def run(tasks=("video",), **video):
         content = {"tasks": list(tasks), "video": video}

@@ -1,0 +1,180 @@
+"""Stages with damaged input, on full and read-only disks, and with a clock that goes back with every reading.
+
+Damage is named or harmless, never a crash, and in numbers never missed; a full disk is a message and status 1, no half
+file is left, and the next run on a sound disk is as ever; no result depends on clocks. Every flip in a table, a pool or
+kept work: tests/common. Any bytes as rates and parameters: test_hostile.py. Faults of MLflow's store: tests/tracking.
+"""
+
+import os
+import random
+import shutil
+import time
+
+import pytest
+
+from pipeline import tracking
+from tests.faults import harness
+
+RUN = ("curves.parquet", "outcomes.parquet", "predictions.parquet", "run.json")
+SEQUENCES = ("about.json", "sequences.parquet", "pool.safetensors")
+FEATURES = ("features.parquet", "vectors.safetensors")
+INPUTS = {
+    "windows": ["data/raw/fx/rates.csv"],
+    "train": [f"data/sequences/fx/{name}" for name in SEQUENCES],
+    "evaluate": [*(f"data/runs/fx/gru/{name}" for name in RUN), "data/sequences/fx/windows.parquet"],
+    "study": [f"data/sequences/fx/{name}" for name in SEQUENCES],
+    "frames": ["data/raw/video/index.csv"],
+    "features": ["data/frames/manifest.parquet", "data/frames/*/*/*.parquet"],
+    "clips": ["data/frames/manifest.parquet", *(f"data/features/{name}" for name in FEATURES)],
+    "train-video": [f"data/sequences/video/{name}" for name in SEQUENCES],
+    "evaluate-video": ["data/sequences/video/clips.parquet", "data/runs/video/gru/groups/predictions.parquet"],
+}
+"""What each stage reads; of several files that fit, the first."""
+
+
+def flipped(content, number):
+    at = random.Random(number).randrange(8 * len(content))
+    return content[: at // 8] + bytes([content[at // 8] ^ 1 << at % 8]) + content[at // 8 + 1 :]
+
+
+@pytest.mark.parametrize("stage", INPUTS)
+def test_stages_name_the_damaged_input(launcher, copy, stage):
+    output = harness.output(copy, stage)
+    expected = harness.hashes(output)
+    for name in INPUTS[stage]:
+        place = sorted(copy.glob(name))[0]
+        content = place.read_bytes()
+        # A flip in half of the file: a parquet footer, which has no checksum, is at its end. Text has none at all.
+        half, checked = len(content) // 2, place.suffix in (".parquet", ".safetensors")
+        flips = [flipped(content[:half], k) + content[half:] for k in range(2)] if checked else []
+        for damage in (content[:half], b"\xff" * len(content), None, *flips):
+            place.unlink(missing_ok=True)
+            if damage is not None:
+                place.write_bytes(damage)
+            harness.remove_outputs(copy, stage)
+            shutil.rmtree(copy / ".checkpoints", ignore_errors=True)
+            status, text = launcher.run(stage, copy)[0], harness.log(copy)
+            if status == 0 and damage in flips:  # a byte that nobody needs
+                assert harness.hashes(output) == expected
+                continue
+            assert status == 1, text
+            # What was trained is missing without its record, whatever else is there.
+            assert (str(place.parent.relative_to(copy)) if damage is None else place.name) in text
+            assert "Traceback" not in text
+            assert harness.hashes(output).items() < expected.items()
+        place.write_bytes(content)
+    assert launcher.run(stage, copy)[0] == 0, harness.log(copy)
+    assert harness.hashes(output) == expected
+
+
+KEPT = ".checkpoints"
+CASES = [
+    # A mount cannot be replaced by a finished folder.
+    *((stage, "data/raw" if stage.startswith("acquire") else harness.STAGES[stage][2]) for stage in harness.STAGES),
+    *((stage, KEPT) for stage in ("train", "acquire-video", "frames", "features", "train-video", "study")),
+    *(("track", place) for place in ("store", "mlartifacts")),
+]
+"""Every stage and the sync with MLflow, with every folder into which it writes."""
+PAGE = 4096
+WORDS = ("No space left", "Read-only", "Permission denied", "expected a usable MLflow store")
+
+
+@pytest.fixture
+def remount(launcher, copy, place):
+    """Changes the options of a tmpfs at ``place``, which only the launcher sees."""
+    if launcher.no_mounts is not None:
+        pytest.skip(f"{launcher.no_mounts}; the test with a limit on file sizes runs everywhere")
+    where = copy / place
+    shutil.rmtree(where, ignore_errors=True)
+    where.mkdir(parents=True)
+    launcher.do("mount", "-t", "tmpfs", "-o", "size=1g", "none", str(where))
+    yield lambda options: launcher.do("mount", "-o", f"remount,{options}", str(where))
+    launcher.do("umount", "--lazy", str(where))
+
+
+@pytest.mark.parametrize(("stage", "place"), CASES, ids=str)
+def test_a_full_and_a_read_only_disk(launcher, undisturbed, copy, blank, remount, stage, place):
+    seen, sync = launcher.view(copy), stage == "track"
+    output = "store" if sync else harness.STAGES[stage][2]
+    variables = {"MLFLOW_TRACKING_URI": f"sqlite:///{copy}/store/mlflow.db"} if sync else {}
+    expected = harness.hashes(undisturbed(stage) / output)
+
+    def used():
+        disk = os.statvfs(seen / place)
+        return (disk.f_blocks - disk.f_bfree) * disk.f_bsize
+
+    def begin():
+        """Leave all folders empty, but for a store without runs: making one would take longer than all the rest."""
+        remount("rw,size=1g")
+        for folder in (output, KEPT, "mlartifacts"):
+            for content in (seen / folder).glob("*"):
+                shutil.rmtree(content) if content.is_dir() else content.unlink()
+        if sync:
+            (seen / "store").mkdir(exist_ok=True)
+            shutil.copyfile(blank, seen / "store" / "mlflow.db")
+        return used()
+
+    def run():
+        return launcher.run(harness.TRACK if sync else stage, copy, **variables)[0], harness.log(copy)
+
+    def check_success():
+        remount("rw,size=1g")
+        assert run()[0] == 0, harness.log(copy)
+        if sync:
+            harness.check_store(seen, "store/mlflow.db")
+        else:
+            assert harness.hashes(seen / output) == expected
+
+    before = begin()
+    check_success()
+    need = (used() - before) or 4 * PAGE  # not enough for what any stage keeps while it works
+    for share in (0.0, 0.4, 0.8, None):
+        before = begin()
+        remount("ro" if share is None else f"size={max(1, (before + int(share * need)) // PAGE) * PAGE // 1024}k")
+        status, text = run()
+        assert status == 1, text
+        assert any(word in text for word in WORDS), text
+        assert "Traceback" not in text
+        if not sync:
+            assert harness.hashes(seen / output).items() < expected.items()
+        assert not list((seen / "data").rglob("*.tmp"))
+    check_success()
+
+
+@pytest.mark.parametrize("stage", ["acquire", "evaluate", "frames"])
+def test_a_limit_on_file_sizes(launcher, copy, stage):
+    """This needs no right to mount anything, and so runs everywhere."""
+    output = harness.output(copy, stage)
+    expected = harness.hashes(output)
+    largest = max(f.stat().st_size for f in output.rglob("*") if f.is_file())
+    for limit in (100, largest // 2):
+        harness.remove_outputs(copy, stage)
+        # The log is a file too: its message may be cut short by the same limit.
+        assert launcher.run(stage, copy, fault=f"limit {limit}")[0] != 0
+        assert harness.hashes(output).items() < expected.items()
+        assert not list(output.rglob("*.tmp"))
+    assert launcher.run(stage, copy)[0] == 0, harness.log(copy)
+    assert harness.hashes(output) == expected
+
+
+@pytest.mark.parametrize("stage", harness.STAGES)
+def test_no_byte_depends_on_the_clock(launcher, copy, blank, stage):
+    """Nor on files from the future and the past. Waiting relies on the monotonic clock, which never goes back."""
+    output = harness.output(copy, stage)
+    expected = harness.hashes(output)
+    harness.remove_outputs(copy, stage)
+    shutil.rmtree(copy / ".checkpoints" / "study", ignore_errors=True)
+    shutil.copy(blank, copy / "mlflow.db")
+    for number, file in enumerate(f for f in sorted(copy.rglob("*")) if f.is_file()):
+        moment = time.time() + (-1) ** number * 1e8  # from three years ago and in three years
+        os.utime(file, (moment, moment))
+    assert launcher.run(stage, copy, fault="clock")[0] == 0, harness.log(copy)
+    assert harness.hashes(output) == expected
+    if stage.startswith("train"):
+        # The store got times that go back, which is all the harm there is: a sync finds nothing to do.
+        log = harness.log(copy)
+        assert launcher.run(harness.TRACK, copy)[0] == 0, harness.log(copy)
+        assert "track: 0 run(s) added" in harness.log(copy), log
+        runs = harness.check_store(copy, task="fx" if stage == "train" else "video")
+        networks = [run.info for run in runs if tracking.PARENT in run.data.tags]  # the sync ends the parent anew
+        assert all(run.end_time < run.start_time for run in networks), "MLflow did not see the faulty clock"
