@@ -17,7 +17,6 @@ from tools import check_repro
 
 
 def run_of(folder, **changes):
-    """Write the outputs of a run."""
     records.write_text(folder / "dvc.lock", "schema: '2.0'\n")
     records.write_text(folder / "data/sequences/fx/windows.csv", changes.get("csv", "day,price\n0,1.5\n1,2.5\n"))
     table = pa.table({"epoch": [1, 2], "loss": changes.get("loss", [0.5, float("nan")])})

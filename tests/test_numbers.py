@@ -53,7 +53,6 @@ def scatter(folder, random):
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """Runs and their evaluation."""
     random = np.random.default_rng(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(figures, "draw", lambda outcome: [])  # pictures are no numbers
@@ -87,7 +86,6 @@ class Truth:
             self.truth = pd.Series(self.days.target_raw, self.days.day_index)[table.index]
 
     def curve(self, condition, column):
-        """One array over epochs per repetition."""
         return [self.networks[condition, r][column].to_numpy() for r in range(self.repetitions)]
 
     def at_R(self, condition, column):

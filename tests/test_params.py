@@ -111,7 +111,6 @@ def test_what_is_rendered_reads_back(folder, rate, groups):
 
 
 def at(place, value):
-    """A file's content with one value at a place."""
     for key in reversed(place.split(".")):
         value = {key: value}
     return value

@@ -26,7 +26,6 @@ INHERITED = ("DVC_SITE_CACHE_DIR", "MAKELEVEL", "MAKEFLAGS", "MFLAGS")
 
 
 def run(folder, *command, **changes):
-    """What a command tells, which must succeed."""
     own = {key: value for key, value in os.environ.items() if key not in INHERITED} | changes
     done = subprocess.run(command, cwd=folder, env=own, check=True, capture_output=True, text=True)
     assert command[0] != "make" or done.stderr == ""

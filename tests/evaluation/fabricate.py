@@ -125,7 +125,6 @@ def judge(*tasks, cells=("lstm", "gru")):
 
 
 def hashes():
-    """Return the SHA-256 of every result."""
     files = [file for file in paths.RESULTS.rglob("*") if file.is_file()]
     return {str(file.relative_to(paths.RESULTS)): records.sha256_of(file) for file in files}
 

@@ -161,7 +161,6 @@ class Launcher:
         return process
 
     def do(self, *command):
-        """Run a command among the stages' mounts."""
         assert ended(self.start(stage.do, command)) == 0
 
     def run(self, name, folder, fault="", kill_after=None, **variables):
@@ -181,7 +180,6 @@ class Launcher:
 
 
 def ended(process):
-    """Return the exit status of a process, negative: the signal that ended it."""
     process.join(PATIENCE)
     assert process.exitcode is not None, "it did not end in time"
     return process.exitcode
@@ -196,7 +194,6 @@ def kill_group(pid):
 
 
 def output(folder, stage):
-    """Return the folder that a stage writes."""
     return folder / STAGES[stage][2]
 
 
@@ -206,13 +203,11 @@ def remove_outputs(folder, stage):
 
 
 def kept(folder):
-    """Return the files of finished work that is there to go on from."""
     files = (folder / ".checkpoints").rglob("*")
     return [file for file in files if file.is_file() and file.suffix not in (".tmp", ".lock")]
 
 
 def log(folder):
-    """Return what the last stage printed."""
     return (Path(folder) / "stage.log").read_text()
 
 

@@ -18,7 +18,6 @@ from pathlib import Path
 
 
 def arm(fault):
-    """Arrange for the fault in this process."""
     kind, _, value = fault.rpartition(" ")
     if kind == "die before replace":
         count, replace = itertools.count(1), Path.replace
@@ -60,7 +59,6 @@ def join(process):
 
 
 def do(process, command):
-    """Run a command in the namespaces of a process."""
     join(process)
     subprocess.run(command, check=True)
 

@@ -15,7 +15,6 @@ TRAIN = "train@fx-gru"
 
 
 def clone(folder):
-    """Make a project of the present code under Git and DVC."""
     for name in ("nem", "pipeline", "stages", "profiles"):  # compiled cells go along
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.pyc", "*.tmp"))
     (folder / "params.yaml").write_text(params.render(harness.tiny("fx")))
@@ -40,7 +39,6 @@ def start(folder, *arguments, module="dvc"):
 
 
 def run(folder, *arguments, module="dvc"):
-    """Run DVC; return what it printed."""
     process = start(folder, *arguments, module=module)
     text = process.communicate(timeout=harness.PATIENCE)[0]
     assert process.returncode == 0, text

@@ -84,7 +84,6 @@ CELLS = st.one_of(
 
 @st.composite
 def tables(draw):
-    """CSV text that is nearly right."""
     names = draw(st.permutations(["Date", "Open", "High", "Low", "Price"]))
     head = draw(st.sampled_from([names, [*names, "Change %"], names[:4], ["\ufeff" + names[0], *names[1:]]]))
     rows = draw(st.lists(st.lists(CELLS, min_size=len(head) - 1, max_size=len(head) + 1), max_size=8))

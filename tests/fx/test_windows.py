@@ -192,7 +192,6 @@ def test_the_papers_series_through_the_stages(mirror, project, monkeypatch):
 
 
 def written(project, tasks=("fx",), train_end=60):
-    """Write params.yaml with few days."""
     changes = {"acquire": {"synthetic_days": 80}, "windows": {"train_end": train_end}}
     content = params.validate({"tasks": list(tasks), "fx": changes})
     (project / "params.yaml").write_text(params.render(content))

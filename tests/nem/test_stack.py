@@ -16,7 +16,6 @@ HEADS = pytest.mark.parametrize("head", ["identity", "softmax"])
 
 
 def stack(cell="lstm", head="identity", names=CONDITIONS, *, G=2, dtype=torch.float64, first=-1, **options):
-    """Networks, a batch, their noise, its draws."""
     K = 1 if head == "identity" else 3
     networks = Networks(Size(cell, G, len(names), I, J, K), dtype)
     for group in range(G):

@@ -20,7 +20,6 @@ SPLITS = {"fx": ("days",), "video": ("groups", "random")}
 
 @pytest.fixture(scope="session")
 def quick():
-    """Parameters of the quick study."""
     return grid.quick(params.Params())
 
 

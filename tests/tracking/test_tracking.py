@@ -47,7 +47,6 @@ def write(conditions=FEW, **changes):
 
 
 def clone(folder):
-    """A folder with the project's code."""
     folder.mkdir()
     for name in ("nem", "pipeline", "stages", "profiles", "params.yaml"):
         (folder / name).symlink_to(ROOT / name)
@@ -63,7 +62,6 @@ def python(code, *arguments):
 
 @pytest.fixture
 def trained(project, blank):
-    """A finished training and an empty store."""
     shutil.copy(blank, project / "mlflow.db")
     return write()
 
@@ -101,7 +99,6 @@ def anywhere(request, trained, monkeypatch):
 
 
 def active(owner=None):
-    """The active runs of a project, by default of this folder's."""
     with tracking.connected() as client:
         experiment = client.get_experiment_by_name("noise-boosted-rbp/fx")
         runs = [] if experiment is None else client.search_runs([experiment.experiment_id], max_results=5000)

@@ -234,7 +234,6 @@ def test_a_gpu_trains_the_same_noiseless_network(cell):
 
 
 def resident_mib():
-    """What this process holds in memory of its own and of files."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith(("RssAnon:", "RssFile:"))) / 1024
 

@@ -21,7 +21,6 @@ from tests.training import small
 
 @pytest.fixture
 def run(project):
-    """The folder of a run, and its record."""
     train.train("sample", [small.work(cell="gru", conditions=("none", "nem-additive-output"))])
     folder = paths.run_folder("sample", "gru")
     return folder, records.read_json(folder / "run.json")

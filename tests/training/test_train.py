@@ -1,21 +1,29 @@
-"""One way of training: its results know no worker, no deal, no kill; finished work is kept, and voided by code."""
+"""One way of training, its settings, and the search: results know no worker, deal or kill; finished work is kept."""
 
+import copy
 import itertools
+import json
 import math
 import subprocess
 import sys
 from dataclasses import replace
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nem.conditions import CONDITIONS
+from pipeline import params
 from pipeline.common import jobs, kept, paths, records, sequences
-from pipeline.training import results, train
+from pipeline.fx import rates, synthetic
+from pipeline.training import results, settings, train, tune
 from pipeline.training.engine import METRICS, Repetition
+from stages import tune as stage
 from tests.conftest import ROOT
 from tests.training import small
 
@@ -166,7 +174,6 @@ def test_cuda_is_not_replaced_silently():
 
 
 def repetition(number, losses, failed=()):
-    """A repetition with one network per loss."""
     curves = torch.full((len(losses), 2, len(METRICS)), torch.nan, dtype=torch.float64)
     curves[:, 1, METRICS.index("test_loss")] = torch.tensor(losses, dtype=torch.float64)
     failed_epoch = torch.tensor([int(c in failed) for c in range(len(losses))])
@@ -230,3 +237,123 @@ def test_shuffled_sequences_have_the_same_slices_in_another_order():
         assert not torch.equal(side.index, moved.index)
         assert torch.equal(side.targets, moved.targets)
     assert torch.equal(shuffled.test.index, tested.test.index)
+
+
+GRID = tune.Grid((("sgd", 0.1, 0.0), ("adam", 0.01, 0.0)), (0.1, 0.3), (0.0,), repetitions=2)
+
+
+@pytest.fixture
+def search(project):
+    def run(change=lambda table: table, head="identity"):
+        table, forms = small.table(head), {"plain": Path("plain"), "large": Path("large")}
+        for folder, scale in zip(forms.values(), (1, 30), strict=True):
+            sequences.write(folder, change(replace(table, pools={"": table.pools[""] * scale})))
+        work = small.work(forms["plain"], networks=False, checkpoint_every=None)
+        cells = [small.settings(cell=cell, hidden=3, epochs=2, max_epochs=3) for cell in ("lstm", "gru")]
+        return tune.tune(forms, cells, work, GRID)
+
+    return run
+
+
+def other_test_targets(table):
+    test = table.splits["first"] == "test"
+    noise = np.random.default_rng(1).uniform(0.1, 10, table.targets.shape).astype(np.float32)
+    return replace(table, targets=np.where(test[:, None], noise, table.targets))
+
+
+def test_test_sequences_change_nothing_and_the_best_is_chosen(search):
+    choice, again = search(), search(other_test_targets)
+    assert (choice.data, choice.networks) == (again.data, again.networks)
+    assert choice.noiseless.equals(again.noiseless)
+    assert choice.noisy.equals(again.noisy)
+    assert (len(choice.noiseless), len(choice.noisy)) == (2 * 2 * 2, 2 * 2 * len(tune.NOISY))
+    sums = choice.noiseless.groupby(["data", "cell"]).validation_loss.min().groupby("data").sum()
+    assert choice.data == sums.idxmin()
+    for cell, chosen in choice.networks.items():
+        rows = choice.noiseless[(choice.noiseless.cell == cell) & (choice.noiseless.data == choice.data)]
+        best = rows.loc[rows.validation_loss.idxmin()]
+        assert (chosen["optimiser"], chosen["learning_rate"]) == (best.optimiser, best.learning_rate)
+        rows = choice.noisy[(choice.noisy.cell == cell) & (choice.noisy.condition == "nem-additive-hidden")]
+        assert chosen["noise"]["hidden"]["additive"]["sigma"] == rows.loc[rows.validation_loss.idxmin()].sigma
+        assert (rows.lowest <= rows.validation_loss).all()
+        # What was chosen is what a task's network takes for one cell.
+        network = {name: value for name, value in small.settings().as_dict().items() if name != "cell"}
+        assert settings.of({}, {**network, cell: chosen}, cell).learning_rate == best.learning_rate
+
+
+def test_classes_are_searched_and_data_without_validation_and_networks_that_all_fail_refused(search):
+    assert search(head="softmax").noiseless.validation_loss.between(0, 10).all()
+
+    def joined(table):
+        return replace(table, splits={"first": np.where(table.splits["first"] == "test", "test", "train")})
+
+    with pytest.raises(ValueError, match="validation sequence"):
+        search(joined)
+    with pytest.raises(ValueError, match="finite"):
+        search(lambda table: replace(table, targets=table.targets * np.float32(1e30)))
+
+
+def test_the_stage_writes_tables_and_overrides(project, monkeypatch, capsys):
+    monkeypatch.setattr(tune.Grid, "__init__", lambda self: self.__dict__.update(GRID.__dict__))
+    content = params.Params(tasks=["fx"]).model_dump()
+    content["fx"]["windows"]["train_end"] = 90
+    content["train"]["fx"] |= {"hidden": 3, "epochs": 2, "max_epochs": 2, "batch_size": 32}
+    monkeypatch.setattr(params, "load", lambda: params.validate(content))
+    rates.write(synthetic.generate(120, 1), rates.RATES)
+    records.write_json(paths.source_record("fx"), {"source": "synthetic"})
+    assert stage.main([]) == 0, capsys.readouterr().err
+    text = (project / "docs/tuning_fx.md").read_text()
+    assert "make tune TASK=fx" in text
+    assert text.count("\n| ") == 2 * 2 * 2 + 2 * 2 * 4 + 4
+    assert "scaling:" in capsys.readouterr().out
+    assert not [place for place in paths.CHECKPOINTS.iterdir() if place.name.startswith("tune")]
+
+
+SHARED = {
+    "repetitions": 3, "device": "auto", "checkpoint_every": 25,
+    "conditions": ["none", "nem-additive-output"], "hidden_injection": "backward", "latent": "sampled",
+    "granularity": "time", "gate_clamp": True, "output_delta": "literal", "first_target": None, "probe": 9,
+    "noise_benefit": True,
+}  # fmt: skip
+STRENGTH = {"sigma": 0.5, "decay": 1}
+NOISE = {place: {mode: dict(STRENGTH) for mode in settings.MODES} for place in settings.PLACES}
+NETWORK = {
+    "hidden": 50, "epochs": 4, "max_epochs": 6, "batch_size": 64, "optimiser": "adam", "learning_rate": 0.003,
+    "momentum": 0.0, "noise": NOISE,
+    "lstm": {}, "gru": {"hidden": 20, "momentum": None, "noise": {"hidden": {"additive": {"sigma": 0.1}}}},
+}  # fmt: skip
+
+
+def test_a_cell_differs_in_what_it_says_and_nothing_else_and_is_a_plain_dictionary_or_a_key():
+    lstm, gru = (settings.of(SHARED, NETWORK, cell) for cell in ("lstm", "gru"))
+    assert (lstm.cell, lstm.hidden, gru.hidden, gru.momentum) == ("lstm", 50, 20, 0.0)
+    assert lstm.noise.as_dict() == NOISE
+    assert gru.noise.as_dict()["hidden"] == {"additive": {"sigma": 0.1, "decay": 1}, "multiplicative": STRENGTH}
+    assert (lstm.conditions, lstm.latent, lstm.probe) == (("none", "nem-additive-output"), "sampled", 9)
+    assert hash(lstm) == hash(settings.of(copy.deepcopy(SHARED), copy.deepcopy(NETWORK), "lstm"))
+    plain = json.loads(json.dumps(lstm.as_dict()))
+    assert plain == lstm.as_dict()
+    assert settings.of({}, {name: value for name, value in plain.items() if name != "cell"}, "lstm") == lstm
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "words"),
+    [
+        ("hidden", 0, "hidden"), ("hidden", True, "hidden"), ("epochs", 2.5, "epochs"), ("max_epochs", 3, "max_epochs"),
+        ("optimiser", "lion", "optimiser"), ("learning_rate", "fast", "learning_rate"),
+        ("learning_rate", float("nan"), "learning_rate"), ("momentum", -1, "momentum"), ("noise", {}, "noise.output"),
+        ("noise.hidden.additive.sigma", -1.0, r"noise\.hidden\.additive\.sigma"),
+        ("noise.output.additive.decay", None, r"noise\.output\.additive\.decay"),
+        ("batch_size", None, "batch_size"), ("granularity", "all", "granularity"), ("conditions", [], "conditions"),
+        ("conditions", ["none", "none"], "conditions"), ("first_target", 0, "first_target"),
+        ("output_delta", "b21", "output_delta"),
+        ("hiden", 3, "network, found .hiden"), ("cell", "rnn", "cell to be lstm or gru"),
+    ],
+)  # fmt: skip
+def test_every_fault_names_its_parameter(place, value, words):
+    network = copy.deepcopy(NETWORK)
+    *parents, last = place.split(".")
+    if place != "cell":
+        reduce(getitem, parents, network)[last] = value
+    with pytest.raises(ValueError, match=f"expected .*{words}.*"):
+        settings.of(SHARED, network, "lstm" if place != "cell" else value)

@@ -65,7 +65,6 @@ def stored(root):
 
 @pytest.fixture(scope="module")
 def whole(stored, settings, root):
-    """An uninterrupted run."""
     assert features.extract(stored, settings, 1, root / "whole") == 13
     return root / "whole"
 

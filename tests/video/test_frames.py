@@ -37,7 +37,6 @@ def shown(tmp_path, video_id):
 
 
 def kept():
-    """How many results are kept."""
     return sum(file.is_file() for file in (paths.CHECKPOINTS / "frames").rglob("*"))
 
 

@@ -129,13 +129,10 @@ def feature(value, kind, *, everywhere=False):
 
 
 def array(content):
-    """A folder with another array."""
     return lambda path: arrays(path, sequences() | {VIDEOS[1]: np.array(content)})
 
 
 def damaged(content):
-    """A folder with a file that is no array."""
-
     def put(path):
         (arrays(path, sequences()) / "run" / "2" / "b.x.npy").write_bytes(content)
         return path
