@@ -28,6 +28,7 @@ def test_json_refuses_nan_and_names_damaged_files(tmp_path):
         records.read_json(tmp_path / "b")
 
 
+@pytest.mark.hostile
 def test_equal_tables_are_equal_bytes_and_what_is_none_is_named(tmp_path):
     table, file = pa.table({"a": list(range(200_000)), "b": ["x"] * 200_000}), tmp_path / "t.parquet"
     for name in ("one", "t.parquet"):

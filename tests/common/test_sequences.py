@@ -81,6 +81,7 @@ def test_a_table_of_features_lends_its_vectors(tmp_path, monkeypatch, linkable):
     assert records.sha256_of(written) == records.sha256_of(entry)
 
 
+@pytest.mark.hostile
 def test_every_damage_is_named_with_a_remedy(tmp_path):
     sequences.write(tmp_path, table())
     for file in FILES:

@@ -22,27 +22,20 @@ OWN = Task("gestures", "Own gestures", "softmax")
 """A third task: nothing but a name and a head."""
 FX = tasks.of("fx")
 CELLS = ("lstm", "gru")
-pytestmark = pytest.mark.usefixtures("evaluated")
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+@pytest.fixture(scope="module", autouse=True)
+def _evaluated(tmp_path_factory):
     """One evaluation of all tasks that the tests of this file read."""
-    folder = tmp_path_factory.mktemp("evaluated")
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
+        patch.chdir(tmp_path_factory.mktemp("evaluated"))
         fabricate.class_data("gestures", groups=False)
         fabricate.fx_data()
         for cell in CELLS:
             fabricate.run("gestures", cell)
             fabricate.run("fx", cell)
         fabricate.judge(FX, OWN)
-    return folder
-
-
-@pytest.fixture
-def evaluated(whole, monkeypatch):
-    monkeypatch.chdir(whole)
+        yield
 
 
 def table(name):

@@ -18,24 +18,17 @@ from tools import readme
 CONDITIONS = ["none", "blind-additive-output", "blind-additive-both", "nem-additive-output", "nem-additive-both"]
 SPLITS = {"video": None, "video_groups": "groups"}
 CELLS = ("lstm", "gru")
-pytestmark = pytest.mark.usefixtures("evaluated")
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("evaluated-video")
+@pytest.fixture(scope="module", autouse=True)
+def _evaluated(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
+        patch.chdir(tmp_path_factory.mktemp("evaluated-video"))
         fabricate.video_data()
         for split, cell in itertools.product(SPLITS.values(), CELLS):
             fabricate.run("video", cell, split, conditions=CONDITIONS, repetitions=3)
         fabricate.judge(video.TASK)
-    return folder
-
-
-@pytest.fixture
-def evaluated(whole, monkeypatch):
-    monkeypatch.chdir(whole)
+        yield
 
 
 def accuracies(split, condition):
