@@ -87,18 +87,13 @@ def test_every_promised_metric_is_compared():
 @pytest.mark.parametrize(
     ("place", "value", "broken"),
     [
-        ("fx.lstm.none.test_mse.mean", 2.001, 0),
-        ("fx.lstm.none.test_mse.mean", 2.01, 1),
-        ("fx.lstm.none.test_mse.mean", None, 1),
-        ("fx.lstm.none.test_mse.ci_low", 9.0, 0),
-        ("video.lstm.none.test_accuracy.mean", 0.88, 0),
-        ("video.lstm.none.test_accuracy.mean", 0.68, 1),
-        ("video.lstm.none.test_cross_entropy.mean", 1.2, 1),
-        ("baselines.fx.persistence", 0.2500001, 1),
-        ("baselines.video.majority", 0.54, 0),
-        ("fx.lstm.none.new", 1.0, 1),
+        ("fx.lstm.none.test_mse.mean", 2.001, 0), ("fx.lstm.none.test_mse.mean", 2.01, 1),
+        ("fx.lstm.none.test_mse.mean", None, 1), ("fx.lstm.none.test_mse.ci_low", 9.0, 0),
+        ("video.lstm.none.test_accuracy.mean", 0.88, 0), ("video.lstm.none.test_accuracy.mean", 0.68, 1),
+        ("video.lstm.none.test_cross_entropy.mean", 1.2, 1), ("baselines.fx.persistence", 0.2500001, 1),
+        ("baselines.video.majority", 0.54, 0), ("fx.lstm.none.new", 1.0, 1),
     ],
-)
+)  # fmt: skip
 def test_metrics_across_machines(repository, place, value, broken, capsys):
     changed, (*parents, last) = copy.deepcopy(METRICS), place.split(".")
     functools.reduce(dict.get, parents, changed)[last] = value

@@ -106,11 +106,22 @@ def test_every_damage_is_named_with_a_remedy(tmp_path):
         sequences.splits(tmp_path)
 
 
-def test_pools_that_are_none_and_rows_outside_are_refused(tmp_path):
-    sequences.write(tmp_path, table(index=np.full((N, T), P)))
-    with pytest.raises(ValueError, match=f"rows of the {P} slices"):
-        sequences.load(tmp_path)
+def test_splits_and_pools_are_checked(tmp_path):
+    everything = {"all": np.array(["train"] * N)}
+    for changes, words in (
+        ({"index": np.full((N, T), P)}, f"rows of the {P} slices"),
+        ({"splits": everything}, "at least one test sequence"),
+    ):
+        sequences.write(tmp_path, table(**changes))
+        with pytest.raises(ValueError, match=words):
+            sequences.load(tmp_path)
+    cut_off = {"all": everything["all"].astype("<U3")}
+    for wrong in ({"pools": {}}, {"splits": {}}, {"pools": {"random": table().pools[""]}}, {"splits": cut_off}):
+        with pytest.raises(ValueError, match="expected sequences with splits"):
+            sequences.write(tmp_path, table(**wrong))
     sequences.write(tmp_path, table())
+    with pytest.raises(ValueError, match="expected one of the splits"):
+        sequences.load(tmp_path, "other")
     about = records.read_json(tmp_path / "about.json")
     for tensors in ({"vectors": torch.zeros(P, I, dtype=torch.float64)}, {"x": torch.zeros(P, I)}):
         save_file(tensors, tmp_path / "pool.safetensors")
@@ -118,20 +129,6 @@ def test_pools_that_are_none_and_rows_outside_are_refused(tmp_path):
         records.write_json(tmp_path / "about.json", about)
         with pytest.raises(ValueError, match=r"pool\.safetensors"):
             sequences.load(tmp_path)
-
-
-def test_splits_are_checked(tmp_path):
-    sequences.write(tmp_path, table())
-    with pytest.raises(ValueError, match="expected one of the splits"):
-        sequences.load(tmp_path, "other")
-    everything = {"all": np.array(["train"] * N)}
-    sequences.write(tmp_path, table(splits=everything))
-    with pytest.raises(ValueError, match="at least one test sequence"):
-        sequences.load(tmp_path)
-    cut_off = {"all": everything["all"].astype("<U3")}
-    for wrong in ({"pools": {}}, {"splits": {}}, {"pools": {"random": table().pools[""]}}, {"splits": cut_off}):
-        with pytest.raises(ValueError, match="expected sequences with splits"):
-            sequences.write(tmp_path, table(**wrong))
 
 
 def test_a_task_that_is_switched_off_is_passed_on(tmp_path):

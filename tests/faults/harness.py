@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from multiprocessing import forkserver
 from pathlib import Path
@@ -93,36 +92,6 @@ def hashes(folder):
     """Return the SHA-256 of every file with its final name, by path from ``folder``."""
     files = (file for file in sorted(Path(folder).rglob("*")) if file.suffix != ".tmp" and file.is_file())
     return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
-
-
-class Reader(threading.Thread):
-    """Reads every visible file over and over; one that an undisturbed run does not have like that is a fault."""
-
-    def __init__(self, folder, expected):
-        super().__init__(daemon=True)
-        self.folder, self.expected, self.faults, self.reads = folder, expected, [], 0
-        self.done = threading.Event()
-
-    def look(self):
-        with contextlib.suppress(FileNotFoundError):  # what went away meanwhile
-            present = hashes(self.folder).items()
-            self.reads += len(present)
-            self.faults += present - self.expected.items()
-
-    def run(self):
-        while not self.done.wait(0.005):
-            self.look()
-
-    def __enter__(self):
-        self.start()
-        return self
-
-    def __exit__(self, *_):
-        self.done.set()
-        self.join()
-        self.look()
-        assert not self.faults
-        assert self.reads
 
 
 def own_mounts():

@@ -152,26 +152,25 @@ def test_synthetic_says_that_it_is_synthetic(project):
     assert rates.RATES.read_bytes() == first
 
 
-def test_anybodys_file(project, capsys):
-    mine = project / "eur.csv"
-    mine.write_text("Date,Close,Open,High,Low\n2020-01-02,1.1,1.2,1.3,1.0\n2020-01-01,9,1.2,1.3,1.0\n")
-    acquire.acquire(FxAcquire(source="csv", csv_path=str(mine)), 1)
-    record = records.read_json(paths.source_record("fx"))
-    assert (record["file"], record["unit"], record["ohlc_violations"]) == ("eur.csv", "", 1)
-    assert "1 day(s) with open or price outside" in capsys.readouterr().out
-    with pytest.raises(rates.RatesError, match="csv_path"):
-        acquire.acquire(FxAcquire(source="csv"), 1)
+def test_anybodys_file_says_what_was_left_out_and_how_it_was_read(project, capsys):
+    mine = project / "mine.csv"
 
+    def acquired(text):
+        mine.write_text(text)
+        acquire.acquire(FxAcquire(source="csv", csv_path=str(mine)), 1)
+        return records.read_json(paths.source_record("fx"))
 
-def test_a_file_of_one_column_says_what_was_left_out_and_how_it_was_read(project, capsys):
-    mine = project / "fred.csv"
-    mine.write_text("observation_date,DEXINUS\n2012-01-02,.\n2012-01-03,53.11\n2012-01-04,5285.0\n")
-    acquire.acquire(FxAcquire(source="csv", csv_path=str(mine)), 1)
-    record, told = records.read_json(paths.source_record("fx")), capsys.readouterr().out
+    record = acquired("Date,Close,Open,High,Low\n2020-01-02,1.1,1.2,1.3,1.0\n2020-01-01,9,1.2,1.3,1.0\n")
+    assert (record["file"], record["unit"], record["ohlc_violations"]) == ("mine.csv", "", 1)
+    record = acquired("observation_date,DEXINUS\n2012-01-02,.\n2012-01-03,53.11\n2012-01-04,5285.0\n")
     assert (record["days_without_values"], record["columns"], record["read_as"]["decimal"]) == (1, ["price"], "point")
-    for line in ("1 day(s) without a value", "fx.windows.inputs", "warning: price 53.11 is 5285.0 on 2012-01-04"):
+    told = capsys.readouterr().out
+    lines = ("1 day(s) with open or price outside", "1 day(s) without a value", "fx.windows.inputs")
+    for line in (*lines, "warning: price 53.11 is 5285.0 on 2012-01-04"):
         assert line in told
     assert rates.read(rates.RATES).columns == ["price"]
+    with pytest.raises(rates.RatesError, match="csv_path"):
+        acquire.acquire(FxAcquire(source="csv"), 1)
 
 
 def test_the_paper_file_comes_from_the_mirror_or_not_at_all(project, monkeypatch):
