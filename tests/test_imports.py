@@ -146,6 +146,15 @@ def test_nothing_but_records_gives_a_file_its_final_name_and_so_every_file_appea
             assert told.startswith("records.") or not ways.search(told), f"{name}:{call.lineno}"
 
 
+def test_no_result_can_depend_on_the_clock_or_on_time_stamps_of_files():
+    """That no library puts the time into a file: equal bytes of runs at other times, everywhere in these tests."""
+    clock = re.compile(
+        r"time\.(time|time_ns|[a-z]*time|strftime)\b|from time|\.(now|today|utcnow)\(|(st_|get)[acm]time"
+    )
+    for name in (name for name in MODULES if not name.startswith("tools")):
+        assert not clock.search(MODULES[name].read_text("utf-8")), name
+
+
 def test_only_tasks_say_what_tasks_there_are():
     for file in (file for name, file in MODULES.items() if not inside(name, NAMING)):
         for node in ast.walk(tree(file)):

@@ -1,8 +1,7 @@
 """A stage with a fault, in a process of its own that is forked from a warm one.
 
 Faults: ``die before replace N`` kills the process with SIGKILL just before its N-th file takes its final name;
-``limit SIZE`` lets no file grow beyond SIZE bytes; ``clock`` makes every reading of the clock an hour earlier than the
-last.
+``limit SIZE`` lets no file grow beyond SIZE bytes.
 """
 
 import ctypes
@@ -12,7 +11,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 import traceback
 from pathlib import Path
 
@@ -31,22 +29,8 @@ def arm(fault):
     elif kind == "limit":
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(value), resource.RLIM_INFINITY))
-    elif fault == "clock":
-        turn_back_the_clock()
     elif fault:
         raise ValueError(f"expected a known fault, found {fault!r}")
-
-
-def turn_back_the_clock():
-    """Replace ``time.time`` and ``time.time_ns``, also where a module holds one already."""
-    moments = itertools.count(time.time(), -3600)
-    real = (time.time, time.time_ns)  # held, so that no other object gets their places
-    fakes = (lambda: next(moments), lambda: int(1e9 * next(moments)))
-    for module in list(sys.modules.values()):
-        for key, value in list(getattr(module, "__dict__", {}).items()):
-            for one, fake in zip(real, fakes, strict=True):
-                if value is one:
-                    setattr(module, key, fake)
 
 
 def join(process):

@@ -1,4 +1,4 @@
-"""Stages on full and read-only disks, with a clock that goes back, and killed at any moment; and DVC under faults.
+"""Stages on full and read-only disks, and killed at any moment; and DVC under faults.
 
 A full disk is a message and status 1; no half file is ever visible, and the next run gives the bytes of an undisturbed
 one. DVC: two at once, a kill, damage, a wiped disk, and MLflow after every way to come to a run again. Elsewhere:
@@ -16,7 +16,7 @@ import time
 
 import pytest
 
-from pipeline import params, tracking
+from pipeline import params
 from tests.conftest import ROOT
 from tests.faults import harness
 
@@ -108,29 +108,6 @@ def test_a_limit_on_file_sizes(launcher, copy, stage):
         assert not list(output.rglob("*.tmp"))
     assert launcher.run(stage, copy)[0] == 0, harness.log(copy)
     assert harness.hashes(output) == expected
-
-
-@pytest.mark.parametrize("stage", harness.STAGES)
-def test_no_byte_depends_on_the_clock(launcher, copy, blank, stage):
-    """Nor on files from the future and the past. Waiting relies on the monotonic clock, which never goes back."""
-    output = harness.output(copy, stage)
-    expected = harness.hashes(output)
-    harness.remove_outputs(copy, stage)
-    shutil.rmtree(copy / ".checkpoints" / "study", ignore_errors=True)
-    shutil.copy(blank, copy / "mlflow.db")
-    for number, file in enumerate(f for f in sorted(copy.rglob("*")) if f.is_file()):
-        moment = time.time() + (-1) ** number * 1e8  # from three years ago and in three years
-        os.utime(file, (moment, moment))
-    assert launcher.run(stage, copy, fault="clock")[0] == 0, harness.log(copy)
-    assert harness.hashes(output) == expected
-    if stage.startswith("train"):
-        # The store got times that go back, which is all the harm there is: a sync finds nothing to do.
-        log = harness.log(copy)
-        assert launcher.run(harness.TRACK, copy)[0] == 0, harness.log(copy)
-        assert "track: 0 run(s) added" in harness.log(copy), log
-        runs = harness.check_store(copy, task="fx" if stage == "train" else "video")
-        networks = [run.info for run in runs if tracking.PARENT in run.data.tags]  # the sync ends the parent anew
-        assert all(run.end_time < run.start_time for run in networks), "MLflow did not see the faulty clock"
 
 
 TEN = ("evaluate", "evaluate-video", "study")
