@@ -1,7 +1,9 @@
 """What the fault tests share: tiny projects, warm stages that can be killed, and a reader that never sleeps."""
 
 import contextlib
+import ctypes
 import hashlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -11,11 +13,11 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from multiprocessing import forkserver
 from pathlib import Path
 from unittest import mock
 
-import pandas as pd
 from filelock import FileLock
 from mlflow.tracking import MlflowClient
 from safetensors.torch import save_file
@@ -23,7 +25,6 @@ from safetensors.torch import save_file
 from pipeline import params, tracking
 from pipeline.video.features import inception
 from tests.conftest import ROOT
-from tests.faults import stage
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "DVC_NO_ANALYTICS": "1"}
 FX = {
@@ -109,6 +110,53 @@ def own_mounts():
     return [], f"needs the right to mount a tmpfs in a namespace of its own: {tried.stderr.strip()}"
 
 
+def die_before_replace(number):
+    """Kill this process with SIGKILL just before so-manieth file takes its final name."""
+    count, replace = itertools.count(1), Path.replace
+
+    def deadly(self, target):
+        if next(count) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return replace(self, target)
+
+    Path.replace = deadly
+
+
+def join(process):
+    """Enter the namespaces of a process, where they are not this one's."""
+    for kind in ("user", "mnt"):
+        theirs = Path(f"/proc/{process}/ns/{kind}")
+        if theirs.readlink() != Path(f"/proc/self/ns/{kind}").readlink():
+            with theirs.open() as file:
+                assert ctypes.CDLL(None).setns(file.fileno(), 0) == 0, f"cannot enter {theirs}"
+
+
+def do(process, command):
+    join(process)
+    subprocess.run(command, check=True)
+
+
+def become(process, module, arguments, folder, variables, last):
+    """Become the stage, as the leader of a group of its own."""
+    os.setpgid(0, 0)
+    join(process)
+    os.chdir(folder)
+    os.environ.update(variables)
+    log = os.open("stage.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    status = 70
+    try:
+        if last is not None:
+            die_before_replace(last)
+        status = sys.modules[module].main(arguments)
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 class Launcher:
     """Starts stages in processes forked from a warm one; ``no_mounts`` says why it has no small disks, if so."""
 
@@ -130,13 +178,13 @@ class Launcher:
         return process
 
     def do(self, *command):
-        assert ended(self.start(stage.do, command)) == 0
+        assert ended(self.start(do, command)) == 0
 
-    def run(self, name, folder, fault="", kill_after=None, **variables):
-        """Run a stage, or kill its group after some seconds; return its exit status and how long it ran."""
+    def run(self, name, folder, last=None, kill_after=None, **variables):
+        """Run a stage, until the ``last`` file takes its name or for some seconds; return status and seconds."""
         module, arguments = STAGES[name][:2] if isinstance(name, str) else name
         began = time.perf_counter()
-        process = self.start(stage.become, module, arguments, str(folder), variables, fault)
+        process = self.start(become, module, arguments, str(folder), variables, last)
         if kill_after is not None:
             process.join(kill_after)
             if process.is_alive():
@@ -180,26 +228,20 @@ def log(folder):
     return (Path(folder) / "stage.log").read_text()
 
 
-def check_store(folder, store="mlflow.db", task="fx"):
-    """Every slot of the present settings has one run, finished, with the numbers of the files to the last bit."""
-    files = folder / "data" / "runs" / task / "gru"
-    record, curves = json.loads((files / "run.json").read_text()), pd.read_parquet(files / "curves.parquet")
+def check_store(folder, store="mlflow.db"):
+    """Every slot of the present settings has one run, finished; that it has the files' numbers: tests/tracking."""
+    record = json.loads((folder / "data" / "runs" / "fx" / "gru" / "run.json").read_text())
     # A copy: MLflow keeps connections by name, and may hold one to a file that is gone.
     with tempfile.TemporaryDirectory() as seen:
         shutil.copyfile(folder / store, Path(seen) / "mlflow.db")
         client = MlflowClient(f"sqlite:///{seen}/mlflow.db")
-        experiment = client.get_experiment_by_name(f"noise-boosted-rbp/{task}")
+        experiment = client.get_experiment_by_name("noise-boosted-rbp/fx")
         every = client.search_runs([experiment.experiment_id], max_results=1000)
-        slots = [run.data.tags[tracking.SLOT] for run in every]
-        assert len(slots) == len(set(slots)), "a slot twice"
-        digest = tracking.digest_of(tracking.settings_of(record))[:12]
-        own = {slot: run for slot, run in zip(slots, every, strict=True) if slot.endswith(f"/{digest}")}
-        places = ["", *(f"{c}/{r}/" for c in CONDITIONS for r in range(record["repetitions"]))]
-        assert own.keys() == {f"{task}/gru/{place}{digest}" for place in places}
-        assert {run.info.status for run in own.values()} == {"FINISHED"}
-        for run in (run for run in own.values() if tracking.PARENT in run.data.tags):
-            condition, repetition = run.data.params["condition"], int(run.data.params["repetition"])
-            rows = curves[(curves.condition == condition) & (curves.repetition == repetition)]
-            history = client.get_metric_history(run.info.run_id, "test_loss")
-            assert sorted((m.step, m.value) for m in history) == sorted(zip(rows.epoch, rows.test_loss, strict=True))
-        return every
+    slots = [run.data.tags[tracking.SLOT] for run in every]
+    assert len(slots) == len(set(slots)), "a slot twice"
+    digest = tracking.digest_of(tracking.settings_of(record))[:12]
+    own = {slot: run for slot, run in zip(slots, every, strict=True) if slot.endswith(f"/{digest}")}
+    places = ["", *(f"{c}/{r}/" for c in CONDITIONS for r in range(record["repetitions"]))]
+    assert own.keys() == {f"fx/gru/{place}{digest}" for place in places}
+    assert {run.info.status for run in own.values()} == {"FINISHED"}
+    return every

@@ -36,7 +36,7 @@ WORDS = ("No space left", "Read-only", "Permission denied", "expected a usable M
 def remount(launcher, copy, place):
     """Changes the options of a tmpfs at ``place``, which only the launcher sees."""
     if launcher.no_mounts is not None:
-        pytest.skip(f"{launcher.no_mounts}; the test with a limit on file sizes runs everywhere")
+        pytest.skip(f"{launcher.no_mounts}")
     where = copy / place
     shutil.rmtree(where, ignore_errors=True)
     where.mkdir(parents=True)
@@ -94,22 +94,6 @@ def test_a_full_and_a_read_only_disk(launcher, undisturbed, copy, blank, remount
     check_success()
 
 
-@pytest.mark.parametrize("stage", ["acquire", "evaluate", "frames"])
-def test_a_limit_on_file_sizes(launcher, copy, stage):
-    """This needs no right to mount anything, and so runs everywhere."""
-    output = harness.output(copy, stage)
-    expected = harness.hashes(output)
-    largest = max(f.stat().st_size for f in output.rglob("*") if f.is_file())
-    for limit in (100, largest // 2):
-        harness.remove_outputs(copy, stage)
-        # The log is a file too: its message may be cut short by the same limit.
-        assert launcher.run(stage, copy, fault=f"limit {limit}")[0] != 0
-        assert harness.hashes(output).items() < expected.items()
-        assert not list(output.rglob("*.tmp"))
-    assert launcher.run(stage, copy)[0] == 0, harness.log(copy)
-    assert harness.hashes(output) == expected
-
-
 TEN = ("evaluate", "evaluate-video", "study")
 """Stages with ten random kills, evaluation in each of the projects; all others have twenty."""
 RESUME = ("train", "train-video", "features", "study")
@@ -161,7 +145,7 @@ def test_old_results_and_old_kept_work_are_never_taken_for_new_ones(launcher, co
     for number in range(1, 200):
         shutil.rmtree(output)
         shutil.copytree(copy / "old", output)
-        status, _ = launcher.run("train", copy, fault=f"die before replace {number}")
+        status, _ = launcher.run("train", copy, last=number)
         present = harness.hashes(output)
         if status == 0:
             break
