@@ -1,4 +1,4 @@
-"""`make setup`, `make audit`, `make check-repro`, `pip install .`: what a clone needs, a wheel holds, and what differs."""
+"""`make setup`, `make audit`, `make check-repro`, `pip install .`: what a clone needs, a wheel holds, what differs."""
 
 import contextlib
 import copy

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from pipeline.common import paths, records
 from pipeline.common.kept import Kept
-from pipeline.video import layout
 from pipeline.video.frames import codec, frames
 from pipeline.video.frames.sampling import Sampling, Timeline, choose, timeline
 from pipeline.video.layout import Video
@@ -178,19 +177,6 @@ def test_a_disk_that_cannot_be_read_while_the_decoder_works_condemns_no_video(sa
             sampled()
     assert not kept()
     assert sampled()["a"]["status"] == "ok"
-
-
-@pytest.mark.realdata
-def test_the_real_ucf11_clip_goes_from_the_mirror_to_six_frames(run, mirror, monkeypatch):
-    monkeypatch.setenv("NEM_MIRROR", str(mirror))
-    assert "1 of 1597 clips" in run("ucf11")["partial"]
-    videos = layout.load(layout.INDEX)
-    assert videos == [Video("basketball/v_shooting_01/v_shooting_01_01.mpg", "basketball", "01")]
-    row = frames.extract(videos, layout.CLIPS, Sampling(), paths.FRAMES).to_pylist()[0]
-    names = ("codec", "status", "frames_decoded", "frames_wanted", "frames_padded")
-    assert [row[name] for name in names] == ["mpg1", "short", 108, 6, 1]
-    indices = pq.read_table(frames.frames_file(paths.FRAMES, row["video_id"]))["frame_index"].to_pylist()
-    assert indices == [round(k / 1.4 * 30_000 / 1001) for k in range(6)]
 
 
 WRITTEN = [(".mpg", "PIM1"), (".avi", "MJPG"), (".mp4", "mp4v")]
