@@ -169,7 +169,7 @@ def check(name, expected, keys, folder=paths.TABLES):
 
 
 def test_every_csv_holds_the_numbers(project):
-    gaps, naive, leaks, checked = [], [], [], {"class_accuracy.csv", "confusion.csv"}  # known answers: tests/tasks
+    gaps, naive, leaks, checked = [], [], [], {"class_accuracy.csv", "confusion.csv"}  # known answers: test_evaluate.py
     for (name, cell), truth in project.items():
         for table, rows in truth.tables():
             checked.add(file := f"{'groups_' if truth.split else ''}table_{table.number}.csv")
