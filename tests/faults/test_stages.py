@@ -2,8 +2,8 @@
 
 A full disk is a message and status 1; no half file is ever visible, and the next run gives the bytes of an undisturbed
 one. DVC: two at once, a kill, damage, a wiped disk, and MLflow after every way to come to a run again. Elsewhere:
-workers write no file, and end with their parent (tests/common/test_jobs.py); damaged files (test_sequences.py and
-test_records.py there); any bytes as rates and parameters (test_hostile.py); faults of MLflow's store (tests/tracking).
+workers write no file, and end with their parent (tests/common/test_jobs.py); damaged files (test_records.py
+there); any bytes as rates and parameters (test_hostile.py); faults of MLflow's store (tests/tracking).
 """
 
 import os

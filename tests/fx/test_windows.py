@@ -208,6 +208,9 @@ def test_a_task_that_is_off_is_passed_on_and_can_be_switched_on_again(project, c
     written(project, tasks=["video"])
     assert acquire_stage.main(["fx"]) == windows_stage.main([]) == 0
     assert sequences.absent(paths.sequences("fx"))
+    for read in (sequences.load, sequences.splits, sequences.read_table):
+        with pytest.raises(ValueError, match="add it to tasks"):
+            read(paths.sequences("fx"))
     assert paths.source_record("fx").is_file()
     written(project)
     assert acquire_stage.main(["video"]) == acquire_stage.main(["fx"]) == windows_stage.main([]) == 0

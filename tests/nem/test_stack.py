@@ -130,7 +130,7 @@ def compiled(cell, x, W, V, grad_h, **options):
        scale=st.sampled_from([1, 1, 40]), seed=st.integers(0, 10**6), data=st.data())  # fmt: skip
 def test_the_compiled_form_is_the_cell(cell, noisy, T, G, I, J, scale, seed, data):
     """Of saturated neurons too, which large inputs make; with noise, rounding would decide some of its tests."""
-    first = data.draw32(st.integers(0, T - 1))
+    first = data.draw(st.integers(0, T - 1))
     x, W, V = parts(cell, T, G, I, J, seed=seed)
     x[:, :, :-1] *= 1 if noisy else scale
     injected = noise(cell, T, G, J, seed=seed) if noisy else None
