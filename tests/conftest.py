@@ -17,6 +17,12 @@ settings.load_profile("suite")
 ROOT = Path(__file__).parent.parent
 
 
+def refused(error, words, call, /, *arguments, **named):
+    """A call must raise an error whose message has these words, a regular expression."""
+    with pytest.raises(error, match=words):
+        call(*arguments, **named)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     """Some sums change with the number of threads; tests run beside each other anyway."""

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline.common import command, kept, paths, records, seeds, sequences
+from tests.conftest import refused
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -25,11 +26,9 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 
 
 def test_json_refuses_nan_and_names_damaged_files(tmp_path):
-    with pytest.raises(ValueError, match="JSON"):
-        records.write_json(tmp_path / "a", {"x": float("nan")})
+    refused(ValueError, "JSON", records.write_json, tmp_path / "a", {"x": float("nan")})
     (tmp_path / "b").write_text("{")
-    with pytest.raises(ValueError, match="run the stage that writes it again"):
-        records.read_json(tmp_path / "b")
+    refused(ValueError, "run the stage that writes it again", records.read_json, tmp_path / "b")
 
 
 @pytest.mark.hostile
@@ -44,11 +43,9 @@ def test_equal_tables_are_equal_bytes_and_what_is_none_is_named(tmp_path):
             records.read_table(file, pa.schema([(name, pa.int32())]))
     for damaged in (whole[:-20], whole[:-10] + bytes([whole[-10] ^ 0xFF]) + whole[-9:], b"", b"a,b\n1,2\n"):
         file.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"t\.parquet"):
-            records.read_table(file)
+        refused(ValueError, r"t\.parquet", records.read_table, file)
     file.unlink()
-    with pytest.raises(FileNotFoundError, match="dvc repro"):
-        records.read_table(file)
+    refused(FileNotFoundError, "dvc repro", records.read_table, file)
 
 
 def test_seeds_depend_on_names_alone():
@@ -242,20 +239,16 @@ def test_every_damage_is_named_with_a_remedy(tmp_path):
         for cut in (0, len(whole) // 2):
             place.write_bytes(whole[:cut] + bytes([whole[cut] ^ 1]) + whole[cut + 1 :])
             named = "" if file == "about.json" else file  # whose digests of others may be what is damaged
-            with pytest.raises(ValueError, match=rf"expected .*{named}.*found"):
-                sequences.load(tmp_path)
+            refused(ValueError, rf"expected .*{named}.*found", sequences.load, tmp_path)
         place.unlink()
-        with pytest.raises(FileNotFoundError, match="dvc repro"):
-            sequences.load(tmp_path)
+        refused(FileNotFoundError, "dvc repro", sequences.load, tmp_path)
         place.write_bytes(whole)
     about = records.read_json(tmp_path / "about.json")
     for key, value in itertools.product(sequences.KINDS, (True, None)):
         records.write_json(tmp_path / "about.json", {**about, key: value})
-        with pytest.raises(ValueError, match=f"expected '{key}' in .*about.json"):
-            sequences.load(tmp_path)
+        refused(ValueError, f"expected '{key}' in .*about.json", sequences.load, tmp_path)
     records.write_json(tmp_path / "about.json", [])
-    with pytest.raises(ValueError, match="'slices'"):
-        sequences.splits(tmp_path)
+    refused(ValueError, "'slices'", sequences.splits, tmp_path)
 
 
 def test_splits_and_pools_are_checked(tmp_path):
@@ -265,19 +258,15 @@ def test_splits_and_pools_are_checked(tmp_path):
         ({"splits": everything}, "at least one test sequence"),
     ):
         sequences.write(tmp_path, table(**changes))
-        with pytest.raises(ValueError, match=words):
-            sequences.load(tmp_path)
+        refused(ValueError, words, sequences.load, tmp_path)
     cut_off = {"all": everything["all"].astype("<U3")}
     for wrong in ({"pools": {}}, {"splits": {}}, {"pools": {"random": table().pools[""]}}, {"splits": cut_off}):
-        with pytest.raises(ValueError, match="expected sequences with splits"):
-            sequences.write(tmp_path, table(**wrong))
+        refused(ValueError, "expected sequences with splits", sequences.write, tmp_path, table(**wrong))
     sequences.write(tmp_path, table())
-    with pytest.raises(ValueError, match="expected one of the splits"):
-        sequences.load(tmp_path, "other")
+    refused(ValueError, "expected one of the splits", sequences.load, tmp_path, "other")
     about = records.read_json(tmp_path / "about.json")
     for tensors in ({"vectors": torch.zeros(P, I, dtype=torch.float64)}, {"x": torch.zeros(P, I)}):
         save_file(tensors, tmp_path / "pool.safetensors")
         about["files"]["pool.safetensors"] = records.sha256_of(tmp_path / "pool.safetensors")
         records.write_json(tmp_path / "about.json", about)
-        with pytest.raises(ValueError, match=r"pool\.safetensors"):
-            sequences.load(tmp_path)
+        refused(ValueError, r"pool\.safetensors", sequences.load, tmp_path)

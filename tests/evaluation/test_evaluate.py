@@ -22,6 +22,7 @@ from pipeline.fx import rates, windows
 from pipeline.tasks import fx, video
 from pipeline.training import results
 from pipeline.video import clips
+from tests.conftest import refused
 from tests.evaluation import fabricate
 from tools import readme
 
@@ -100,13 +101,11 @@ def test_runs_of_other_data_missing_runs_and_unknown_tasks_are_named(project):
     """Damaged ones: tests/faults."""
     table = fabricate.class_data("gestures", groups=False)
     fabricate.run("gestures", "lstm")
-    with pytest.raises(FileNotFoundError, match="train@gestures-gru"):
-        fabricate.judge(OWN)
+    refused(FileNotFoundError, "train@gestures-gru", fabricate.judge, OWN)
     sequences.write(paths.sequences("gestures"), replace(table, pools={"": table.pools[""] + 1}))
     with pytest.raises(ValueError, match=r"found a run of other data \(about.json, pool.safetensors\); run `dvc"):
         fabricate.judge(OWN, cells=["lstm"])
-    with pytest.raises(ValueError, match=r"expected one of the tasks .*found 'fax'"):
-        tasks.of("fax")
+    refused(ValueError, r"expected one of the tasks .*found 'fax'", tasks.of, "fax")
 
 
 def test_predictions_come_back_in_order_and_where_all_networks_failed_none_is_best(project):
@@ -126,8 +125,7 @@ def test_predictions_come_back_in_order_and_where_all_networks_failed_none_is_be
 
 def test_a_template_misses_no_value_and_every_kind_has_a_look():
     assert all(set(look) == set(get_args(Kind)) for look in (style.COLOURS, style.LINES, style.LABELS))
-    with pytest.raises(Exception, match="'profile' is undefined"):
-        report.render("report.html.j2", words="a < b")
+    refused(Exception, "'profile' is undefined", report.render, "report.html.j2", words="a < b")
     assert report.short(math.nan) == "–"
 
 
@@ -261,8 +259,7 @@ def test_diebold_mariano_knows_equal_and_unequal_forecasts():
     assert fx.diebold_mariano(b, a + 1)[0] == pytest.approx(-fx.diebold_mariano(a + 1, b)[0])
     assert fx.diebold_mariano(a, a) == (0.0, 1.0)
     assert fx.diebold_mariano(np.ones(9), np.zeros(9)) == (np.inf, 0.0)
-    with pytest.raises(ValueError, match="equal length"):
-        fx.diebold_mariano(a, b[:10])
+    refused(ValueError, "equal length", fx.diebold_mariano, a, b[:10])
 
 
 def test_the_report_compares_with_the_naive_forecasts_and_windows_of_other_days_are_refused(project):
@@ -276,8 +273,7 @@ def test_the_report_compares_with_the_naive_forecasts_and_windows_of_other_days_
     (evidence,) = evaluate.gather(fx.TASK)
     other = windows.Windows(data.day_index, data.dates, data.split, data.target_raw * 2, data.last_price_raw * 2)
     windows.save(other, evidence.folder / windows.FILE)
-    with pytest.raises(ValueError, match=r"expected the test days of the sequences in .*windows\.parquet"):
-        fx.references(evidence)
+    refused(ValueError, r"expected the test days of the sequences in .*windows\.parquet", fx.references, evidence)
 
 
 @pytest.mark.realdata

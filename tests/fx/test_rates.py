@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.fx import csv_format, rates, synthetic
 from pipeline.fx.csv_format import Form, RatesError
+from tests.conftest import refused
 
 DAYS = [date(2022, 12, 28), date(2022, 12, 29), date(2022, 12, 30)]
 VALUES = [[82.5, 82.9, 82.25, 82.75], [82.75, 83.0, 82.5, 82.6], [82.6, 82.8, 82.4, 82.5]]
@@ -83,8 +84,7 @@ def test_one_column_of_values_is_the_price(header, row):
 
 def test_of_many_columns_a_parameter_names_the_price():
     text = "Date,USD,INR,\n2022-12-30,1.0666,88.1710,\n2022-12-29,1.0649,88.1245,\n"
-    with pytest.raises(RatesError, match=r"column price.*'Date, USD, INR, '; name the .*fx\.acquire\.csv\.price"):
-        rates.parse(text)
+    refused(RatesError, r"column price.*'Date, USD, INR, '; name the .*fx\.acquire\.csv\.price", rates.parse, text)
     assert rates.parse(text, form=Form(price="INR")).price.tolist() == [88.1245, 88.171]
     adjusted = rates.parse(SOURCES["Yahoo"].replace("82.75,0", "80.5,0"), form=Form(price="Adj Close"))
     assert adjusted.price[0] == 80.5
@@ -142,12 +142,9 @@ def test_encodings(tmp_path):
         np.testing.assert_array_equal(rates.read(file).values, VALUES)
     file.write_bytes("Päivä;Hinta\n30.12.2022;82,5\n".encode("cp1252"))
     both = r"(?s)not UTF-8; set fx\.acquire\.csv\.encoding .*cp1252: 'Päivä.*cp1251: 'Pдivд"
-    with pytest.raises(RatesError, match=both):
-        rates.read(file)
-    with pytest.raises(RatesError, match="no-such"):
-        rates.read(file, Form(encoding="no-such"))
-    with pytest.raises(FileNotFoundError, match=r"fx\.acquire"):
-        rates.read(tmp_path / "none.csv")
+    refused(RatesError, both, rates.read, file)
+    refused(RatesError, "no-such", rates.read, file, Form(encoding="no-such"))
+    refused(FileNotFoundError, r"fx\.acquire", rates.read, tmp_path / "none.csv")
 
 
 MARKS = {"point": (".", ["", ",", " ", "'"]), "comma": (",", ["", ".", "\xa0", " "])}
@@ -255,8 +252,7 @@ def test_a_cause_that_many_rows_have_is_told_once(monkeypatch):
     assert "and 49 more: rows 3, 4" in str(caught.value)
     assert len(str(caught.value).splitlines()) == 2
     monkeypatch.setattr(csv_format, "MAX_ROWS", 40)
-    with pytest.raises(RatesError, match="fewer than 40 rows"):
-        rates.parse("Date,Open,High,Low,Price\n" + "x,1,1,1,1\n" * 50)
+    refused(RatesError, "fewer than 40 rows", rates.parse, "Date,Open,High,Low,Price\n" + "x,1,1,1,1\n" * 50)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from pipeline.fx import acquire, rates, synthetic, windows
 from pipeline.params import FxAcquire, FxWindows
 from stages import acquire as acquire_stage
 from stages import windows as windows_stage
+from tests.conftest import refused
 
 SCALINGS = ["min-max", "z-score"]
 
@@ -105,10 +106,8 @@ def test_a_date_splits_like_its_index_and_splits_that_leave_nothing_are_errors()
     np.testing.assert_array_equal(by_date.split, windows.split_days(series, settings()).split)
     assert windows.last_training_day(series, str(series.dates[79] + 1)) in (79, 80)
     for bad in (119, 5000, "2099-01-01", "1970-01-01"):
-        with pytest.raises(rates.RatesError, match="train_end"):
-            windows.split_days(series, settings(train_end=bad))
-    with pytest.raises(rates.RatesError, match="more than T = 9"):
-        windows.split_days(series, settings(window=9, train_end=8))
+        refused(rates.RatesError, "train_end", windows.split_days, series, settings(train_end=bad))
+    refused(rates.RatesError, "more than T = 9", windows.split_days, series, settings(window=9, train_end=8))
 
 
 @given(st.integers(1, 5), st.sampled_from(SCALINGS))
@@ -140,8 +139,7 @@ def test_windows_that_contradict_themselves_are_refused(tmp_path):
         cells[10] = value
         place, changed = whole.column_names.index(column), pa.array(cells, whole[column].type)
         records.write_table(file, whole.set_column(place, column, changed))
-        with pytest.raises(ValueError, match=r"expected .*windows\.parquet.*dvc repro windows"):
-            windows.load(file)
+        refused(ValueError, r"expected .*windows\.parquet.*dvc repro windows", windows.load, file)
 
 
 def test_synthetic_says_that_it_is_synthetic(project):
@@ -169,15 +167,13 @@ def test_anybodys_file_says_what_was_left_out_and_how_it_was_read(project, capsy
     for line in (*lines, "warning: price 53.11 is 5285.0 on 2012-01-04"):
         assert line in told
     assert rates.read(rates.RATES).columns == ["price"]
-    with pytest.raises(rates.RatesError, match="csv_path"):
-        acquire.acquire(FxAcquire(source="csv"), 1)
+    refused(rates.RatesError, "csv_path", acquire.acquire, FxAcquire(source="csv"), 1)
 
 
 def test_the_paper_file_comes_from_the_mirror_or_not_at_all(project, monkeypatch):
     records.write_text(project / "mirror" / "fx" / "USD_INR.csv", "Date,Open,High,Low,Price\n2020-01-01,1,1,1,1\n")
     monkeypatch.setenv("NEM_MIRROR", str(project / "mirror"))
-    with pytest.raises(OSError, match="SHA-256 96d085"):
-        acquire.acquire(FxAcquire(source="paper"), 1)
+    refused(OSError, "SHA-256 96d085", acquire.acquire, FxAcquire(source="paper"), 1)
 
 
 @pytest.mark.realdata
@@ -209,8 +205,7 @@ def test_a_task_that_is_off_is_passed_on_and_can_be_switched_on_again(project, c
     assert acquire_stage.main(["fx"]) == windows_stage.main([]) == 0
     assert sequences.absent(paths.sequences("fx"))
     for read in (sequences.load, sequences.splits, sequences.read_table):
-        with pytest.raises(ValueError, match="add it to tasks"):
-            read(paths.sequences("fx"))
+        refused(ValueError, "add it to tasks", read, paths.sequences("fx"))
     assert paths.source_record("fx").is_file()
     written(project)
     assert acquire_stage.main(["video"]) == acquire_stage.main(["fx"]) == windows_stage.main([]) == 0

@@ -18,6 +18,7 @@ from pipeline.study.claims import expand, status, together, verdict
 from pipeline.study.effects import Effect
 from pipeline.training import train
 from stages import study as stage
+from tests.conftest import refused
 from tests.study.conftest import HEADS, SPLITS, regime_rows, row_of
 from tests.training import small
 from tools import readme
@@ -75,8 +76,7 @@ def test_patterns_stand_for_pairs_in_order_and_claims_speak_of_conditions_that_e
     assert len(expand("nem-additive-both > *")) == 12
     assert expand("none > lstm:none") == (("none", "lstm:none"),)
     for wrong in ("nem-* > blind-additive-*", "noise > none", "none > typo"):
-        with pytest.raises(ValueError, match="expected patterns"):
-            expand(wrong)
+        refused(ValueError, "expected patterns", expand, wrong)
     listed = claims.load()
     assert len({claim.claim for claim in listed}) == len(listed) == 50
     for claim in listed:
@@ -113,8 +113,7 @@ def test_failed_repetitions_are_no_speed_up_of_zero():
     assert gain.value == first["speed"][0] > 0
     never = effects.side(rows("nem-additive-both", slow + 9, slow, slow), noiseless)
     assert never["speed"][0] == -100 * 11 / 20, "one epoch after the last"
-    with pytest.raises(ValueError, match="equal repetitions"):
-        effects.side(noisy[:2], noiseless)
+    refused(ValueError, "equal repetitions", effects.side, noisy[:2], noiseless)
 
 
 IMPROVES = "The noise boost improves accuracy (additive NEM in outputs and gates)"
@@ -228,8 +227,7 @@ def test_the_quick_study_is_whole(prepared):
 
 def test_without_data_the_message_says_what_to_do(project, quick, capsys):
     (project / "params.yaml").write_text(params.render(params.Params()), encoding="utf-8")
-    with pytest.raises(FileNotFoundError, match="dvc repro"):
-        grid.the_map(quick)
+    refused(FileNotFoundError, "dvc repro", grid.the_map, quick)
     assert stage.main(["judge"]) == 1
     assert "study: expected" in capsys.readouterr().err
 
@@ -264,8 +262,7 @@ def test_logistic_regression_sees_the_mean_and_no_order():
     assert (probabilities.argmax(1) == data.test.targets.argmax(1).numpy()).mean() > 0.8
     turned = replace(data, test=replace(data.test, index=data.test.index.flip(1)))
     np.testing.assert_allclose(saturation.logistic(turned), probabilities, rtol=1e-5)
-    with pytest.raises(ValueError, match="expected validation"):
-        saturation.logistic(replace(data, validation=None))
+    refused(ValueError, "expected validation", saturation.logistic, replace(data, validation=None))
 
 
 def test_scores_count_sequences_and_recordings():
@@ -385,5 +382,4 @@ def test_the_finals_train_every_condition_once_per_context(settings):
 
 def test_what_cannot_be_studied_is_named(quick, prepared):
     without = quick.study.model_copy(update={"tasks": {"video": quick.study.tasks["video"]}})
-    with pytest.raises(ValueError, match="expected one of"):
-        grid.the_map(quick.model_copy(update={"tasks": ["fx"], "study": without}))
+    refused(ValueError, "expected one of", grid.the_map, quick.model_copy(update={"tasks": ["fx"], "study": without}))

@@ -25,6 +25,7 @@ from pipeline.training import models, results, train
 from pipeline.training.engine import METRICS, Engine
 from pipeline.training.models import state_dict
 from pipeline.training.settings import NoiseTable, Strength
+from tests.conftest import refused
 from tests.training import small
 
 LOSS = METRICS.index("test_loss")
@@ -226,8 +227,7 @@ def test_the_noise_benefit_is_positive_for_nem_and_nothing_for_blind_noise(cell,
 
 
 def test_a_first_target_beyond_the_window_and_no_test_sequences_are_errors():
-    with pytest.raises(ValueError, match="first_target of at most T = 3"):
-        engine(first_target=4)
+    refused(ValueError, "first_target of at most T = 3", engine, first_target=4)
     data = small.dataset()
     with pytest.raises(ValueError, match="expected at least one sequence to measure on"):
         engine(data=replace(data, test=data.test.subset(torch.arange(0)))).run()
@@ -293,8 +293,7 @@ def test_what_training_wrote_is_read(run):
     assert np.array_equal(trained.final("none", "test_loss"), [c[3] for c in trained.curve("none", "test_loss")])
     names = {f"{condition}.safetensors" for condition in trained.conditions}
     assert {file.name for file in (folder / "models").iterdir()} == names
-    with pytest.raises(FileNotFoundError, match="train@sample-gru"):
-        results.load("sample", "gru", "groups")
+    refused(FileNotFoundError, "train@sample-gru", results.load, "sample", "gru", "groups")
 
 
 def test_a_record_without_a_key_with_a_value_of_another_type_or_of_another_run(run):
@@ -325,8 +324,7 @@ def test_tables_without_a_column_or_a_row_or_with_a_column_of_another_type(run, 
             records.write_table(file, other)
             refuse(file.name, "repetition 0 of none", f"found {count}", "dvc repro")
     file.unlink()
-    with pytest.raises(FileNotFoundError, match=file.name):
-        results.load("sample", "gru")
+    refused(FileNotFoundError, file.name, results.load, "sample", "gru")
 
 
 def trained(cell, head, folder):
@@ -372,16 +370,14 @@ def test_a_model_says_how_it_was_chosen_and_what_it_reads(project):
 
 
 def test_other_files_and_shapes_are_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="dvc repro train"):
-        models.load(tmp_path / "none.safetensors")
+    refused(FileNotFoundError, "dvc repro train", models.load, tmp_path / "none.safetensors")
     _, repetition, about = trained("gru", "identity", tmp_path)
     tensors, file = models.state_dict("gru", repetition.parameters[0]), tmp_path / "m"
     descriptions = [None, "{", "3", "{}", *(json.dumps(about | {"cell": cell}) for cell in ("lstm", "rnn"))]
     contents = [save(tensors, None if text is None else {"model": text}) for text in descriptions]
     for content in (*contents, save({"W": torch.zeros(1)}, {"model": json.dumps(about)}), b"x" * 50):
         file.write_bytes(content)
-        with pytest.raises(ValueError, match=r"(?s)expected a trained network in .*dvc repro train"):
-            models.load(file)
+        refused(ValueError, r"(?s)expected a trained network in .*dvc repro train", models.load, file)
     models.save(file, repetition.parameters[0], about)
     for shape in ((1, 2, 3), (2, 2)):
         with pytest.raises(ValueError, match=r"expected inputs of shape \(N, T, 2\)"):

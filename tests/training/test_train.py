@@ -24,7 +24,7 @@ from pipeline.fx import rates, synthetic
 from pipeline.training import results, settings, train, tune
 from pipeline.training.engine import METRICS, Repetition
 from stages import tune as stage
-from tests.conftest import ROOT
+from tests.conftest import ROOT, refused
 from tests.training import small
 
 FEW = ("none", "nem-additive-both", "blind-multiplicative-hidden")
@@ -168,8 +168,7 @@ def test_a_training_that_ends_anywhere_goes_on_to_the_same_bytes(monkeypatch):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_cuda_is_not_replaced_silently():
-    with pytest.raises(ValueError, match="expected a CUDA device"):
-        train.resolve_device("cuda")
+    refused(ValueError, "expected a CUDA device", train.resolve_device, "cuda")
     assert train.resolve_device("auto") == "cpu"
 
 
@@ -223,8 +222,7 @@ def test_few_groups_are_the_first_of_each_class_for_as_many_steps():
     for count, groups in ((1, seen[1]), (2, seen[2])):
         of_class = {k: sorted(g for c, g in seen[0] if c == k)[:count] for k, _ in seen[0]}
         assert groups == {(k, g) for k, several in of_class.items() for g in several}
-    with pytest.raises(ValueError, match="expected 40 groups"):
-        train.dataset(small.work(Path("grouped"), groups=40))
+    refused(ValueError, "expected 40 groups", train.dataset, small.work(Path("grouped"), groups=40))
 
 
 def test_shuffled_sequences_have_the_same_slices_in_another_order():
@@ -287,10 +285,8 @@ def test_classes_are_searched_and_data_without_validation_and_networks_that_all_
     def joined(table):
         return replace(table, splits={"first": np.where(table.splits["first"] == "test", "test", "train")})
 
-    with pytest.raises(ValueError, match="validation sequence"):
-        search(joined)
-    with pytest.raises(ValueError, match="finite"):
-        search(lambda table: replace(table, targets=table.targets * np.float32(1e30)))
+    refused(ValueError, "validation sequence", search, joined)
+    refused(ValueError, "finite", search, lambda table: replace(table, targets=table.targets * np.float32(1e30)))
 
 
 def test_the_stage_writes_tables_and_overrides(project, monkeypatch, capsys):
@@ -355,5 +351,4 @@ def test_every_fault_names_its_parameter(place, value, words):
     *parents, last = place.split(".")
     if place != "cell":
         reduce(getitem, parents, network)[last] = value
-    with pytest.raises(ValueError, match=f"expected .*{words}.*"):
-        settings.of(SHARED, network, "lstm" if place != "cell" else value)
+    refused(ValueError, f"expected .*{words}.*", settings.of, SHARED, network, "lstm" if place != "cell" else value)

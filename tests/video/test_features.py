@@ -18,6 +18,7 @@ from pipeline.video.features.inception import Weights
 from pipeline.video.frames import codec, frames
 from pipeline.video.frames.sampling import Sampling
 from pipeline.video.layout import Video
+from tests.conftest import refused
 from tests.video import samples
 
 FILE = "features.parquet"
@@ -91,8 +92,7 @@ def test_a_damaged_table_of_features_and_a_damaged_twin_are_named(whole, tmp_pat
             with pytest.raises(ValueError, match=rf"expected .*{file.name}, found .*run stage features again"):
                 features.load(folder / FILE)
         file.unlink()
-        with pytest.raises(FileNotFoundError, match=rf"{file.name}.*dvc repro features"):
-            features.load(folder / FILE)
+        refused(FileNotFoundError, rf"{file.name}.*dvc repro features", features.load, folder / FILE)
         file.write_bytes(content)
 
 
@@ -124,8 +124,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(stored, setting
 
 def test_what_is_missing_or_foreign_is_named(stored, settings, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match="expected a CUDA device"):
-        features.device_of("cuda")
+    refused(ValueError, "expected a CUDA device", features.device_of, "cuda")
     file = shutil.copytree(stored, tmp_path / "frames") / "b" / "1" / "y.parquet"
     table = pq.read_table(file)
     for damage, message in (
@@ -133,8 +132,7 @@ def test_what_is_missing_or_foreign_is_named(stored, settings, tmp_path, monkeyp
         (table[:2], r"expected 6 frames in .*y\.parquet, found 2"),
     ):
         pq.write_table(damage, file)
-        with pytest.raises(ValueError, match=message):
-            features.extract(tmp_path / "frames", settings, 1, tmp_path / "out")
+        refused(ValueError, message, features.extract, tmp_path / "frames", settings, 1, tmp_path / "out")
 
 
 @pytest.mark.cuda
@@ -224,8 +222,7 @@ class Evil:
 def test_no_code_runs_from_a_weights_file(tmp_path, capsys):
     for save in (torch.save, lambda content, path: path.write_bytes(pickle.dumps(content, protocol=2))):
         save({"x": Evil()}, tmp_path / "w.pth")
-        with pytest.raises(inception.WeightsError, match="expected a state dict of tensors"):
-            inception.read(tmp_path / "w.pth")
+        refused(inception.WeightsError, "expected a state dict of tensors", inception.read, tmp_path / "w.pth")
     assert "this code ran" not in capsys.readouterr().out
 
 
@@ -238,22 +235,18 @@ def test_other_networks_are_refused_with_the_difference(random_state, tmp_path):
     ):
         state = {key: kept for key, kept in (random_state | {name: value}).items() if kept is not None}
         save_file(state, tmp_path / "w.safetensors")
-        with pytest.raises(inception.WeightsError, match=f"1 fault(.|\n)*(?i:{fault})"):
-            inception.read(tmp_path / "w.safetensors")
+        refused(inception.WeightsError, f"1 fault(.|\n)*(?i:{fault})", inception.read, tmp_path / "w.safetensors")
 
 
 def test_other_weights_than_once_are_refused(random_state, weights_file, tmp_path):
-    with pytest.raises(inception.WeightsError, match="weights_path"):
-        Weights("file", None, 1).load()
+    refused(inception.WeightsError, "weights_path", Weights("file", None, 1).load)
     known = Weights("file", str(tmp_path / "w.safetensors"), 1)
-    with pytest.raises(FileNotFoundError, match="expected weights at"):
-        known.load()
+    refused(FileNotFoundError, "expected weights at", known.load)
     (tmp_path / "w.safetensors").write_bytes(weights_file.read_bytes())
     known = Weights("file", known.weights_path, 1, inception.digest(known.load()))
     assert known.weights_sha256 == inception.digest(known.load()) == inception.digest(random_state)
     save_file({**random_state, NAME: random_state[NAME] + 1}, tmp_path / "w.safetensors")
-    with pytest.raises(inception.WeightsError, match=r"expected the weights of SHA-256 .*put the weights back"):
-        known.load()
+    refused(inception.WeightsError, r"expected the weights of SHA-256 .*put the weights back", known.load)
 
 
 def test_imagenet_weights_come_from_the_mirror_and_must_have_the_hash_of_their_name(project, tmp_path, monkeypatch):
@@ -261,8 +254,7 @@ def test_imagenet_weights_come_from_the_mirror_and_must_have_the_hash_of_their_n
     monkeypatch.setenv("NEM_MIRROR", str(tmp_path / "mirror"))
     file = tmp_path / "mirror" / inception.IMAGENET_MIRROR
     records.write_bytes(file, b"these are not the weights")
-    with pytest.raises(download.DownloadError, match="begins with 0cc3c7bd"):
-        inception.imagenet_file()
+    refused(download.DownloadError, "begins with 0cc3c7bd", inception.imagenet_file)
     assert not paths.DOWNLOAD_LOCK.exists(), "a wrong file was trusted"
     monkeypatch.setattr(inception, "IMAGENET_PREFIX", hashlib.sha256(b"these").hexdigest()[:8])
     file.write_bytes(b"these")
@@ -271,5 +263,4 @@ def test_imagenet_weights_come_from_the_mirror_and_must_have_the_hash_of_their_n
     records.write_bytes(cached, b"these")
     assert inception.imagenet_file() == cached, "torch's own cache comes first"
     cached.write_bytes(b"these are not")
-    with pytest.raises(inception.WeightsError, match=r"checkpoints.*move the file away"):
-        inception.imagenet_file()
+    refused(inception.WeightsError, r"checkpoints.*move the file away", inception.imagenet_file)

@@ -23,6 +23,7 @@ from stages import classify as classify_stage
 from stages import clips as clips_stage
 from stages import features as features_stage
 from stages import frames as frames_stage
+from tests.conftest import refused
 
 
 @pytest.fixture
@@ -209,8 +210,7 @@ def test_named_groups_are_for_testing():
         (1, {}, "ball has only group '01'"),
         (2, {"test_groups": [1, 2]}, "ball has nothing but group 1, 2"),
     ):
-        with pytest.raises(clips.ClipsError, match=message):
-            split("groups", world_=world(groups=count), **settings)
+        refused(clips.ClipsError, message, split, "groups", world_=world(groups=count), **settings)
 
 
 def test_the_random_split_is_five_to_one_and_mixes_groups():
@@ -222,8 +222,7 @@ def test_the_random_split_is_five_to_one_and_mixes_groups():
     for name in ("random", "groups"):
         assert (split(name, seed=7) == split(name, seed=7)).all()
         assert any((split(name, seed=7) != split(name, seed=s)).any() for s in (8, 9, 10))
-    with pytest.raises(clips.ClipsError, match="both sides of the random split"):
-        split("random", test_fraction=0.001)
+    refused(clips.ClipsError, "both sides of the random split", split, "random", test_fraction=0.001)
 
 
 @pytest.fixture
@@ -255,8 +254,7 @@ def test_training_reads_clips_as_sequences_and_they_survive_their_files(written)
     for name, value in vars(clips.load(folder / "clips.parquet")).items():
         assert np.array_equal(value, getattr(made, name)), name
     records.write_table(folder / "clips.parquet", records.read_table(folder / "clips.parquet")[1:])
-    with pytest.raises(ValueError, match="run stage clips again"):
-        clips.load(folder / "clips.parquet")
+    refused(ValueError, "run stage clips again", clips.load, folder / "clips.parquet")
 
 
 def test_components_are_fitted_on_training_frames_of_the_split(written):
@@ -268,5 +266,4 @@ def test_components_are_fitted_on_training_frames_of_the_split(written):
         assert axes.mean(0) == pytest.approx(0, abs=1e-6), "centred on training frames"
         values = np.linalg.eigvalsh(np.cov(table.vectors[own].double().numpy().T))[::-1]
         assert np.cov(axes.T) == pytest.approx(np.diag(values[:2]), rel=1e-4, abs=1e-5)
-    with pytest.raises(clips.ClipsError, match=r"expected 1 to 3 principal components, found 4"):
-        written(components=4)
+    refused(clips.ClipsError, r"expected 1 to 3 principal components, found 4", written, components=4)

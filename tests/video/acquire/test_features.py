@@ -14,6 +14,7 @@ from pipeline.common import download, paths, records
 from pipeline.video import layout
 from pipeline.video.acquire import features, ucf101
 from pipeline.video.layout import LayoutError
+from tests.conftest import refused
 
 VIDEOS = [("run", "1", "a"), ("run", "2", "b.x"), ("jump", "1", "c"), ("jump", "10", "d")]
 
@@ -100,8 +101,7 @@ def test_times_alone_order_the_frames_and_may_stand_beside_arrays(run, tmp_path)
     assert times == [None] * 9 + [0, 0.04, 0, 0.04, 0.08]
     for wrong, message in (([0, 40], r"3 times for .*b\.x\.npy, found 2"), ([0, 40, 20], r"ascend.*in run/2/b\.x")):
         np.save(root / "run" / "2" / "video_timestamps_ms.npy", np.array(wrong))
-        with pytest.raises(LayoutError, match=message):
-            run("features", features_path=str(root))
+        refused(LayoutError, message, run, "features", features_path=str(root))
 
 
 def test_equal_sequences_are_refused_in_two_classes_and_counted_in_two_groups(run, tmp_path, capsys):
@@ -171,13 +171,10 @@ def damaged(content):
     ],
 )
 def test_what_is_of_another_kind_is_refused(run, tmp_path, make, message):
-    with pytest.raises(LayoutError, match=message):
-        run("features", features_path=str(make(tmp_path / "mine")))
+    refused(LayoutError, message, run, "features", features_path=str(make(tmp_path / "mine")))
     assert not paths.raw("video").exists()
-    with pytest.raises(FileNotFoundError, match="neither"):
-        run("features", features_path=str(tmp_path / "none"))
-    with pytest.raises(FileNotFoundError, match=r"video\.acquire\.features_path"):
-        run("features")
+    refused(FileNotFoundError, "neither", run, "features", features_path=str(tmp_path / "none"))
+    refused(FileNotFoundError, r"video\.acquire\.features_path", run, "features")
 
 
 PAIRS = [("Archery", 1), ("Archery", 2), ("Biking", 1), ("Biking", 12)]
@@ -224,8 +221,7 @@ def test_origin_and_mirror_give_the_same_bytes(run, origin, tmp_path, monkeypatc
     assert len(server.seen) == 6
     assert [video.video_id for video in layout.load(layout.INDEX)][-1] == "Biking/12/v_Biking_g12_c03"
     file.write_bytes(file.read_bytes() + b"!")
-    with pytest.raises(LayoutError, match=r"expected SHA-256 .*vgg16_relu6\.parquet in the mirror, found"):
-        run("ucf101")
+    refused(LayoutError, r"expected SHA-256 .*vgg16_relu6\.parquet in the mirror, found", run, "ucf101")
     assert first[0]["classes"] == {"Archery": {"clips": 2, "groups": 2}, "Biking": {"clips": 2, "groups": 2}}
 
 
@@ -233,8 +229,7 @@ def test_a_wrong_byte_is_refused_and_the_rest_is_kept(run, origin):
     server, _ = origin
     sound = server.files["/v_000002.mat"]
     server.files["/v_000002.mat"] = sound[:-1] + bytes([sound[-1] ^ 1])
-    with pytest.raises(download.DownloadError, match=rf"expected git blob {blob(sound)} for .*v_000002\.mat, found"):
-        run("ucf101")
+    refused(download.DownloadError, rf"expected git blob {blob(sound)} for .*v_000002\.mat, found", run, "ucf101")
     assert not paths.raw("video").exists()
     server.files["/v_000002.mat"] = sound
     for _ in range(2):

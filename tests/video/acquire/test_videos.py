@@ -20,6 +20,7 @@ from pipeline.video.acquire import archive, synthetic, ucf11
 from pipeline.video.acquire.synthetic import Clip
 from pipeline.video.frames import codec
 from pipeline.video.layout import LayoutError
+from tests.conftest import refused
 from tests.video.samples import rar, zipped
 
 TOP = "UCF11_updated_mpg"
@@ -65,8 +66,7 @@ def test_it_is_downloaded_resumed_verified_and_unpacked(run, server, tmp_path, m
     assert json.loads(paths.DOWNLOAD_LOCK.read_text()) == {record["url"]: record["sha256"]}
     server.content += b"more"
     (paths.CHECKPOINTS / "downloads" / packed.name).unlink()
-    with pytest.raises(download.DownloadError, match="expected SHA-256"):
-        run("ucf11", ucf11_from=kind)
+    refused(download.DownloadError, "expected SHA-256", run, "ucf11", ucf11_from=kind)
 
 
 def test_what_is_no_sound_archive_of_videos_is_not_trusted(run, shelf):
@@ -81,8 +81,7 @@ def test_what_is_no_sound_archive_of_videos_is_not_trusted(run, shelf):
         (damaged, archive.DamagedError, "fetch it again"),
     ):
         file.write_bytes(content)
-        with pytest.raises(error, match=message):
-            run("ucf11", ucf11_from="zip")
+        refused(error, message, run, "ucf11", ucf11_from="zip")
         assert not paths.DOWNLOAD_LOCK.exists() or not records.read_json(paths.DOWNLOAD_LOCK)
         assert not paths.raw("video").exists()
     file.write_bytes(sound)
@@ -100,8 +99,7 @@ def test_in_any_form_it_is_found_in_the_mirror(run, shelf, tmp_path, monkeypatch
     check_content()
     assert str(tmp_path) not in json.dumps(record)
     monkeypatch.delenv("NEM_MIRROR")
-    with pytest.raises(FileNotFoundError, match="NEM_MIRROR"):
-        run("ucf11", ucf11_from="folder")
+    refused(FileNotFoundError, "NEM_MIRROR", run, "ucf11", ucf11_from="folder")
 
 
 def test_unpacking_goes_on_where_it_was_and_mixes_nothing_in(run, shelf, monkeypatch):
@@ -161,8 +159,7 @@ def test_chosen_members_arrive_at_their_places_once_and_damage_is_found(tmp_path
     data = bytearray(source.read_bytes())
     data[-3000] ^= 0xFF
     source.write_bytes(data)
-    with pytest.raises(archive.ArchiveError, match="fetch it again"):
-        archive.unpack(source, tmp_path / "new", place)
+    refused(archive.ArchiveError, "fetch it again", archive.unpack, source, tmp_path / "new", place)
     assert files(tmp_path / "new") == UNPACKED
 
 
@@ -185,8 +182,7 @@ def test_what_could_do_harm_is_refused_before_anything_is_written(tmp_path, monk
         archive.unpack(make(tmp_path / "a", members), tmp_path / "out", place)
     assert set(files(tmp_path)) == {"a"}
     bomb = zipped(tmp_path / "bomb", {"top/a/zeros.mpg": b"\0" * (2 << 20)})
-    with pytest.raises(archive.ArchiveError, match="bytes that unpack to 2097152"):
-        archive.unpack(bomb, tmp_path / "out", place)
+    refused(archive.ArchiveError, "bytes that unpack to 2097152", archive.unpack, bomb, tmp_path / "out", place)
 
 
 PROGRAM = f"""#!{sys.executable}
@@ -206,8 +202,7 @@ def test_compressed_rar_goes_through_a_program_and_solid_ones_in_one_pass(tmp_pa
     source = rar(tmp_path / "a.rar", MEMBERS, solid=solid, packed=b"?" * 400)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(rarfile, "CURRENT_SETUP", None)
-    with pytest.raises(archive.ArchiveError, match="unrar, unar, bsdtar or 7z"):
-        archive.unpack(source, tmp_path / "out", place)
+    refused(archive.ArchiveError, "unrar, unar, bsdtar or 7z", archive.unpack, source, tmp_path / "out", place)
     (tmp_path / "unrar").write_text(PROGRAM)
     (tmp_path / "unrar").chmod(0o755)
     for _ in range(2):  # the second finds all there
@@ -274,8 +269,7 @@ def test_both_layouts(mine):
     ],
 )
 def test_trees_that_cannot_be_understood_say_why(mine, names, message):
-    with pytest.raises(LayoutError, match=message):
-        mine(*names)
+    refused(LayoutError, message, mine, *names)
 
 
 def test_what_is_sound_or_was_there_before_stays(mine, run):
@@ -285,8 +279,7 @@ def test_what_is_sound_or_was_there_before_stays(mine, run):
     before = listed()
     with pytest.raises(LayoutError):
         mine("a/b/c/d_1.mp4")
-    with pytest.raises(FileNotFoundError, match=r"video\.acquire\.folder"):
-        run("folder")
+    refused(FileNotFoundError, r"video\.acquire\.folder", run, "folder")
     assert listed() == before
 
 
@@ -319,8 +312,7 @@ def test_links_are_followed_and_broken_ones_counted(mine, tmp_path):
     (tmp_path / "mine" / "b" / "again").symlink_to(tmp_path / "mine")  # without end
     (tmp_path / "mine" / "b" / "v_g07_c01.mp4").symlink_to(tmp_path / "elsewhere" / "g5" / "x.mp4")
     (tmp_path / "mine" / "b" / "v_g08_c01.mp4").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(LayoutError, match=r"in two, such as b/v_g07_c01\.mp4 = c/g5/x\.mp4"):
-        mine(*UCF)
+    refused(LayoutError, r"in two, such as b/v_g07_c01\.mp4 = c/g5/x\.mp4", mine, *UCF)
     records.write_bytes(tmp_path / "mine" / "b" / "v_g07_c01.mp4", b"y")
     assert mine(*UCF)["files_ignored"] == 1
     assert ("c/g5/x.mp4", "c", "g5") in listed()
@@ -330,8 +322,7 @@ def test_a_damaged_list_is_named(tmp_path):
     content = {b"path,class,group\n../../x.mpg,a,1\n": "out of the folder", b"path,class\na/b.mpg,a\n": "other columns"}
     for text, message in content.items():
         (tmp_path / "index.csv").write_bytes(text)
-        with pytest.raises(LayoutError, match=message):
-            layout.load(tmp_path / "index.csv")
+        refused(LayoutError, message, layout.load, tmp_path / "index.csv")
 
 
 def first(class_name, group, clip, count=40, seed=1):
