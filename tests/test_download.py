@@ -71,8 +71,6 @@ def server(monkeypatch):
 
 @pytest.fixture
 def fetch(server, tmp_path):
-    """Fetch the server's file, with a known hash or by trust on first use."""
-
     def get(name="data.bin", *, known=SHA, **changes):
         lock = {} if known else {"lock": tmp_path / "lock.json"}
         return download.fetch(server.url, tmp_path / name, **{"sha256": known, **lock, **changes})

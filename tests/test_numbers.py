@@ -89,7 +89,6 @@ class Truth:
         return [self.networks[condition, r][column].to_numpy() for r in range(self.repetitions)]
 
     def at_R(self, condition, column):
-        """One value per repetition; NaN where the network had failed."""
         return np.array([own[EPOCHS] if len(own) > EPOCHS else np.nan for own in self.curve(condition, column)])
 
     def answers(self, condition):
@@ -98,7 +97,6 @@ class Truth:
             yield np.stack(part[part.columns[-1]].to_numpy()).astype(float), self.truth[part.row].to_numpy()
 
     def values(self, condition):
-        """Every metric, one value per repetition."""
         sides = product(NAMES[self.task].items(), ("test", "train"))
         out = {f"{side}_{metric}": self.at_R(condition, f"{side}_{column}") for (metric, column), side in sides}
         if self.fx:

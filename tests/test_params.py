@@ -35,7 +35,6 @@ CHECKED_BY_CODE = {
 
 
 def leaves(node, place=()):
-    """Every parameter below a section, with its schema."""
     node = SCHEMA["$defs"].get(node.get("$ref", "").rpartition("/")[2], node)
     sections_of = node.get("additionalProperties")
     if isinstance(sections_of, dict) and "$ref" in sections_of:

@@ -50,7 +50,6 @@ def covers(dep, file):
 
 
 def code(stage):
-    """A stage's dependencies on code, in all its items."""
     items = STAGES[stage].get("items", {"": {}}).values()
     for dep, item in itertools.product(STAGES[stage]["deps"], items):
         text = re.sub(r"\$\{item\.(code|writer|list)\}", lambda match: item[match[1]], dep)  # noqa: B023
@@ -149,7 +148,6 @@ def copied(folder, *prefixes):
 
 
 def command(folder, *arguments):
-    """Run a Python module in a folder, as its user would."""
     scripts = os.path.dirname(sys.executable)  # noqa: PTH120
     environment = os.environ | {"DVC_NO_ANALYTICS": "1", "PATH": scripts + os.pathsep + os.environ["PATH"]}
     environment.pop("MLFLOW_TRACKING_URI", None)

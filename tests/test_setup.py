@@ -106,8 +106,6 @@ def test_accepted_advisories_are_complete_current_and_of_locked_packages():
 
 HOUSES = ("nem", "pipeline", "stages")
 NOT_CODE = (".pyc", ".tmp")
-NEEDS = {"cv2": "opencv-python", "sklearn": "scikit-learn", "ruamel": "ruamel.yaml", "yaml": "pyyaml", "PIL": "pillow"}
-"""Modules whose distribution has another name."""
 
 
 @pytest.fixture(scope="module")
@@ -186,22 +184,20 @@ def closure(*waiting):
         with contextlib.suppress(metadata.PackageNotFoundError):  # needed elsewhere only
             lines = [] if name in names else metadata.requires(name) or []
             names.add(name)
-            waiting += [bare(line) for line in lines if "extra ==" not in line]
+            waiting += [canonical(line) for line in lines if "extra ==" not in line]
     return names
 
 
-def canonical(name):
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def bare(requirement):
-    return canonical(re.split(r"[^A-Za-z0-9._-]", requirement)[0])
+def canonical(requirement):
+    """The canonical name of a requirement's distribution."""
+    return re.sub(r"[-_.]+", "-", re.split(r"[^A-Za-z0-9._-]", requirement)[0]).lower()
 
 
 def imported(*folders):
     """Distributions of all imports below folders, wherever in a module they stand, but for this project's own."""
     names = {name for file in files(*folders) for name in imports(file)[1]} - {"tests"}
-    return {canonical(NEEDS.get(name, name)) for name in names}
+    known = metadata.packages_distributions()
+    return {canonical(known.get(name, [name])[0]) for name in names}
 
 
 def test_every_import_is_declared_and_locked(wheel):
@@ -209,14 +205,14 @@ def test_every_import_is_declared_and_locked(wheel):
     (about,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
     for line in re.findall(r"^Requires-Dist: (.+)$", archive.read(about).decode(), re.M):
         extra = re.search(r"extra == ['\"](\w+)", line)
-        stated[extra[1] if extra else ""].add(bare(line))
+        stated[extra[1] if extra else ""].add(canonical(line))
     assert stated[""] == {"numpy", "scipy", "torch"}
     assert imported("nem") == stated[""] | stated["fast"]
     experiment = stated[""] | stated["fast"] | stated["experiment"]
     assert imported("pipeline", "stages") <= experiment
     everything = experiment | stated["dev"]
     assert imported("tools", "tests") <= everything
-    named = {bare(line) for line in (ROOT / "requirements/all.in").read_text().splitlines() if line[:1].isalpha()}
+    named = {canonical(line) for line in (ROOT / "requirements/all.in").read_text().splitlines() if line[:1].isalpha()}
     assert everything - {"noise-boosted-rbp"} == named, "pyproject.toml and requirements/all.in name other packages"
     lock = (ROOT / "requirements/all.txt").read_text()
     assert named <= set(re.findall(r"^([a-z0-9-]+)(?:\[[a-z]+\])?==", lock, re.M)), "make a new lock"
@@ -266,7 +262,6 @@ METRICS = {
 
 @pytest.fixture
 def repository(tmp_path):
-    """A repository whose commit holds a lock and metrics, and whose folder holds the same run."""
     train = {
         "cmd": "python -m stages.train",
         "deps": [{"path": "pipeline", "md5": "1"}, {"path": "data/sequences/fx", "md5": "2"}],

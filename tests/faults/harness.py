@@ -123,7 +123,6 @@ def die_before_replace(number):
 
 
 def join(process):
-    """Enter the namespaces of a process, where they are not this one's."""
     for kind in ("user", "mnt"):
         theirs = Path(f"/proc/{process}/ns/{kind}")
         if theirs.readlink() != Path(f"/proc/self/ns/{kind}").readlink():

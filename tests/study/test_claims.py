@@ -135,7 +135,6 @@ ONLY_SLOW = f"{claims.ONLY_IF} fx, lstm, days, slow; fx, gru, days, slow"
 
 
 def better(condition, yes=True, loss=0.1):
-    """The loss of a condition where NEM noise helps."""
     return loss if yes and condition.startswith("nem") else 0.2
 
 

@@ -107,7 +107,6 @@ def active(owner=None):
 
 
 def slots(runs=None):
-    """What the runs are of, settings left out; each is one of its settings."""
     tags = [run.data.tags for run in (active() if runs is None else runs)]
     assert len({tag[tracking.SLOT] for tag in tags}) == len(tags), "a slot twice"
     return sorted(tag[tracking.SLOT].rpartition("/")[0] for tag in tags)

@@ -45,7 +45,6 @@ def collect(work, keep="test"):
 
 
 def equal(a, b):
-    """Whether two repetitions are equal to the bit."""
     names = ("curves", "failed_epoch", "predictions")
     return all(torch.equal(getattr(a, name).nan_to_num(-7), getattr(b, name).nan_to_num(-7)) for name in names)
 

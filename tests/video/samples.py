@@ -43,12 +43,10 @@ def variable(path, seconds):
 
 
 def sound(path):
-    """Write a tone: a media file without pictures."""
     wavfile.write(path, 8000, np.round(8000 * np.sin(np.arange(8000) / 5)).astype("<i2"))
 
 
 def zipped(path, members):
-    """Write a ZIP archive of contents by name, a string being a symbolic link."""
     with zipfile.ZipFile(path, "w") as file:
         for name, content in members.items():
             info = zipfile.ZipInfo(name)

@@ -38,7 +38,6 @@ def settings(weights_file):
 
 @pytest.fixture(scope="module", autouse=True)
 def root(tmp_path_factory):
-    """A folder of the module's, where work is done in small chunks by this process."""
     folder = tmp_path_factory.mktemp("features")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NEM_EXECUTOR", "serial")
@@ -150,7 +149,6 @@ NAME = "Mixed_5b.branch1x1.conv.weight"
 
 
 def reference(state, pixels, **options):
-    """Features by torchvision's own constructor and a hook on its pool."""
     network = torchvision.models.inception_v3(weights=None, aux_logits=False, init_weights=False, **options).eval()
     network.load_state_dict({**network.state_dict(), **state})
     pooled = []
