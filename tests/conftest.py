@@ -17,6 +17,12 @@ settings.load_profile("suite")
 ROOT = Path(__file__).parent.parent
 
 
+def refused(error, words, call, /, *arguments, **named):
+    """A call must raise an error whose message has these words, a regular expression."""
+    with pytest.raises(error, match=words):
+        call(*arguments, **named)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     """Some sums change with the number of threads; tests run beside each other anyway."""
@@ -25,10 +31,11 @@ def _one_thread():
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """An empty project folder that is the working directory, with the code and profiles of this one."""
+    """An empty project folder that is the working directory, with the code and profiles of this one; no processes."""
     for name in ("nem", "pipeline", "stages", "profiles"):
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NEM_EXECUTOR", "serial")
     monkeypatch.delenv("NEM_MIRROR", raising=False)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return tmp_path

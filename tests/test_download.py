@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline.common import download, records
+from tests.conftest import refused
 
 pytestmark = pytest.mark.hostile
 
@@ -70,8 +71,6 @@ def server(monkeypatch):
 
 @pytest.fixture
 def fetch(server, tmp_path):
-    """Fetch the server's file, with a known hash or by trust on first use."""
-
     def get(name="data.bin", *, known=SHA, **changes):
         lock = {} if known else {"lock": tmp_path / "lock.json"}
         return download.fetch(server.url, tmp_path / name, **{"sha256": known, **lock, **changes})
@@ -101,17 +100,17 @@ def test_the_whole_file_arrives_and_nothing_else(server, fetch, tmp_path, state,
     if "part" in state:
         (tmp_path / "data.bin.part").write_bytes(state["part"])
         (tmp_path / "data.bin.part.tag").write_text(f'"{SHA}"')
-    for _ in range(2):
-        assert fetch(known=known) == {"url": server.url, "sha256": SHA, "trusted_on_first_use": not known}
+    provenance = fetch(known=known)
+    assert (provenance.origin, provenance.sha256, provenance.trusted_on_first_use) == ("network", SHA, not known)
     assert (tmp_path / "data.bin").read_bytes() == CONTENT
     assert {file.name for file in tmp_path.iterdir()} == {"data.bin", *([] if known else ["lock.json"])}
+    assert fetch(known=known).origin == "present"
     assert server.seen == asked
 
 
 def test_a_file_that_changes_between_two_parts_is_not_glued_together(server, fetch, tmp_path):
     server.cut = [50_000] * download.ATTEMPTS
-    with pytest.raises(download.DownloadError, match="it resumes"):
-        fetch()
+    refused(download.DownloadError, "it resumes", fetch)
     server.content = OTHER
     fetch(known=OTHER_SHA)
     assert (tmp_path / "data.bin").read_bytes() == OTHER
@@ -119,15 +118,13 @@ def test_a_file_that_changes_between_two_parts_is_not_glued_together(server, fet
 
 def test_a_file_without_its_length_is_trusted_only_with_a_hash(server, fetch, tmp_path):
     server.framing = "none"
-    with pytest.raises(download.DownloadError, match=r"may be cut off.*NEM_MIRROR"):
-        fetch(known=None)
+    refused(download.DownloadError, r"may be cut off.*NEM_MIRROR", fetch, known=None)
     assert len(server.seen) == 1
     assert {file.name for file in tmp_path.iterdir()} <= {"data.bin.part", "data.bin.part.tag"}
     fetch()
     assert (tmp_path / "data.bin").read_bytes() == CONTENT
     server.cut = [100_000]
-    with pytest.raises(download.DownloadError, match=r"found [0-9a-f]{64}"):
-        fetch("cut.bin")
+    refused(download.DownloadError, r"found [0-9a-f]{64}", fetch, "cut.bin")
 
 
 def test_what_cannot_be_had_is_asked_for_once_and_the_message_says_what_to_do(server, fetch, tmp_path):
@@ -135,9 +132,10 @@ def test_what_cannot_be_had_is_asked_for_once_and_the_message_says_what_to_do(se
         fetch(known="a" * 64)
     server.status = 404
     message = rf"{server.url} \(hash {SHA}.*put it at x/data\.bin in the folder that NEM_MIRROR"
-    with pytest.raises(download.DownloadError, match=message):
-        fetch(mirror_path="x/data.bin")
+    refused(download.DownloadError, message, fetch, mirror_path="x/data.bin")
     assert len(server.seen) == 2
+    for url in ("ftp://example.org/x", "javascript:alert(1)", "/etc/passwd", ""):
+        refused(ValueError, "http, https or file", download.fetch, url, tmp_path / "x", sha256=SHA)
     assert not list(tmp_path.iterdir())
 
 
@@ -148,7 +146,7 @@ def test_a_portals_page_is_never_trusted(server, fetch, tmp_path):
         fetch(known=None, accept=accept)
     assert not list(tmp_path.iterdir())
     server.content = CONTENT
-    assert fetch(known=None, accept=accept)["trusted_on_first_use"]
+    assert fetch(known=None, accept=accept).trusted_on_first_use
     server.content = PAGE
     with pytest.raises(download.DownloadError, match=r"HTML page.*changed.*remove the address from .*lock\.json"):
         fetch("b", known=None, accept=accept)
@@ -162,14 +160,13 @@ def test_a_portals_page_is_never_trusted(server, fetch, tmp_path):
             fetch(known=None, accept=accept)
         assert records.read_json(tmp_path / "lock.json") == {"http://other": "1"}
         server.content = CONTENT
-        assert fetch(known=None, accept=accept)["sha256"] == SHA
+        assert fetch(known=None, accept=accept).sha256 == SHA
 
 
 def test_the_mirror_comes_first(server, fetch, tmp_path, monkeypatch):
     records.write_bytes(tmp_path / "mirror" / "m.bin", CONTENT)
     monkeypatch.setenv("NEM_MIRROR", str(tmp_path / "mirror"))
-    assert fetch(mirror_path="m.bin")["sha256"] == SHA
+    assert fetch(mirror_path="m.bin").origin == "mirror"
     assert not server.seen
     monkeypatch.setenv("NEM_MIRROR", str(tmp_path / "nowhere"))
-    with pytest.raises(FileNotFoundError, match="NEM_MIRROR"):
-        fetch("other.bin", mirror_path="m.bin")
+    refused(FileNotFoundError, "NEM_MIRROR", fetch, "other.bin", mirror_path="m.bin")

@@ -3,6 +3,7 @@
 import ast
 import functools
 import graphlib
+import re
 import sys
 
 import pytest
@@ -132,6 +133,26 @@ def test_the_theory_draws_nothing():
     for file in files("nem/theory"):
         for word in ("randn", "torch.rand", "bernoulli(", "manual_seed", "normal_("):
             assert word not in file.read_text("utf-8"), f"{file.name} draws"
+
+
+def test_nothing_but_records_gives_a_file_its_final_name_and_so_every_file_appears_whole():
+    """The others write parts of downloads, into a file that ``records`` has opened, and into temporary folders."""
+    may = {f"pipeline.{name}" for name in ("common.records", "common.download", "common.sequences")}
+    may |= {f"pipeline.video.{name}" for name in ("frames.codec", "acquire.archive", "acquire.features")}
+    ways = re.compile(r"\.(write_text|write_bytes|write_table|save_file|tofile)\($|\bopen\(.*'[wax]b?'")
+    for name in (name for name in MODULES if name.startswith(("pipeline.", "stages.")) and name not in may):
+        for call in (node for node in ast.walk(tree(MODULES[name])) if isinstance(node, ast.Call)):
+            told = ast.unparse(call.func) + "(" if "open" not in ast.unparse(call.func) else ast.unparse(call)
+            assert told.startswith("records.") or not ways.search(told), f"{name}:{call.lineno}"
+
+
+def test_no_result_can_depend_on_the_clock_or_on_time_stamps_of_files():
+    """That no library puts the time into a file: equal bytes of runs at other times, everywhere in these tests."""
+    clock = re.compile(
+        r"time\.(time|time_ns|[a-z]*time|strftime)\b|from time|\.(now|today|utcnow)\(|(st_|get)[acm]time"
+    )
+    for name in (name for name in MODULES if not name.startswith("tools")):
+        assert not clock.search(MODULES[name].read_text("utf-8")), name
 
 
 def test_only_tasks_say_what_tasks_there_are():

@@ -53,7 +53,6 @@ def scatter(folder, random):
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """Runs and their evaluation."""
     random = np.random.default_rng(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(figures, "draw", lambda outcome: [])  # pictures are no numbers
@@ -87,11 +86,9 @@ class Truth:
             self.truth = pd.Series(self.days.target_raw, self.days.day_index)[table.index]
 
     def curve(self, condition, column):
-        """One array over epochs per repetition."""
         return [self.networks[condition, r][column].to_numpy() for r in range(self.repetitions)]
 
     def at_R(self, condition, column):
-        """One value per repetition; NaN where the network had failed."""
         return np.array([own[EPOCHS] if len(own) > EPOCHS else np.nan for own in self.curve(condition, column)])
 
     def answers(self, condition):
@@ -100,7 +97,6 @@ class Truth:
             yield np.stack(part[part.columns[-1]].to_numpy()).astype(float), self.truth[part.row].to_numpy()
 
     def values(self, condition):
-        """Every metric, one value per repetition."""
         sides = product(NAMES[self.task].items(), ("test", "train"))
         out = {f"{side}_{metric}": self.at_R(condition, f"{side}_{column}") for (metric, column), side in sides}
         if self.fx:
@@ -171,7 +167,7 @@ def check(name, expected, keys, folder=paths.TABLES):
 
 
 def test_every_csv_holds_the_numbers(project):
-    gaps, naive, leaks, checked = [], [], [], {"class_accuracy.csv", "confusion.csv"}  # known answers: tests/tasks
+    gaps, naive, leaks, checked = [], [], [], {"class_accuracy.csv", "confusion.csv"}  # known answers: test_evaluate.py
     for (name, cell), truth in project.items():
         for table, rows in truth.tables():
             checked.add(file := f"{'groups_' if truth.split else ''}table_{table.number}.csv")

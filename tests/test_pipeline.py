@@ -52,7 +52,6 @@ def covers(dep, file):
 
 
 def code(stage):
-    """A stage's dependencies on code, in all its items."""
     items = STAGES[stage].get("items", {"": {}}).values()
     for dep, item in itertools.product(STAGES[stage]["deps"], items):
         text = re.sub(r"\$\{item\.(code|writer|list)\}", lambda match: item[match[1]], dep)  # noqa: B023
@@ -151,7 +150,6 @@ def copied(folder, *prefixes):
 
 
 def command(folder, *arguments):
-    """Run a Python module in a folder, as its user would."""
     scripts = os.path.dirname(sys.executable)  # noqa: PTH120
     environment = os.environ | {"DVC_NO_ANALYTICS": "1", "PATH": scripts + os.pathsep + os.environ["PATH"]}
     environment.pop("MLFLOW_TRACKING_URI", None)
@@ -263,13 +261,6 @@ def test_a_default_that_changes_reruns_its_task_once_params_are_composed_again(f
         assert stale(finished) == (set(), set())
         assert command(finished, "pipeline.params", "compose", "demo", "--force").returncode == 0
         assert stale(finished) == (FX, FX)
-
-
-def test_one_task_alone_needs_no_other_edit(finished):
-    with restored(finished / "params.yaml") as before:
-        (finished / "params.yaml").write_text(before.replace("tasks: [fx, video]", "tasks: [video]"))
-        listed = command(finished, "dvc", "stage", "list", "--name-only")
-        assert set(listed.stdout.split()) == EVERYTHING | VIDEO
 
 
 # --- The pipeline under DVC, with tiny parameters --------------------------------------------------------------------

@@ -36,8 +36,6 @@ def _fail(number):
 
 
 class Block:
-    """What can be referred to weakly."""
-
     def __init__(self, number):
         pass
 

@@ -1,13 +1,18 @@
-"""Files appear whole or not at all, equal content is equal bytes; kept work is found under its own key and code."""
+"""Files appear whole or not at all, equal content is equal bytes, damage is named; kept work has a key; sequences."""
 
 import itertools
+import os
 import sys
+from dataclasses import replace
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from pipeline.common import command, kept, paths, records, seeds
+from pipeline.common import command, kept, paths, records, seeds, sequences
+from tests.conftest import refused
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -21,13 +26,12 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 
 
 def test_json_refuses_nan_and_names_damaged_files(tmp_path):
-    with pytest.raises(ValueError, match="JSON"):
-        records.write_json(tmp_path / "a", {"x": float("nan")})
+    refused(ValueError, "JSON", records.write_json, tmp_path / "a", {"x": float("nan")})
     (tmp_path / "b").write_text("{")
-    with pytest.raises(ValueError, match="run the stage that writes it again"):
-        records.read_json(tmp_path / "b")
+    refused(ValueError, "run the stage that writes it again", records.read_json, tmp_path / "b")
 
 
+@pytest.mark.hostile
 def test_equal_tables_are_equal_bytes_and_what_is_none_is_named(tmp_path):
     table, file = pa.table({"a": list(range(200_000)), "b": ["x"] * 200_000}), tmp_path / "t.parquet"
     for name in ("one", "t.parquet"):
@@ -39,11 +43,9 @@ def test_equal_tables_are_equal_bytes_and_what_is_none_is_named(tmp_path):
             records.read_table(file, pa.schema([(name, pa.int32())]))
     for damaged in (whole[:-20], whole[:-10] + bytes([whole[-10] ^ 0xFF]) + whole[-9:], b"", b"a,b\n1,2\n"):
         file.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"t\.parquet"):
-            records.read_table(file)
+        refused(ValueError, r"t\.parquet", records.read_table, file)
     file.unlink()
-    with pytest.raises(FileNotFoundError, match="dvc repro"):
-        records.read_table(file)
+    refused(FileNotFoundError, "dvc repro", records.read_table, file)
 
 
 def test_seeds_depend_on_names_alone():
@@ -67,19 +69,7 @@ def test_commands_turn_expected_faults_into_messages(capsys):
         command.stage("windows")(defect)()
 
 
-def test_a_mirror_that_is_not_there_is_named(monkeypatch, tmp_path):
-    monkeypatch.setenv(paths.MIRROR_VARIABLE, str(tmp_path / "none"))
-    with pytest.raises(FileNotFoundError, match=paths.MIRROR_VARIABLE):
-        paths.mirror()
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def test_an_entry_is_there_until_it_is_forgotten(folder):
+def test_an_entry_is_there_until_it_is_forgotten(project):
     store = kept.Kept("work", {"a": 1})
     assert store.get("x") is None
     for content in (b"one", b"two"):
@@ -93,7 +83,7 @@ def test_an_entry_is_there_until_it_is_forgotten(folder):
         assert not store.has("x")
 
 
-def test_an_entry_with_any_flipped_bit_or_another_name_is_not_there(folder):
+def test_an_entry_with_any_flipped_bit_or_another_name_is_not_there(project):
     store = kept.Kept("work", 1)
     store.put("x", b"content")
     (file,) = store.folder.iterdir()
@@ -108,25 +98,26 @@ def test_an_entry_with_any_flipped_bit_or_another_name_is_not_there(folder):
     assert store.get("x") == b"content"
 
 
-def test_what_is_not_wanted_any_more_is_forgotten(folder):
+def test_what_is_not_wanted_any_more_is_forgotten(project):
     old, new, elsewhere = stores = kept.Kept("a/b", 1), kept.Kept("a/b", 2), kept.Kept("a/c", 1)
     for store, name in itertools.product(stores, "xy"):
         store.put(name, b"content")
+    new.retain(["y", "z"])
+    assert (new.has("x"), new.has("y"), old.has("y"), elsewhere.has("x")) == (False, True, False, True)
     kept.forget("a/b")
-    assert (new.has("x"), old.has("y"), elsewhere.has("x")) == (False, False, True)
     assert [place.name for place in (paths.CHECKPOINTS / "a").iterdir()] == ["c"]
 
 
 @pytest.fixture
-def package(folder, monkeypatch):
+def package(project, monkeypatch):
     """A package whose sources a test may change; returns what writes it and gives its digest."""
-    monkeypatch.syspath_prepend(str(folder))
-    (folder / "sample" / "part").mkdir(parents=True)
-    (folder / "sample" / "part" / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(str(project))
+    (project / "sample" / "part").mkdir(parents=True)
+    (project / "sample" / "part" / "__init__.py").write_text("")
 
     def digest(source, names=("sample",)):
-        (folder / "sample" / "__init__.py").write_text("")
-        (folder / "sample" / "part" / "code.py").write_text(source)
+        (project / "sample" / "__init__.py").write_text("")
+        (project / "sample" / "part" / "code.py").write_text(source)
         sys.modules.pop("sample", None)
         return kept.code_digest(names)
 
@@ -159,8 +150,123 @@ def test_documentation_voids_nothing_and_code_does(package):
         assert (package(CODE, (name,)) == package(CODE.replace("= 3", "= 4"), (name,))) == same
 
 
-def test_packed_tensors_come_back():
+def test_packed_tensors_come_back_and_equal_ones_are_equal_bytes():
     tensors = {"b": torch.arange(6.0).view(2, 3).t(), "a": torch.tensor(7), "empty": torch.zeros(0, 2)}
-    back = kept.unpack(kept.pack({"tensors": tensors, "name": ("ö", None)}))
-    assert back["name"] == ("ö", None)
-    torch.testing.assert_close(back["tensors"], tensors, rtol=0, atol=0)
+    about = {"name": "ö", "numbers": [1, 2.5, None]}
+    content = kept.pack(tensors, about)
+    assert content == kept.pack(dict(reversed(tensors.items())), dict(reversed(about.items())))
+    back, described = kept.unpack(content)
+    assert described == about
+    torch.testing.assert_close(back, tensors, rtol=0, atol=0)
+
+
+N, T, K, P, I = 12, 3, 2, 20, 4
+FILES = {"about.json", "sequences.parquet", "pool.safetensors"}
+
+
+def table(**changes):
+    generator = np.random.default_rng(1)
+    first = np.array((["train"] * 3 + ["validation"] + ["test"] * 2) * 2)
+    written = sequences.Table(
+        rows=np.arange(100, 100 + N), index=generator.integers(0, P, (N, T)),
+        targets=np.eye(K, dtype=np.float32)[np.arange(N) % K], group=[f"g{n % 3}" for n in range(N)],
+        splits={"random": first, "groups": first[::-1]},
+        pools={"": torch.from_numpy(generator.standard_normal((P, I)).astype(np.float32))},
+        head="softmax", classes=("a", "b"), origin={"weights": "w"},
+    )  # fmt: skip
+    return replace(written, **changes)
+
+
+def test_what_is_written_is_loaded(tmp_path):
+    written = table(target_scale=2.0, target_offset=0.5, unit="°")
+    sequences.write(tmp_path, written)
+    assert sequences.splits(tmp_path) == ("random", "groups")
+    data = sequences.load(tmp_path)
+    assert data.train.rows.tolist() == [100, 101, 102, 103, 106, 107, 108, 109]  # validation stays in its place
+    assert data.test.rows.tolist() == [104, 105, 110, 111]
+    assert data.validation is None
+    assert (data.inputs, data.outputs, data.slices, len(data.test)) == (I, K, T, 4)
+    assert (data.target_scale, data.target_offset, data.unit) == (2.0, 0.5, "°")
+    assert (data.head, data.classes, data.origin) == ("softmax", ("a", "b"), {"weights": "w"})
+    assert torch.equal(data.test.pool, written.pools[""])
+    assert np.array_equal(data.test.index, written.index[[4, 5, 10, 11]])
+    assert np.array_equal(data.test.targets, written.targets[[4, 5, 10, 11]])
+    assert data.digest.keys() == FILES
+    apart = sequences.load(tmp_path, "groups", validation="apart")
+    sides = [part.rows.tolist() for part in (apart.train, apart.validation, apart.test)]
+    assert sides == [[103, 104, 105, 109, 110, 111], [102, 108], [100, 101, 106, 107]]
+    assert sequences.read_table(tmp_path)["group"].to_pylist() == written.group
+
+
+def test_equal_tables_are_equal_bytes_and_old_pools_go(tmp_path):
+    pools = {"random": table().pools[""], "groups": table().pools[""] + 1}
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        sequences.write(folder, table(pools=pools, group=None))
+    sequences.write(tmp_path / "c", table(pools=pools))
+    sequences.write(tmp_path / "c", table())
+    a, b, c = ({f.name: f.read_bytes() for f in (tmp_path / name).iterdir()} for name in "abc")
+    assert a == b
+    assert c.keys() == FILES
+    for split in ("random", "groups"):
+        assert torch.equal(sequences.load(tmp_path / "a", split).train.pool, pools[split])
+    assert sequences.read_table(tmp_path / "a")["group"].null_count == N
+
+
+@pytest.mark.parametrize("linkable", [True, False])
+def test_a_table_of_features_lends_its_vectors(tmp_path, monkeypatch, linkable):
+    pool, entry = table().pools[""], tmp_path / "entry"
+    save_file({"vectors": pool}, entry, {"about": "x"})
+    entry.chmod(0o444)
+    (tmp_path / "vectors.safetensors").symlink_to(entry)  # as DVC may leave it
+    if not linkable:
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError("another disk")))
+    for _ in range(2):
+        sequences.write(tmp_path / "s", table(pools={"": tmp_path / "features.parquet"}))
+        assert torch.equal(sequences.load(tmp_path / "s").train.pool, pool)
+    written = tmp_path / "s" / "pool.safetensors"
+    assert not written.is_symlink()
+    assert written.samefile(entry) == linkable
+    assert entry.stat().st_mode & 0o777 == 0o444
+    assert records.sha256_of(written) == records.sha256_of(entry)
+
+
+@pytest.mark.hostile
+def test_every_damage_is_named_with_a_remedy(tmp_path):
+    sequences.write(tmp_path, table())
+    for file in FILES:
+        place = tmp_path / file
+        whole = place.read_bytes()
+        for cut in (0, len(whole) // 2):
+            place.write_bytes(whole[:cut] + bytes([whole[cut] ^ 1]) + whole[cut + 1 :])
+            named = "" if file == "about.json" else file  # whose digests of others may be what is damaged
+            refused(ValueError, rf"expected .*{named}.*found", sequences.load, tmp_path)
+        place.unlink()
+        refused(FileNotFoundError, "dvc repro", sequences.load, tmp_path)
+        place.write_bytes(whole)
+    about = records.read_json(tmp_path / "about.json")
+    for key, value in itertools.product(sequences.KINDS, (True, None)):
+        records.write_json(tmp_path / "about.json", {**about, key: value})
+        refused(ValueError, f"expected '{key}' in .*about.json", sequences.load, tmp_path)
+    records.write_json(tmp_path / "about.json", [])
+    refused(ValueError, "'slices'", sequences.splits, tmp_path)
+
+
+def test_splits_and_pools_are_checked(tmp_path):
+    everything = {"all": np.array(["train"] * N)}
+    for changes, words in (
+        ({"index": np.full((N, T), P)}, f"rows of the {P} slices"),
+        ({"splits": everything}, "at least one test sequence"),
+    ):
+        sequences.write(tmp_path, table(**changes))
+        refused(ValueError, words, sequences.load, tmp_path)
+    cut_off = {"all": everything["all"].astype("<U3")}
+    for wrong in ({"pools": {}}, {"splits": {}}, {"pools": {"random": table().pools[""]}}, {"splits": cut_off}):
+        refused(ValueError, "expected sequences with splits", sequences.write, tmp_path, table(**wrong))
+    sequences.write(tmp_path, table())
+    refused(ValueError, "expected one of the splits", sequences.load, tmp_path, "other")
+    about = records.read_json(tmp_path / "about.json")
+    for tensors in ({"vectors": torch.zeros(P, I, dtype=torch.float64)}, {"x": torch.zeros(P, I)}):
+        save_file(tensors, tmp_path / "pool.safetensors")
+        about["files"]["pool.safetensors"] = records.sha256_of(tmp_path / "pool.safetensors")
+        records.write_json(tmp_path / "about.json", about)
+        refused(ValueError, r"pool\.safetensors", sequences.load, tmp_path)

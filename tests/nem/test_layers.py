@@ -1,4 +1,4 @@
-"""The drop-in layers: torch's own numbers without noise, exact gradients with it."""
+"""The drop-in layers and losses: torch's own numbers without noise, exact gradients with it."""
 
 from functools import partial
 
@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from nem import Noise, NoisyGRU, NoisyLSTM, fast
+from nem import Noise, NoisyGRU, NoisyLSTM, fast, nem_cross_entropy, nem_mse_loss, theory
 from nem.noise import GateNoise
+from tests.conftest import refused
 from tests.nem import stacks
 from tests.nem.stacks import generator
 
@@ -69,27 +70,14 @@ def test_zero_noise_changes_nothing_and_evaluation_no_bit(layer_class, kind, mod
 @BOTH
 def test_a_seed_is_a_sequence_and_a_missing_one_an_error(layer_class):
     layer, x = layer_class(3, 4, noise=LOUD), draw(0, 5, 2, 3)
-    with pytest.raises(ValueError, match=r"torch\.Generator"):
-        layer(x)
+    refused(ValueError, r"torch\.Generator", layer, x)
     first = layer(x, generator=generator(1))[0]
     assert torch.equal(first, layer(x, generator=generator(1))[0])
     assert not torch.equal(first, layer(x, generator=generator(2))[0])
     assert 0 < layer.acceptance < 1
+    assert torch.isfinite(layer_class(3, 4, noise=Noise("expected-nem", "additive", 0.4))(x)[0]).all(), "draws nothing"
     layer.set_epoch(10**6)
     assert torch.allclose(layer(x, generator=generator(1))[0], layer.eval()(x)[0], atol=1e-5)
-
-
-@BOTH
-@pytest.mark.parametrize("granularity", ["slice", "neuron", "time"])
-@MODES
-def test_every_option_runs_and_accepts_some(layer_class, granularity, mode):
-    for kind in ("nem", "reversed-nem"):
-        layer = layer_class(3, 6, noise=Noise(kind, mode, 0.4), granularity=granularity, latent="sampled")
-        layer(draw(0, 5, 40, 3), generator=generator(1))[0].sum().backward()
-        assert 0.3 < layer.acceptance < 1
-        assert all(torch.isfinite(p.grad).all() for p in layer.parameters())
-        expected = layer_class(3, 6, noise=Noise(f"expected-{kind}", mode, 0.4))
-        assert torch.isfinite(expected(draw(0, 5, 4, 3))[0]).all()
 
 
 @BOTH
@@ -102,12 +90,9 @@ def test_shapes_are_checked(layer_class, noise):
         with pytest.raises(ValueError, match=rf"expected initial states of shape {right}"):
             layer(torch.zeros(given_), states(layer, torch.zeros(shape)), generator=generator())
     for shape in ((5, 2, 2), (0, 2, 3)):
-        with pytest.raises(ValueError, match="last size 3, not empty"):
-            layer(torch.zeros(shape), generator=generator())
-    with pytest.raises(ValueError, match="hidden_size of at least 1"):
-        layer_class(3, 0)
-    with pytest.raises(TypeError, match="num_layers"):
-        layer_class(3, 4, num_layers=2)
+        refused(ValueError, "last size 3, not empty", layer, torch.zeros(shape), generator=generator())
+    refused(ValueError, "hidden_size of at least 1", layer_class, 3, 0)
+    refused(TypeError, "num_layers", layer_class, 3, 4, num_layers=2)
 
 
 @PAIRS
@@ -152,6 +137,9 @@ def test_gru_noise_acts_on_the_papers_update_gate():
 @PAIRS
 def test_it_is_torchs_layer_to_whoever_asks(mine, torchs):
     layer = mine(3, 4, noise=LOUD, granularity="time", latent="sampled", injection="backward", clamp=True)
+    layer(draw(0, 5, 40, 3), generator=generator(1))[0].sum().backward()
+    assert 0.3 < layer.acceptance < 1
+    assert all(torch.isfinite(p.grad).all() for p in layer.parameters())
     assert isinstance(layer, torchs)
     assert "noise=Noise" in repr(layer)
     gates = GateNoise(("nem",), ("additive",), *layer._choices)
@@ -160,3 +148,72 @@ def test_it_is_torchs_layer_to_whoever_asks(mine, torchs):
     for fresh in (one, two):
         fresh.reset_parameters(generator(5))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+
+
+@given(st.integers(1, 6), st.integers(1, 5))
+def test_losses_without_noise_are_torchs(B, K):
+    logits = torch.randn(B, K, generator=generator(B), dtype=DOUBLE)
+    labels = torch.arange(B) % K
+    torch.testing.assert_close(nem_cross_entropy(logits, labels), nn.functional.cross_entropy(logits, labels))
+    codes = nn.functional.one_hot(labels, K)
+    torch.testing.assert_close(nem_cross_entropy(logits, codes), nn.functional.cross_entropy(logits, labels))
+    target = torch.randn(B, K, generator=generator(K), dtype=DOUBLE)
+    torch.testing.assert_close(nem_mse_loss(logits, target), nn.functional.mse_loss(logits, target) * K)
+
+
+@MODES
+@pytest.mark.parametrize("loss", [nem_cross_entropy, nem_mse_loss])
+def test_nem_noise_never_raises_the_noisy_loss_above_the_clean_one_and_fades(loss, mode):
+    """By construction: which is why clean losses have to be reported."""
+    output, target = torch.randn(64, 5, generator=generator(1)), torch.randn(64, 5, generator=generator(2))
+    target = target.argmax(-1) if loss is nem_cross_entropy else target
+    clean, noise = loss(output, target), Noise("nem", mode, 0.5, decay=2.0)
+    for seed in range(20):
+        assert loss(output, target, noise=noise, generator=generator(seed)) < clean
+    late = loss(output, target, noise=noise, epoch=10**5, generator=generator(3))
+    torch.testing.assert_close(late, clean, rtol=1e-4, atol=1e-6)
+
+
+def test_the_noisy_cross_entropy_has_its_closed_form_gradient():
+    """a·Σ(y + n) - (y + n), not a - (y + n): noisy targets do not sum to 1 (docs/errata.md on (B.21))."""
+    logits = torch.randn(7, 4, generator=generator(1), dtype=DOUBLE, requires_grad=True)
+    labels = torch.arange(7) % 4
+    nem_cross_entropy(logits, labels, noise=Noise("blind", "additive", 0.5), generator=generator(3)).backward()
+    noisy = nn.functional.one_hot(labels, 4) + 0.5 * torch.randn(7, 4, generator=generator(3), dtype=DOUBLE)
+    a = torch.softmax(logits.detach(), -1)
+    torch.testing.assert_close(logits.grad, (a * noisy.sum(-1, keepdim=True) - noisy) / 7)
+    assert not torch.allclose(logits.grad, (a - noisy) / 7)
+
+
+@MODES
+def test_the_literal_delta_has_the_losses_value_and_b21s_gradient(mode):
+    def ran(delta):
+        logits = torch.randn(7, 4, generator=generator(1), dtype=DOUBLE, requires_grad=True)
+        noise = Noise("reversed-nem", mode, 0.5)
+        loss = nem_cross_entropy(logits, labels, noise=noise, generator=generator(3), output_delta=delta)
+        return loss.item(), torch.softmax(logits.detach(), -1), torch.autograd.grad(loss, logits)[0] * 7
+
+    labels = torch.arange(7) % 4
+    (value, a, exact), (same, _, literal) = ran("loss"), ran("literal")
+    assert value == same > 0
+    surplus = literal.sum(-1, keepdim=True)  # of the literal delta: 1 - Σ(y + n)
+    assert surplus.abs().max() > 0.1
+    torch.testing.assert_close(literal, exact + a * surplus)
+    refused(ValueError, "expected output_delta loss or literal, found 'b21'", ran, "b21")
+
+
+def test_losses_check_shapes_and_generators():
+    refused(ValueError, "expected integer classes", nem_cross_entropy, torch.zeros(3, 2), torch.zeros(4))
+    refused(ValueError, "expected a target", nem_mse_loss, torch.zeros(3, 2), torch.zeros(3, 1))
+    with pytest.raises(ValueError, match=r"torch\.Generator"):
+        nem_mse_loss(torch.zeros(3, 2), torch.zeros(3, 2), noise=Noise("nem", "additive", 0.1))
+
+
+@MODES
+def test_expected_noise_needs_no_generator_and_moves_targets_by_its_mean(mode):
+    logits, labels = torch.randn(7, 4, generator=generator(1), dtype=DOUBLE), torch.arange(7) % 4
+    expected = nem_cross_entropy(logits, labels, noise=Noise("expected-nem", mode, 0.5))
+    log_a, codes = torch.log_softmax(logits, -1), nn.functional.one_hot(labels, 4).double()
+    normal = log_a if mode == "additive" else codes * log_a
+    mean = theory.expected_halfspace_noise(normal, 0.5) * (1 if mode == "additive" else codes)
+    torch.testing.assert_close(expected, -((codes + mean) * log_a).sum(-1).mean())

@@ -12,6 +12,7 @@ from nem import theory
 from nem.conditions import MODES
 from nem.noise import EXPECTED as MEANS
 from nem.noise import Draws, GateNoise, Noise, OutputNoise, annealed, decide, stacked
+from tests.conftest import refused
 from tests.nem.stacks import AXES, draw, generator
 
 SEEDS = st.integers(0, 2**31)
@@ -181,18 +182,14 @@ def test_annealing_never_grows_and_starts_at_sigma(sigma, decay, epoch):
 
 def test_bad_sources_missing_draws_and_modes_are_named():
     for bad in ({"kind": "none"}, {"mode": "both"}, {"sigma": -1.0}, {"sigma": math.nan}, {"decay": -0.1}):
-        with pytest.raises(ValueError, match="expected"):
-            Noise(**{"kind": "nem", "mode": "additive", "sigma": 0.1, **bad})
+        refused(ValueError, "expected", Noise, **{"kind": "nem", "mode": "additive", "sigma": 0.1, **bad})
     layer, logit, gate, draws = gates([("matched", "multiplicative")], 0.1, 1, latent="sampled")
     some = {"uniform": draws.uniform}
     for words, given_ in (("uniform", {"normal": gate}), ("an independent", some | {"normal": gate}), ("normal", some)):
         with pytest.raises(ValueError, match=rf"expected (standard )?{words} draw"):
             layer.increments(logit, gate, Draws(draws.sigma, **{"normal": None, **given_}))
-    with pytest.raises(ValueError, match="expected a mode for every kind"):
-        OutputNoise(("nem", "none"), ("additive", "additive"))
+    refused(ValueError, "expected a mode for every kind", OutputNoise, ("nem", "none"), ("additive", "additive"))
     for kind in MEANS:
-        with pytest.raises(ValueError, match="expected granularity slice or neuron"):
-            GateNoise((kind,), ("additive",), "time")
+        refused(ValueError, "expected granularity slice or neuron", GateNoise, (kind,), ("additive",), "time")
     layer, target, activation, draws = outputs([("expected-nem", "multiplicative")], "identity", 0.1, 1)
-    with pytest.raises(ValueError, match="expected one output"):
-        layer.increments("identity", target, activation, draws)
+    refused(ValueError, "expected one output", layer.increments, "identity", target, activation, draws)

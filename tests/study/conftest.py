@@ -20,14 +20,12 @@ SPLITS = {"fx": ("days",), "video": ("groups", "random")}
 
 @pytest.fixture(scope="session")
 def quick():
-    """Parameters of the quick study."""
     return grid.quick(params.Params())
 
 
 @pytest.fixture
-def prepared(project, monkeypatch):
+def prepared(project):
     """A project folder with sequences of both tasks: values that follow their input, and three classes."""
-    monkeypatch.setenv("NEM_EXECUTOR", "serial")
     for task, head in HEADS.items():
         table = small.table(head, 60)
         splits = dict(zip(SPLITS[task], table.splits.values(), strict=False))

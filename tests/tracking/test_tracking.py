@@ -1,6 +1,7 @@
 """Exactly one MLflow run per slot, whatever came before; numbers equal to the files; a faulty store stops nothing."""
 
 import contextlib
+import itertools
 import os
 import re
 import shutil
@@ -33,6 +34,7 @@ FX = [("fx", "lstm", None)]
 FEW = ("none", "blind-additive-output", "nem-additive-both")
 FAILED = ("blind-additive-output", 1, 6)
 WANTED = sorted(["fx/lstm"] + [f"fx/lstm/{c}/{r}" for c in FEW for r in range(2)])
+WRITES = ("create_run", "log_batch", "log_inputs", "set_tag", "set_terminated", "delete_run", "log_artifact")
 UI = [sys.executable, "-m", "stages.track", "--serve"]
 """What `make ui` runs; a test compares."""
 
@@ -45,7 +47,6 @@ def write(conditions=FEW, **changes):
 
 
 def clone(folder):
-    """A folder with the project's code."""
     folder.mkdir()
     for name in ("nem", "pipeline", "stages", "profiles", "params.yaml"):
         (folder / name).symlink_to(ROOT / name)
@@ -61,7 +62,6 @@ def python(code, *arguments):
 
 @pytest.fixture
 def trained(project, blank):
-    """A finished training and an empty store."""
     shutil.copy(blank, project / "mlflow.db")
     return write()
 
@@ -99,7 +99,6 @@ def anywhere(request, trained, monkeypatch):
 
 
 def active(owner=None):
-    """The active runs of a project, by default of this folder's."""
     with tracking.connected() as client:
         experiment = client.get_experiment_by_name("noise-boosted-rbp/fx")
         runs = [] if experiment is None else client.search_runs([experiment.experiment_id], max_results=5000)
@@ -108,7 +107,6 @@ def active(owner=None):
 
 
 def slots(runs=None):
-    """What the runs are of, settings left out; each is one of its settings."""
     tags = [run.data.tags for run in (active() if runs is None else runs)]
     assert len({tag[tracking.SLOT] for tag in tags}) == len(tags), "a slot twice"
     return sorted(tag[tracking.SLOT].rpartition("/")[0] for tag in tags)
@@ -147,11 +145,16 @@ def check(rate="0.01"):
 
 
 def test_one_run_per_slot_after_any_sequence(anywhere):
-    assert tracking.sync(FX) == 6
-    check()
+    record, repetitions = anywhere
+    log = tracking.live(record)
+    log(repetitions[0])
+    assert slots() == sorted(["fx/lstm"] + [f"fx/lstm/{c}/0" for c in FEW])
+    log(repetitions[1])
     first, before = {run.data.tags[tracking.SLOT]: run.info.run_id for run in active()}, numbers()
+    log(repetitions[0])
     assert tracking.sync(FX) == 0
     assert numbers() == before
+    check()
     # A run that was killed before it was whole, and a copy: both go, and nothing else does.
     half, whole = (next(slot for slot in first if f"/none/{r}/" in slot) for r in range(2))
     with tracking.connected() as client:
@@ -197,51 +200,26 @@ def test_splits_are_runs_of_their_own(trained):
         assert client.get_experiment_by_name("noise-boosted-rbp/fx_groups") is not None
 
 
-def test_live_runs_are_the_runs_that_sync_wants(anywhere):
-    record, repetitions = anywhere
-    log = tracking.live(record)
-    log(repetitions[0])
-    assert slots() == sorted(["fx/lstm"] + [f"fx/lstm/{c}/0" for c in FEW])
-    log(repetitions[1])
-    first = numbers()
-    log(repetitions[0])
-    assert tracking.sync(FX) == 0
-    assert numbers() == first
-    check()
-
-
-DEADLY_SYNC = """
-import itertools, os, signal, sys
-from mlflow.tracking import MlflowClient
-from pipeline import tracking
-
-calls = itertools.count(1)
-
-def deadly(write):
-    def call(*arguments, **named):
-        if next(calls) == last:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return write(*arguments, **named)
-    return call
-
-for last in map(int, sys.argv[1:]):
-    pid = os.fork()  # before any store was opened, so that no connection is shared
-    if pid == 0:
-        for name in "create_run log_batch log_inputs set_tag set_terminated delete_run log_artifact".split():
-            setattr(MlflowClient, name, deadly(getattr(MlflowClient, name)))
-        tracking.sync([("fx", "lstm", None)])
-        os._exit(0)
-    print("status", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
-"""
-
-
-def test_a_sync_that_is_killed_again_and_again_and_then_repeated_leaves_one_run_per_slot(anywhere):
+def test_a_sync_that_ends_anywhere_again_and_again_and_is_then_repeated_leaves_one_run_per_slot(anywhere, monkeypatch):
+    """By an exception that nobody catches, between any two writes, as a kill would; each goes on where the last was."""
     tracking.sync(FX)
     write(shift=0.5)  # all runs are to be replaced, so there is much to break
-    points = (1, 2, 4, 7, 12, 17)  # each goes on where the last one was killed
-    told = python(DEADLY_SYNC, *map(str, points))
-    assert [line for line in told if line.startswith("status")] == [f"status {-signal.SIGKILL}"] * len(points)
-    assert [run for run in active() if tracking.COMPLETE not in run.data.tags], "the kills broke nothing"
+    for last in (1, 2, 4, 7, 12, 17):
+        calls = itertools.count(1)
+
+        def ending(write, calls=calls, last=last):
+            def call(*arguments, **named):
+                if next(calls) == last:
+                    raise KeyboardInterrupt
+                return write(*arguments, **named)
+
+            return call
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            for name in WRITES:
+                patch.setattr(MlflowClient, name, ending(getattr(MlflowClient, name)))
+            tracking.sync(FX)
+    assert [run for run in active() if tracking.COMPLETE not in run.data.tags], "nothing was broken"
     tracking.sync(FX)
     check()
     assert tracking.sync(FX) == 0
@@ -290,16 +268,6 @@ def test_writers_of_one_folder_and_of_another_at_once(trained, server, monkeypat
         check()
 
 
-def test_a_folder_that_moves_keeps_the_runs_of_its_own_store(trained, monkeypatch, tmp_path_factory, capsys):
-    assert tracking.sync(FX) == 6
-    moved = tmp_path_factory.mktemp("moved") / "project"
-    shutil.copytree(".", moved, symlinks=True)
-    monkeypatch.chdir(moved)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # which MLflow sets in the process that used a store
-    assert tracking.sync(FX) == 0
-    assert "other projects" not in capsys.readouterr().err
-
-
 def test_what_another_clone_entered_just_now_is_used(trained, monkeypatch):
     """An experiment between our look and our making it; data between MLflow's look and its entering them."""
     tracking.sync(FX)
@@ -339,13 +307,6 @@ def test_a_taken_port_stops_make_ui_at_once_and_a_servers_address_needs_none(tra
     assert f"Compare runs on {server[1]}" in capsys.readouterr().out
 
 
-def test_an_old_file_store_keeps_mlflows_own_cure(trained, monkeypatch, capsys):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "./mlruns")
-    with pytest.raises(tracking.StoreError, match="mlflow migrate-filestore") as caught:
-        tracking.sync(FX)
-    assert not re.search(r"remove|delete|\brm ", str(caught.value))
-
-
 def test_a_temporary_experiment_logs_into_the_projects_own_store(trained, monkeypatch):
     own, copy = tracking.store(), paths.DATA.absolute().parent / ".dvc" / "tmp" / "exps" / "standalone" / "tmp1"
     copy.mkdir(parents=True)
@@ -356,11 +317,23 @@ def test_a_temporary_experiment_logs_into_the_projects_own_store(trained, monkey
     assert len(active()) == 1 + len(FEW)
 
 
-@pytest.mark.parametrize("fault", ["garbage", "out of date", "held by another writer", "unreachable"])
+@pytest.mark.hostile
+@pytest.mark.parametrize(
+    "fault",
+    ["garbage", "out of date", "held by another writer", "deleted", "unreachable",
+     pytest.param("locked", marks=pytest.mark.faults)],
+)  # fmt: skip
 def test_a_faulty_store_warns_once_and_a_later_sync_completes_it(trained, monkeypatch, capsys, fault):
     file, log = paths.DATA.absolute().parent / "mlflow.db", tracking.live(trained[0])
     with contextlib.ExitStack() as stack:
-        if fault == "garbage":
+        if fault in ("locked", "deleted"):
+            log(trained[1][0])
+        if fault == "locked":
+            locking = stack.enter_context(contextlib.closing(sqlite3.connect(file, isolation_level=None, timeout=30)))
+            locking.execute("BEGIN EXCLUSIVE")
+        elif fault == "deleted":
+            file.unlink()
+        elif fault == "garbage":
             file.write_bytes(b"no database" * 1000)
         elif fault == "out of date":
             with contextlib.closing(sqlite3.connect(file)) as database, database:
@@ -374,10 +347,10 @@ def test_a_faulty_store_warns_once_and_a_later_sync_completes_it(trained, monkey
         for repetition in trained[1]:
             log(repetition)
     err = capsys.readouterr().err
-    assert err.count("make track") == 1
-    assert "training goes on" in err
+    # Nobody may notice a deleted store, whose file lives on while it is open.
+    assert err.count("make track") == err.count("training goes on") == 1 or fault == "deleted"
     assert "Traceback" not in err
-    assert not re.search("remove the store|delete|rm ", err), "no advice may cost somebody their runs"
+    assert not re.search(r"(remove|delete) (the|your|it\b|mlflow)|\brm ", err), "no advice may cost somebody their runs"
     if fault == "garbage":
         with pytest.raises(tracking.StoreError, match="make track"):
             tracking.sync(FX)
@@ -387,7 +360,8 @@ def test_a_faulty_store_warns_once_and_a_later_sync_completes_it(trained, monkey
         with contextlib.closing(sqlite3.connect(file)) as database, database:
             database.execute("UPDATE alembic_version SET version_num = ?", (version,))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert python(f"from pipeline import tracking as t; print(t.sync({FX}), t.sync({FX}))") == ["6 0"]
+    missing = 3 if fault == "locked" else 6  # the others were there before the lock
+    assert python(f"from pipeline import tracking as t; print(t.sync({FX}), t.sync({FX}))") == [f"{missing} 0"]
 
 
 def test_the_best_model_loads_without_pickle_and_says_how_it_was_chosen(trained, monkeypatch):

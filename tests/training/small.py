@@ -46,7 +46,6 @@ def table(head="identity", count=40, *, seed=0, outputs=3):
 
 
 def dataset(head="identity", sequences_of=(20, 9, 0)):
-    """Training, test and, if any, validation sequences, in memory."""
     whole, start, sides = table(head, 60), 0, []
     for count in sequences_of:
         chosen = torch.arange(start, start + count)

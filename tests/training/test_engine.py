@@ -1,19 +1,31 @@
-"""The stacked engine: paired, exact, resumable, and indifferent to a neighbour's failure."""
+"""The stacked engine: paired, exact, resumable, and its pool read row by row; and the files and networks of a run."""
 
 import copy
+import json
 import math
+from dataclasses import replace
+from functools import reduce
+from operator import getitem
+from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 import torch
+from safetensors.torch import load_file, save
 from threadpoolctl import threadpool_info
 from torch import nn
 from torch.nn import functional
 
+from nem import NoisyGRU, NoisyLSTM
 from nem.conditions import BEYOND, CONDITIONS
-from pipeline.common import seeds
+from pipeline.common import paths, records, seeds, sequences
+from pipeline.common.sequences import Dataset, Sequences
+from pipeline.training import models, results, train
 from pipeline.training.engine import METRICS, Engine
 from pipeline.training.models import state_dict
 from pipeline.training.settings import NoiseTable, Strength
+from tests.conftest import refused
 from tests.training import small
 
 LOSS = METRICS.index("test_loss")
@@ -214,9 +226,11 @@ def test_the_noise_benefit_is_positive_for_nem_and_nothing_for_blind_noise(cell,
     assert torch.isnan(off.curves[:, :, at]).all()
 
 
-def test_a_first_target_beyond_the_window_is_an_error():
-    with pytest.raises(ValueError, match="first_target of at most T = 3"):
-        engine(first_target=4)
+def test_a_first_target_beyond_the_window_and_no_test_sequences_are_errors():
+    refused(ValueError, "first_target of at most T = 3", engine, first_target=4)
+    data = small.dataset()
+    with pytest.raises(ValueError, match="expected at least one sequence to measure on"):
+        engine(data=replace(data, test=data.test.subset(torch.arange(0)))).run()
 
 
 @pytest.mark.cuda
@@ -225,3 +239,146 @@ def test_a_first_target_beyond_the_window_is_an_error():
 def test_a_gpu_trains_the_same_noiseless_network(cell):
     cpu, gpu = (engine(cell, conditions=["none"], dtype=torch.float64, device=d).run()[0] for d in ("cpu", "cuda"))
     torch.testing.assert_close(cpu.curves, gpu.curves, rtol=1e-8, atol=1e-10, equal_nan=True)
+
+
+def resident_mib():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith(("RssAnon:", "RssFile:"))) / 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="counts pages as Linux does")
+def test_training_reads_a_mapped_pool_row_by_row(tmp_path):
+    """Of 16 GiB, in a sparse file."""
+    rows, inputs = 1 << 21, 2048
+    pool = torch.from_file(str(tmp_path / "pool"), shared=True, size=rows * inputs).view(rows, inputs)
+    index = torch.randperm(rows, generator=torch.Generator().manual_seed(1))[: 80 * 3].view(80, 3)
+    sides = [Sequences(pool, index[own], torch.eye(2)[own % 2], own) for own in torch.arange(80).split(40)]
+    data, before = Dataset(*sides, None, "softmax", 1.0, 0.0, "", ("a", "b"), {}), resident_mib()
+    made = engine("gru", data=data, conditions=("none", "nem-additive-both"))
+    made.run()
+    assert {part.pool.data_ptr() for part in (made.train, made.test, made.probe)} == {pool.data_ptr()}
+    assert resident_mib() - before < 500
+
+
+@pytest.fixture
+def run(project):
+    train.train("sample", [small.work(cell="gru", conditions=("none", "nem-additive-output"))])
+    folder = paths.run_folder("sample", "gru")
+    return folder, records.read_json(folder / "run.json")
+
+
+def changed(record, path, value=None):
+    """Return a copy whose key at ``path`` has another value, or (``None``) is missing."""
+    new = copy.deepcopy(record)
+    *parents, last = path.split(".")
+    node = reduce(getitem, parents, new)
+    del node[last]
+    node |= {} if value is None else {last: value}
+    return new
+
+
+def refuse(file, *words):
+    with pytest.raises(ValueError, match=file.replace(".", r"\.")) as error:
+        results.load("sample", "gru")
+    assert all(word in str(error.value) for word in ("expected", "found", "run", *words)), error.value
+    assert "delete" not in str(error.value)
+
+
+def test_what_training_wrote_is_read(run):
+    folder, record = run
+    trained = results.load("sample", "gru")
+    assert trained.record == record
+    assert record.keys() >= {"task", "split", "cell", "seed", "settings", "repetitions", "data", "unit", "head"}
+    assert (trained.epochs, trained.max_epochs, trained.repetitions, trained.failed("none")) == (3, 4, 2, 0)
+    assert np.array_equal(trained.final("none", "test_loss"), [c[3] for c in trained.curve("none", "test_loss")])
+    names = {f"{condition}.safetensors" for condition in trained.conditions}
+    assert {file.name for file in (folder / "models").iterdir()} == names
+    refused(FileNotFoundError, "train@sample-gru", results.load, "sample", "gru", "groups")
+
+
+def test_a_record_without_a_key_with_a_value_of_another_type_or_of_another_run(run):
+    folder, record = run
+    cases = [(content, []) for content in ({}, [], None, 1, "run")]
+    for path, types in results.RECORD.items():
+        cases.append((changed(record, path), [path, "found none", "dvc repro train@sample-gru"]))
+        cases += [(changed(record, path, v), [path]) for v in (True, [1] if types != (list,) else {"a": 1})]
+    for key, value, name in (("cell", "lstm", "sample lstm"), ("split", "groups", "sample_groups gru")):
+        cases.append((changed(record, key, value), ["a run of sample gru", f"one of {name}"]))
+    for content, words in cases:
+        records.write_json(folder / "run.json", content)
+        refuse("run.json", "dvc repro", *words)
+
+
+@pytest.mark.parametrize("name", ["curves", "outcomes", "predictions"])
+def test_tables_without_a_column_or_a_row_or_with_a_column_of_another_type(run, name):
+    folder, _ = run
+    file = folder / f"{name}.parquet"
+    table = records.read_table(file)
+    for place, column in enumerate(table.column_names):
+        records.write_table(file, table.drop_columns([column]))
+        refuse(file.name, repr(column), "no such column")
+        records.write_table(file, table.set_column(place, column, pa.array([["x"]] * len(table))))
+        refuse(file.name, repr(column))
+    for other, count in ((table.slice(1), 0), (pa.concat_tables([table, table.slice(0, 1)]), 2)):
+        if name == "outcomes":
+            records.write_table(file, other)
+            refuse(file.name, "repetition 0 of none", f"found {count}", "dvc repro")
+    file.unlink()
+    refused(FileNotFoundError, file.name, results.load, "sample", "gru")
+
+
+def trained(cell, head, folder):
+    """Return a dataset, one trained repetition, and a description of its networks."""
+    sequences.write(folder, small.table(head))
+    data = sequences.load(folder)
+    settings = small.settings(cell=cell, conditions=("none",))
+    about = {"cell": cell, "inputs": 2, "hidden": 5, "outputs": data.outputs, "classes": [*data.classes]}
+    return data, Engine(data, settings, seed=1, stream="sample", repetitions=[0]).run()[0], about
+
+
+@pytest.mark.parametrize(("cell", "ours", "theirs"), [("lstm", NoisyLSTM, nn.LSTM), ("gru", NoisyGRU, nn.GRU)])
+@pytest.mark.parametrize("head", ["identity", "softmax"])
+def test_a_loaded_network_predicts_what_the_engine_did(cell, ours, theirs, head, tmp_path):
+    """And its tensors have torch's names; equal content gives equal bytes."""
+    data, repetition, about = trained(cell, head, tmp_path)
+    for name, described in (("m", about), ("again", dict(reversed(about.items())))):
+        models.save(tmp_path / name, repetition.parameters[0], described)
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "m").read_bytes()
+    network, x = models.load(tmp_path / "m"), data.test.pool[data.test.index]
+    assert network.about == about
+    expected = repetition.predictions[0]
+    if head == "identity":
+        expected = (expected - data.target_offset) / data.target_scale
+    np.testing.assert_allclose(network.predict(x.numpy()), expected, rtol=1e-4, atol=1e-5)
+    assert isinstance(network.layer, ours)
+    layer, tensors = theirs(2, 5, batch_first=True), load_file(tmp_path / "m")
+    assert all(torch.equal(tensors.pop(f"head.{n}"), getattr(network.head, n)) for n in ("weight", "bias"))
+    layer.load_state_dict(tensors)
+    torch.testing.assert_close(layer(x)[0], network.layer(x)[0])
+
+
+def test_a_model_says_how_it_was_chosen_and_what_it_reads(project):
+    work = small.work(conditions=("none", "nem-additive-both"), repetitions=(0, 1, 2))
+    train.train("sample", [work])
+    network = models.load(project / "data/runs/sample/lstm/models/nem-additive-both.safetensors")
+    assert network.about["repetition"] in (0, 1, 2)
+    expected = {
+        "chosen_by": "test loss at epoch 3", "condition": "nem-additive-both", "origin": {"weights": "seeded"},
+        "task": "sample", "split": None, "unit": "°", "slices": 3, "first_target": 3, "target_scale": 2.0,
+    }  # fmt: skip
+    assert network.about.items() >= expected.items()
+
+
+def test_other_files_and_shapes_are_refused(tmp_path):
+    refused(FileNotFoundError, "dvc repro train", models.load, tmp_path / "none.safetensors")
+    _, repetition, about = trained("gru", "identity", tmp_path)
+    tensors, file = models.state_dict("gru", repetition.parameters[0]), tmp_path / "m"
+    descriptions = [None, "{", "3", "{}", *(json.dumps(about | {"cell": cell}) for cell in ("lstm", "rnn"))]
+    contents = [save(tensors, None if text is None else {"model": text}) for text in descriptions]
+    for content in (*contents, save({"W": torch.zeros(1)}, {"model": json.dumps(about)}), b"x" * 50):
+        file.write_bytes(content)
+        refused(ValueError, r"(?s)expected a trained network in .*dvc repro train", models.load, file)
+    models.save(file, repetition.parameters[0], about)
+    for shape in ((1, 2, 3), (2, 2)):
+        with pytest.raises(ValueError, match=r"expected inputs of shape \(N, T, 2\)"):
+            models.load(file).predict(np.zeros(shape, np.float32))

@@ -1,30 +1,34 @@
-"""One way of training: its results know no worker, no deal, no kill; finished work is kept, and voided by code."""
+"""One way of training, its settings, and the search: results know no worker, deal or kill; finished work is kept."""
 
+import copy
 import itertools
+import json
 import math
 import subprocess
 import sys
 from dataclasses import replace
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nem.conditions import CONDITIONS
+from pipeline import params
 from pipeline.common import jobs, kept, paths, records, sequences
-from pipeline.training import results, train
+from pipeline.fx import rates, synthetic
+from pipeline.training import results, settings, train, tune
 from pipeline.training.engine import METRICS, Repetition
-from tests.conftest import ROOT
+from stages import tune as stage
+from tests.conftest import ROOT, refused
 from tests.training import small
 
 FEW = ("none", "nem-additive-both", "blind-multiplicative-hidden")
-
-
-@pytest.fixture(autouse=True)
-def _serial(project, monkeypatch):
-    monkeypatch.setenv("NEM_EXECUTOR", "serial")
+pytestmark = pytest.mark.usefixtures("project")
 
 
 def both_splits(**changes):
@@ -41,7 +45,6 @@ def collect(work, keep="test"):
 
 
 def equal(a, b):
-    """Whether two repetitions are equal to the bit."""
     names = ("curves", "failed_epoch", "predictions")
     return all(torch.equal(getattr(a, name).nan_to_num(-7), getattr(b, name).nan_to_num(-7)) for name in names)
 
@@ -71,16 +74,6 @@ def test_files_do_not_depend_on_executor_workers_or_split_order(monkeypatch):
     assert len({curve[0] for curve in run.curve("none", "test_loss")}) == 3
 
 
-def test_a_repetition_does_not_depend_on_the_deal(monkeypatch):
-    work = small.work(conditions=FEW, repetitions=tuple(range(6)))
-    monkeypatch.setenv("NEM_WORKERS", "1")
-    stacked = collect([work], "one")
-    monkeypatch.setattr(train, "STACK", 1)
-    alone = collect([work], "two")
-    assert stacked.keys() == alone.keys()
-    assert all(equal(stacked[name], alone[name]) for name in stacked)
-
-
 @given(st.integers(1, 17), st.sampled_from([1, 2, 4, 13]), st.integers(1, 16))
 def test_every_core_is_busy_with_any_number_of_repetitions(repetitions, conditions, workers):
     numbers, most = list(range(repetitions)), math.ceil(repetitions / workers)
@@ -106,7 +99,7 @@ def test_finished_repetitions_are_kept_and_trained_once(monkeypatch):
     assert trained[once:] == [(3,)]
     for file in (paths.CHECKPOINTS / "test").rglob("*"):
         if file.is_file():
-            file.write_bytes(file.read_bytes()[:-1] + b"\1")
+            file.write_bytes(file.read_bytes()[:-1] + b"\0")
     assert equal(collect([work])[work, 0], first[work, 0])
     assert sorted(n for stack in trained[once + 1 :] for n in stack) == [0, 1, 2]
 
@@ -174,13 +167,11 @@ def test_a_training_that_ends_anywhere_goes_on_to_the_same_bytes(monkeypatch):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_cuda_is_not_replaced_silently():
-    with pytest.raises(ValueError, match="expected a CUDA device"):
-        jobs.device("cuda")
-    assert jobs.device("auto") == "cpu"
+    refused(ValueError, "expected a CUDA device", train.resolve_device, "cuda")
+    assert train.resolve_device("auto") == "cpu"
 
 
 def repetition(number, losses, failed=()):
-    """A repetition with one network per loss."""
     curves = torch.full((len(losses), 2, len(METRICS)), torch.nan, dtype=torch.float64)
     curves[:, 1, METRICS.index("test_loss")] = torch.tensor(losses, dtype=torch.float64)
     failed_epoch = torch.tensor([int(c in failed) for c in range(len(losses))])
@@ -208,17 +199,15 @@ def test_tables_end_where_a_network_failed():
     trained = several()[:1]
     trained[0].curves[:, 0, METRICS.index("test_loss")] = 5.0
     trained[0].curves[2, 1] = torch.nan
-    record = {"settings": {"epochs": 1}, "classes": [], "outputs": 1}
-    tables = train.tables(record, trained, small.dataset(sequences_of=(2, 1, 0)))
-    curves = tables["curves"].to_pandas()
+    curves = train.curves_table(trained).to_pandas()
     assert curves.groupby("condition").epoch.max().tolist() == [1, 1, 0]
     assert curves.noise_benefit.isna().all()
-    assert tables["outcomes"].to_pylist()[2] == {
+    assert train.outcomes_table(trained).to_pylist()[2] == {
         "condition": "c", "repetition": 0, "status": "failed", "failed_epoch": 1,
     }  # fmt: skip
 
 
-def test_few_groups_are_the_first_of_each_class_for_as_many_steps(project):
+def test_few_groups_are_the_first_of_each_class_for_as_many_steps():
     table = small.table("softmax")
     sequences.write(Path("grouped"), replace(table, group=[str(k % 12) for k in range(len(table.rows))]))
     whole = train.dataset(small.work(Path("grouped"), validation="apart"))
@@ -232,11 +221,10 @@ def test_few_groups_are_the_first_of_each_class_for_as_many_steps(project):
     for count, groups in ((1, seen[1]), (2, seen[2])):
         of_class = {k: sorted(g for c, g in seen[0] if c == k)[:count] for k, _ in seen[0]}
         assert groups == {(k, g) for k, several in of_class.items() for g in several}
-    with pytest.raises(ValueError, match="expected 40 groups"):
-        train.dataset(small.work(Path("grouped"), groups=40))
+    refused(ValueError, "expected 40 groups", train.dataset, small.work(Path("grouped"), groups=40))
 
 
-def test_shuffled_sequences_have_the_same_slices_in_another_order(project):
+def test_shuffled_sequences_have_the_same_slices_in_another_order():
     kept, tested, shuffled = (
         train.dataset(small.work(order=order)) for order in ("kept", "shuffled for testing", "shuffled")
     )
@@ -246,3 +234,120 @@ def test_shuffled_sequences_have_the_same_slices_in_another_order(project):
         assert not torch.equal(side.index, moved.index)
         assert torch.equal(side.targets, moved.targets)
     assert torch.equal(shuffled.test.index, tested.test.index)
+
+
+GRID = tune.Grid((("sgd", 0.1, 0.0), ("adam", 0.01, 0.0)), (0.1, 0.3), (0.0,), repetitions=2)
+
+
+@pytest.fixture
+def search(project):
+    def run(change=lambda table: table, head="identity"):
+        table, forms = small.table(head), {"plain": Path("plain"), "large": Path("large")}
+        for folder, scale in zip(forms.values(), (1, 30), strict=True):
+            sequences.write(folder, change(replace(table, pools={"": table.pools[""] * scale})))
+        work = small.work(forms["plain"], networks=False, checkpoint_every=None)
+        cells = [small.settings(cell=cell, hidden=3, epochs=2, max_epochs=3) for cell in ("lstm", "gru")]
+        return tune.tune(forms, cells, work, GRID)
+
+    return run
+
+
+def other_test_targets(table):
+    test = table.splits["first"] == "test"
+    noise = np.random.default_rng(1).uniform(0.1, 10, table.targets.shape).astype(np.float32)
+    return replace(table, targets=np.where(test[:, None], noise, table.targets))
+
+
+def test_test_sequences_change_nothing_and_the_best_is_chosen(search):
+    choice, again = search(), search(other_test_targets)
+    assert (choice.data, choice.networks) == (again.data, again.networks)
+    assert choice.noiseless.equals(again.noiseless)
+    assert choice.noisy.equals(again.noisy)
+    assert (len(choice.noiseless), len(choice.noisy)) == (2 * 2 * 2, 2 * 2 * len(tune.NOISY))
+    sums = choice.noiseless.groupby(["data", "cell"]).validation_loss.min().groupby("data").sum()
+    assert choice.data == sums.idxmin()
+    for cell, chosen in choice.networks.items():
+        rows = choice.noiseless[(choice.noiseless.cell == cell) & (choice.noiseless.data == choice.data)]
+        best = rows.loc[rows.validation_loss.idxmin()]
+        assert (chosen["optimiser"], chosen["learning_rate"]) == (best.optimiser, best.learning_rate)
+        rows = choice.noisy[(choice.noisy.cell == cell) & (choice.noisy.condition == "nem-additive-hidden")]
+        assert chosen["noise"]["hidden"]["additive"]["sigma"] == rows.loc[rows.validation_loss.idxmin()].sigma
+        assert (rows.lowest <= rows.validation_loss).all()
+        # What was chosen is what a task's network takes for one cell.
+        network = {name: value for name, value in small.settings().as_dict().items() if name != "cell"}
+        assert settings.of({}, {**network, cell: chosen}, cell).learning_rate == best.learning_rate
+
+
+def test_classes_are_searched_and_data_without_validation_and_networks_that_all_fail_refused(search):
+    assert search(head="softmax").noiseless.validation_loss.between(0, 10).all()
+
+    def joined(table):
+        return replace(table, splits={"first": np.where(table.splits["first"] == "test", "test", "train")})
+
+    refused(ValueError, "validation sequence", search, joined)
+    refused(ValueError, "finite", search, lambda table: replace(table, targets=table.targets * np.float32(1e30)))
+
+
+def test_the_stage_writes_tables_and_overrides(project, monkeypatch, capsys):
+    monkeypatch.setattr(tune.Grid, "__init__", lambda self: self.__dict__.update(GRID.__dict__))
+    content = params.Params(tasks=["fx"]).model_dump()
+    content["fx"]["windows"]["train_end"] = 90
+    content["train"]["fx"] |= {"hidden": 3, "epochs": 2, "max_epochs": 2, "batch_size": 32}
+    monkeypatch.setattr(params, "load", lambda: params.validate(content))
+    rates.write(synthetic.generate(120, 1), rates.RATES)
+    records.write_json(paths.source_record("fx"), {"source": "synthetic"})
+    assert stage.main([]) == 0, capsys.readouterr().err
+    text = (project / "docs/tuning_fx.md").read_text()
+    assert "make tune TASK=fx" in text
+    assert text.count("\n| ") == 2 * 2 * 2 + 2 * 2 * 4 + 4
+    assert "scaling:" in capsys.readouterr().out
+    assert not [place for place in paths.CHECKPOINTS.iterdir() if place.name.startswith("tune")]
+
+
+SHARED = {
+    "repetitions": 3, "device": "auto", "checkpoint_every": 25,
+    "conditions": ["none", "nem-additive-output"], "hidden_injection": "backward", "latent": "sampled",
+    "granularity": "time", "gate_clamp": True, "output_delta": "literal", "first_target": None, "probe": 9,
+    "noise_benefit": True,
+}  # fmt: skip
+STRENGTH = {"sigma": 0.5, "decay": 1}
+NOISE = {place: {mode: dict(STRENGTH) for mode in settings.MODES} for place in settings.PLACES}
+NETWORK = {
+    "hidden": 50, "epochs": 4, "max_epochs": 6, "batch_size": 64, "optimiser": "adam", "learning_rate": 0.003,
+    "momentum": 0.0, "noise": NOISE,
+    "lstm": {}, "gru": {"hidden": 20, "momentum": None, "noise": {"hidden": {"additive": {"sigma": 0.1}}}},
+}  # fmt: skip
+
+
+def test_a_cell_differs_in_what_it_says_and_nothing_else_and_is_a_plain_dictionary_or_a_key():
+    lstm, gru = (settings.of(SHARED, NETWORK, cell) for cell in ("lstm", "gru"))
+    assert (lstm.cell, lstm.hidden, gru.hidden, gru.momentum) == ("lstm", 50, 20, 0.0)
+    assert lstm.noise.as_dict() == NOISE
+    assert gru.noise.as_dict()["hidden"] == {"additive": {"sigma": 0.1, "decay": 1}, "multiplicative": STRENGTH}
+    assert (lstm.conditions, lstm.latent, lstm.probe) == (("none", "nem-additive-output"), "sampled", 9)
+    assert hash(lstm) == hash(settings.of(copy.deepcopy(SHARED), copy.deepcopy(NETWORK), "lstm"))
+    plain = json.loads(json.dumps(lstm.as_dict()))
+    assert plain == lstm.as_dict()
+    assert settings.of({}, {name: value for name, value in plain.items() if name != "cell"}, "lstm") == lstm
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "words"),
+    [
+        ("hidden", 0, "hidden"), ("hidden", True, "hidden"), ("epochs", 2.5, "epochs"), ("max_epochs", 3, "max_epochs"),
+        ("optimiser", "lion", "optimiser"), ("learning_rate", "fast", "learning_rate"),
+        ("learning_rate", float("nan"), "learning_rate"), ("momentum", -1, "momentum"), ("noise", {}, "noise.output"),
+        ("noise.hidden.additive.sigma", -1.0, r"noise\.hidden\.additive\.sigma"),
+        ("noise.output.additive.decay", None, r"noise\.output\.additive\.decay"),
+        ("batch_size", None, "batch_size"), ("granularity", "all", "granularity"), ("conditions", [], "conditions"),
+        ("conditions", ["none", "none"], "conditions"), ("first_target", 0, "first_target"),
+        ("output_delta", "b21", "output_delta"),
+        ("hiden", 3, "network, found .hiden"), ("cell", "rnn", "cell to be lstm or gru"),
+    ],
+)  # fmt: skip
+def test_every_fault_names_its_parameter(place, value, words):
+    network = copy.deepcopy(NETWORK)
+    *parents, last = place.split(".")
+    if place != "cell":
+        reduce(getitem, parents, network)[last] = value
+    refused(ValueError, f"expected .*{words}.*", settings.of, SHARED, network, "lstm" if place != "cell" else value)

@@ -35,9 +35,8 @@ def some_frames():
 
 
 @pytest.fixture
-def run(project, monkeypatch):
+def run(project):
     """Acquire in an empty project from a source, with the settings given by name; return the record of it."""
-    monkeypatch.setenv("NEM_EXECUTOR", "serial")
 
     def acquire_from(source, seed=1, **settings):
         acquire.acquire(VideoAcquire(source=source, **settings), seed)

@@ -23,7 +23,6 @@ def numbered(number, height=240, width=320):
 
 
 def number_of(image):
-    """The number that a picture shows."""
     row, cell = image.shape[0] // 4, image.shape[1] * _CELL / 320
     values = [int(image[row - 5 : row + 5, int((bit + 0.5) * cell)].mean()) for bit in range(BITS)]
     assert all(value < 80 or value > 175 for value in values), values
@@ -31,7 +30,6 @@ def number_of(image):
 
 
 def video(path, frames, rate=25.0, codec_name="PIM1"):
-    """Write ``frames`` numbered pictures."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(codec.encode_video(map(numbered, range(frames)), rate, path.suffix, codec_name))
     return path
@@ -45,12 +43,10 @@ def variable(path, seconds):
 
 
 def sound(path):
-    """Write a tone: a media file without pictures."""
     wavfile.write(path, 8000, np.round(8000 * np.sin(np.arange(8000) / 5)).astype("<i2"))
 
 
 def zipped(path, members):
-    """Write a ZIP archive of contents by name, a string being a symbolic link."""
     with zipfile.ZipFile(path, "w") as file:
         for name, content in members.items():
             info = zipfile.ZipInfo(name)

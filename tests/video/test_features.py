@@ -11,23 +11,18 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 
-from pipeline.common import download, jobs, paths, records
+from pipeline.common import download, paths, records
 from pipeline.params import VideoFeatures
 from pipeline.video.features import features, inception
 from pipeline.video.features.inception import Weights
 from pipeline.video.frames import codec, frames
 from pipeline.video.frames.sampling import Sampling
 from pipeline.video.layout import Video
+from tests.conftest import refused
 from tests.video import samples
 
 FILE = "features.parquet"
 LENGTHS = {"a/1/x": 60, "b/1/y": 90, "b/2/z": 40}
-REAL = {  # frames that decode: counted once, frame by frame
-    "Basketball/v_Basketball_g01_c02.mp4": 180, "Basketball/v_Basketball_g07_c04.mp4": 101,
-    "Biking/v_Biking_g01_c01.mp4": 151, "HorseRiding/v_HorseRiding_g16_c02.gif": 161,
-    "SoccerJuggling/v_SoccerJuggling_g23_c01.avi": 240, "SoccerJuggling/v_SoccerJuggling_g24_c01.avi": 251,
-    "Swing/v_Swing_g11_c02.gif": 126, "WalkingWithDog/v_WalkingWithDog_g19_c05.gif": 240,
-}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +38,6 @@ def settings(weights_file):
 
 @pytest.fixture(scope="module", autouse=True)
 def root(tmp_path_factory):
-    """A folder of the module's, where work is done in small chunks by this process."""
     folder = tmp_path_factory.mktemp("features")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NEM_EXECUTOR", "serial")
@@ -65,7 +59,6 @@ def stored(root):
 
 @pytest.fixture(scope="module")
 def whole(stored, settings, root):
-    """An uninterrupted run."""
     assert features.extract(stored, settings, 1, root / "whole") == 13
     return root / "whole"
 
@@ -88,25 +81,40 @@ def test_the_table_holds_every_distinct_frame_in_order_and_maps_its_vectors(stor
     assert not torch.equal(features.load(whole / FILE).vectors[0], table.vectors[0])
 
 
-def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(stored, settings, whole, tmp_path, monkeypatch):
-    """What is kept serves only the settings that made it."""
-    original, calls = features.compute, []
+@pytest.mark.hostile
+def test_a_damaged_table_of_features_and_a_damaged_twin_are_named(whole, tmp_path):
+    folder = shutil.copytree(whole, tmp_path / "damaged")
+    for file, at in ((folder / FILE, 99), (folder / "vectors.safetensors", 50_000)):
+        content = file.read_bytes()
+        for damage in (content[:at], content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]):
+            file.write_bytes(damage)
+            with pytest.raises(ValueError, match=rf"expected .*{file.name}, found .*run stage features again"):
+                features.load(folder / FILE)
+        file.unlink()
+        refused(FileNotFoundError, rf"{file.name}.*dvc repro features", features.load, folder / FILE)
+        file.write_bytes(content)
 
-    def failing(job):
+
+def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(stored, settings, whole, tmp_path, monkeypatch):
+    """What is kept serves only the settings that made it; the path for a GPU goes on with what another one kept."""
+    original, calls = features._compute, []
+
+    def failing(job, images):
         if len(calls) == 2:
             raise KeyboardInterrupt
         calls.append(job.places)
-        return original(job)
+        return original(job, images)
 
-    monkeypatch.setattr(features, "compute", failing)
+    monkeypatch.setattr(features, "_compute", failing)
     with pytest.raises(KeyboardInterrupt):
         features.extract(stored, settings, 1, tmp_path / "out")
-    monkeypatch.setattr(features, "compute", lambda job: calls.append(job.places) or 1 / 0)
+    monkeypatch.setattr(features, "_compute", lambda job, _: calls.append(job.places) or 1 / 0)
     for change in ({"batch_size": 3}, {"preprocessing": "inception-2015"}):
         with pytest.raises(ZeroDivisionError):
             features.extract(stored, settings.model_copy(update=change), 1, tmp_path / "out")
         assert calls.pop() == calls[0]
-    monkeypatch.setattr(features, "compute", lambda job: calls.append(job.places) or original(job))
+    monkeypatch.setattr(features, "_compute", lambda job, images: calls.append(job.places) or original(job, images))
+    monkeypatch.setattr(features.jobs, "run", lambda function, items, *, total, label: features._on_gpu(items, total))
     features.extract(stored, settings, 1, tmp_path / "out")
     assert len(set(calls)) == len(calls) == 3
     assert content(tmp_path / "out") == content(whole)
@@ -115,8 +123,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(stored, setting
 
 def test_what_is_missing_or_foreign_is_named(stored, settings, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match="expected a CUDA device"):
-        jobs.device("cuda")
+    refused(ValueError, "expected a CUDA device", features.device_of, "cuda")
     file = shutil.copytree(stored, tmp_path / "frames") / "b" / "1" / "y.parquet"
     table = pq.read_table(file)
     for damage, message in (
@@ -124,8 +131,7 @@ def test_what_is_missing_or_foreign_is_named(stored, settings, tmp_path, monkeyp
         (table[:2], r"expected 6 frames in .*y\.parquet, found 2"),
     ):
         pq.write_table(damage, file)
-        with pytest.raises(ValueError, match=message):
-            features.extract(tmp_path / "frames", settings, 1, tmp_path / "out")
+        refused(ValueError, message, features.extract, tmp_path / "frames", settings, 1, tmp_path / "out")
 
 
 @pytest.mark.cuda
@@ -139,25 +145,10 @@ def test_cuda_agrees_with_the_cpu(stored, settings, whole, tmp_path, precision, 
     assert torch.allclose(table.vectors, expected.vectors, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.realdata
-def test_real_clips_decode_in_full_and_frames_of_one_clip_are_nearest_to_each_other(mirror):
-    videos = [Video(path, path.split("/")[0], path[-10:-8]) for path in REAL]
-    manifest = frames.extract(videos, mirror / "clips", Sampling(rate=0.7, per_clip=3), paths.FRAMES)
-    assert {row["path"]: row["frames_decoded"] for row in manifest.to_pylist() if row["status"] == "ok"} == REAL
-    weights = str(mirror / "weights" / "inception_v3_2015_approx.pth")
-    settings = VideoFeatures(weights="file", weights_path=weights, preprocessing="inception-2015", device="cpu")
-    features.extract(paths.FRAMES, settings, 1, paths.FEATURES)
-    table = features.load(paths.FEATURES_TABLE)
-    unit = table.vectors / table.vectors.norm(dim=1, keepdim=True)
-    nearest = (unit @ unit.T).fill_diagonal_(-1).argmax(1).tolist()
-    assert np.mean([table.video_id[row] == table.video_id[other] for row, other in enumerate(nearest)]) > 0.8
-
-
 NAME = "Mixed_5b.branch1x1.conv.weight"
 
 
 def reference(state, pixels, **options):
-    """Features by torchvision's own constructor and a hook on its pool."""
     network = torchvision.models.inception_v3(weights=None, aux_logits=False, init_weights=False, **options).eval()
     network.load_state_dict({**network.state_dict(), **state})
     pooled = []
@@ -229,8 +220,7 @@ class Evil:
 def test_no_code_runs_from_a_weights_file(tmp_path, capsys):
     for save in (torch.save, lambda content, path: path.write_bytes(pickle.dumps(content, protocol=2))):
         save({"x": Evil()}, tmp_path / "w.pth")
-        with pytest.raises(inception.WeightsError, match="expected a state dict of tensors"):
-            inception.read(tmp_path / "w.pth")
+        refused(inception.WeightsError, "expected a state dict of tensors", inception.read, tmp_path / "w.pth")
     assert "this code ran" not in capsys.readouterr().out
 
 
@@ -243,22 +233,18 @@ def test_other_networks_are_refused_with_the_difference(random_state, tmp_path):
     ):
         state = {key: kept for key, kept in (random_state | {name: value}).items() if kept is not None}
         save_file(state, tmp_path / "w.safetensors")
-        with pytest.raises(inception.WeightsError, match=f"1 fault(.|\n)*(?i:{fault})"):
-            inception.read(tmp_path / "w.safetensors")
+        refused(inception.WeightsError, f"1 fault(.|\n)*(?i:{fault})", inception.read, tmp_path / "w.safetensors")
 
 
 def test_other_weights_than_once_are_refused(random_state, weights_file, tmp_path):
-    with pytest.raises(inception.WeightsError, match="weights_path"):
-        Weights("file", None, 1).load()
+    refused(inception.WeightsError, "weights_path", Weights("file", None, 1).load)
     known = Weights("file", str(tmp_path / "w.safetensors"), 1)
-    with pytest.raises(FileNotFoundError, match="expected weights at"):
-        known.load()
+    refused(FileNotFoundError, "expected weights at", known.load)
     (tmp_path / "w.safetensors").write_bytes(weights_file.read_bytes())
     known = Weights("file", known.weights_path, 1, inception.digest(known.load()))
     assert known.weights_sha256 == inception.digest(known.load()) == inception.digest(random_state)
     save_file({**random_state, NAME: random_state[NAME] + 1}, tmp_path / "w.safetensors")
-    with pytest.raises(inception.WeightsError, match=r"expected the weights of SHA-256 .*put the weights back"):
-        known.load()
+    refused(inception.WeightsError, r"expected the weights of SHA-256 .*put the weights back", known.load)
 
 
 def test_imagenet_weights_come_from_the_mirror_and_must_have_the_hash_of_their_name(project, tmp_path, monkeypatch):
@@ -266,8 +252,7 @@ def test_imagenet_weights_come_from_the_mirror_and_must_have_the_hash_of_their_n
     monkeypatch.setenv("NEM_MIRROR", str(tmp_path / "mirror"))
     file = tmp_path / "mirror" / inception.IMAGENET_MIRROR
     records.write_bytes(file, b"these are not the weights")
-    with pytest.raises(download.DownloadError, match="begins with 0cc3c7bd"):
-        inception.imagenet_file()
+    refused(download.DownloadError, "begins with 0cc3c7bd", inception.imagenet_file)
     assert not paths.DOWNLOAD_LOCK.exists(), "a wrong file was trusted"
     monkeypatch.setattr(inception, "IMAGENET_PREFIX", hashlib.sha256(b"these").hexdigest()[:8])
     file.write_bytes(b"these")
@@ -276,5 +261,4 @@ def test_imagenet_weights_come_from_the_mirror_and_must_have_the_hash_of_their_n
     records.write_bytes(cached, b"these")
     assert inception.imagenet_file() == cached, "torch's own cache comes first"
     cached.write_bytes(b"these are not")
-    with pytest.raises(inception.WeightsError, match=r"checkpoints.*move the file away"):
-        inception.imagenet_file()
+    refused(inception.WeightsError, r"checkpoints.*move the file away", inception.imagenet_file)

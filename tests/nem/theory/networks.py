@@ -26,7 +26,6 @@ def parameters(cell, seed, I=2, J=3, K=2, scale=0.7):
 
 
 def network(seed, head, I=2, J=3, K=3, B=5, scale=1.0):
-    """One layer of Bernoulli neurons, inputs, targets."""
     shapes = ((J, I), (J,), (K, J), (K,))
     net = gem.SigmoidNetwork(*(scale * draw(seed + k, *shape) for k, shape in enumerate(shapes)), head)
     return net, draw(seed + 9, B, I), targets(seed + 10, head, B, K)
@@ -37,12 +36,10 @@ def tensors(p):
 
 
 def leaves(p):
-    """The same parameters as leaves of a graph."""
     return type(p)(**vars(p) | {name: value.clone().requires_grad_() for name, value in tensors(p).items()})
 
 
 def moved(p, seed, scale):
-    """Parameters nearby."""
     near = {name: t + scale * draw(seed + k, *t.shape) for k, (name, t) in enumerate(tensors(p).items())}
     return type(p)(**vars(p) | near)
 

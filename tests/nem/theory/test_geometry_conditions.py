@@ -1,16 +1,18 @@
-"""The exact geometry of the NEM regions for the figures' examples, and how much noise they let through."""
+"""The exact geometry of the NEM regions, how much noise they let through, and the figures that show them."""
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import integrate
+from PIL import Image
 from scipy.stats import ncx2, norm
 
 from nem import theory
 from nem.theory import regions
+from pipeline.evaluation import geometry
 from tests.nem.theory.networks import draw
 
 A_CLASS, Y_CLASS, A_REAL, Y_REAL = torch.tensor([[0.6, 0.3, 0.1], [1, 0, 0], [1, 2, 1], [2, 3, 2]], dtype=torch.float64)
@@ -63,14 +65,26 @@ def test_imhof_agrees_with_the_noncentral_chi_square(seed, K, sigma):
     assert closed < 0.5 + 1e-12
 
 
-def test_imhof_agrees_with_quadrature_in_the_plane():
-    """Unequal half-axes, centre away from the mean."""
-    (c, d), (a, b) = centre, axes = (0.5, 2 / 3), (0.9, 2.0)
+GAINS = {name.replace(" ", "_"): gain for name, (_, _, gain) in EXAMPLES.items()}
 
-    def column(x):
-        half = b * math.sqrt(max(1 - ((x - c) / a) ** 2, 0))
-        return norm.pdf(x, 1) * (norm.cdf(d + half, 1) - norm.cdf(d - half, 1))
 
-    flat = regions.Ellipsoid(torch.tensor(centre).double(), torch.tensor(axes).double())
-    inside, _ = integrate.quad(column, c - a, c + a, epsabs=1e-10)
-    assert flat.acceptance(torch.ones(2).double(), 1.0) == pytest.approx(inside, abs=1e-6)
+def test_figures_show_both_kinds_of_noise_and_equal_seeds_give_equal_bytes(tmp_path):
+    drawn, again, other = (
+        geometry.draw_geometry(tmp_path / to, seed) for to, seed in zip("abc", (5, 5, 6), strict=True)
+    )
+    assert [picture.file.name for picture in drawn] == [f"{name}.png" for name in GAINS]
+    assert [picture.data for picture in drawn] == [picture.data for picture in again]
+    for picture, another in zip(drawn, other, strict=True):
+        assert picture.data != another.data
+        red, blue = np.asarray(Image.open(picture.file).convert("RGB")).astype(int)[..., [0, 2]].transpose(2, 0, 1)
+        assert (blue - red > 60).mean() > 5e-4, "NEM noise"
+        assert (red - blue > 60).mean() > 5e-4, "noise that fails the test"
+
+
+@pytest.mark.parametrize("name", GAINS)
+def test_points_of_the_surface_gain_nothing(name):
+    """The drawn surface, which is none of lines, is where the gain that training uses is 0."""
+    _, _, region = geometry.examples()[name]
+    points = torch.as_tensor(geometry.surface(region, -2, 2)).reshape(3, -1).T
+    torch.testing.assert_close(GAINS[name](points), torch.zeros(len(points)).double(), rtol=0, atol=1e-12)
+    assert (points.std(0) > 0.1).sum() >= 2

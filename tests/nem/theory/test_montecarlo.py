@@ -51,17 +51,6 @@ def test_error_falls_with_the_root_of_the_number_of_samples(cell, noise):
 
 
 @pytest.mark.parametrize("cell", CELLS)
-@given(seed=SEEDS)
-def test_enumerated_states_weighted_by_their_prior_are_exact(cell, seed):
-    """With all states as samples and the prior in the weights, (68) is no estimate at all."""
-    logit, likelihood, joint = slice_of(cell, seed)
-    z = every_state(logit)
-    weight = likelihood(z) + gem.log_prior(z, logit)
-    actual = montecarlo.surrogate(weight, z, logit, likelihood(z))
-    torch.testing.assert_close(actual, gem.surrogate(joint, joint))
-
-
-@pytest.mark.parametrize("cell", CELLS)
 @given(seed=SEEDS, M=st.integers(1, 20))
 def test_noise_benefit_is_the_gain_of_the_theorems(cell, seed, M):
     """Q_N - Q. Additive: Theorems 4, 5 whatever z is. Multiplicative: Corollaries 3, 4 with z's posterior mean."""

@@ -14,18 +14,17 @@ from pipeline.common import download, paths, records
 from pipeline.video import layout
 from pipeline.video.acquire import features, ucf101
 from pipeline.video.layout import LayoutError
+from tests.conftest import refused
 
 VIDEOS = [("run", "1", "a"), ("run", "2", "b.x"), ("jump", "1", "c"), ("jump", "10", "d")]
 
 
 def sequences(D=3, dtype=np.float32):
-    """Sequences of 2-5 frames, by class, group and video."""
     random = np.random.default_rng(0)
     return {names: random.normal(size=(2 + k, D)).astype(dtype) for k, names in enumerate(VIDEOS)}
 
 
 def columns(data):
-    """The columns of a table with one row per frame."""
     names = [names for names, values in data.items() for _ in values]
     rows = {name: [row[k] for row in names] for k, name in enumerate(features.NAMES)}
     rows |= {"frame": [2 * k for values in data.values() for k in range(len(values))]}
@@ -100,8 +99,7 @@ def test_times_alone_order_the_frames_and_may_stand_beside_arrays(run, tmp_path)
     assert times == [None] * 9 + [0, 0.04, 0, 0.04, 0.08]
     for wrong, message in (([0, 40], r"3 times for .*b\.x\.npy, found 2"), ([0, 40, 20], r"ascend.*in run/2/b\.x")):
         np.save(root / "run" / "2" / "video_timestamps_ms.npy", np.array(wrong))
-        with pytest.raises(LayoutError, match=message):
-            run("features", features_path=str(root))
+        refused(LayoutError, message, run, "features", features_path=str(root))
 
 
 def test_equal_sequences_are_refused_in_two_classes_and_counted_in_two_groups(run, tmp_path, capsys):
@@ -129,13 +127,10 @@ def feature(value, kind, *, everywhere=False):
 
 
 def array(content):
-    """A folder with another array."""
     return lambda path: arrays(path, sequences() | {VIDEOS[1]: np.array(content)})
 
 
 def damaged(content):
-    """A folder with a file that is no array."""
-
     def put(path):
         (arrays(path, sequences()) / "run" / "2" / "b.x.npy").write_bytes(content)
         return path
@@ -155,14 +150,11 @@ def damaged(content):
         (column(frame=[None, *range(13)]), r"missing values in column 'frame'"),
         (column(frame=[0.5, *range(13)]), r"found: Float value 0.5.* truncated"),
         (column(timestamp_s=[float(14 - k) for k in range(14)]), r"times that ascend"),
-        (column(video=[None] * 14), r"missing values in column 'video'"),
         (column(group=[1.0] * 14), r"double .*in column 'group'"),
         (column(group=["a/b"] * 14), r"'/' in column 'group'"),
         (feature(1.0, pa.float32(), everywhere=True), "lists of one length.*FloatScalar"),
-        (feature(["x"], pa.list_(pa.string()), everywhere=True), "lists of one length.*'x'"),
         (feature([], pa.list_(pa.float32()), everywhere=True), "lists of one length"),
         (feature([1.0, 2], pa.list_(pa.float32())), "lists of one length.*expected size"),
-        (feature(None, pa.list_(pa.float32())), "missing numbers"),
         (feature([1.0, None, 2], pa.list_(pa.float32())), "missing numbers"),
         (feature([1.0, 2, np.nan], pa.list_(pa.float32(), 3)), "finite numbers.*run/2/b.x"),
         (feature([1.0, 2, 1e39], pa.list_(pa.float64(), 3)), "finite numbers.*run/2/b.x"),
@@ -174,13 +166,10 @@ def damaged(content):
     ],
 )
 def test_what_is_of_another_kind_is_refused(run, tmp_path, make, message):
-    with pytest.raises(LayoutError, match=message):
-        run("features", features_path=str(make(tmp_path / "mine")))
+    refused(LayoutError, message, run, "features", features_path=str(make(tmp_path / "mine")))
     assert not paths.raw("video").exists()
-    with pytest.raises(FileNotFoundError, match="neither"):
-        run("features", features_path=str(tmp_path / "none"))
-    with pytest.raises(FileNotFoundError, match=r"video\.acquire\.features_path"):
-        run("features")
+    refused(FileNotFoundError, "neither", run, "features", features_path=str(tmp_path / "none"))
+    refused(FileNotFoundError, r"video\.acquire\.features_path", run, "features")
 
 
 PAIRS = [("Archery", 1), ("Archery", 2), ("Biking", 1), ("Biking", 12)]
@@ -227,8 +216,7 @@ def test_origin_and_mirror_give_the_same_bytes(run, origin, tmp_path, monkeypatc
     assert len(server.seen) == 6
     assert [video.video_id for video in layout.load(layout.INDEX)][-1] == "Biking/12/v_Biking_g12_c03"
     file.write_bytes(file.read_bytes() + b"!")
-    with pytest.raises(LayoutError, match=r"expected SHA-256 .*vgg16_relu6\.parquet in the mirror, found"):
-        run("ucf101")
+    refused(LayoutError, r"expected SHA-256 .*vgg16_relu6\.parquet in the mirror, found", run, "ucf101")
     assert first[0]["classes"] == {"Archery": {"clips": 2, "groups": 2}, "Biking": {"clips": 2, "groups": 2}}
 
 
@@ -236,8 +224,7 @@ def test_a_wrong_byte_is_refused_and_the_rest_is_kept(run, origin):
     server, _ = origin
     sound = server.files["/v_000002.mat"]
     server.files["/v_000002.mat"] = sound[:-1] + bytes([sound[-1] ^ 1])
-    with pytest.raises(download.DownloadError, match=rf"expected git blob {blob(sound)} for .*v_000002\.mat, found"):
-        run("ucf101")
+    refused(download.DownloadError, rf"expected git blob {blob(sound)} for .*v_000002\.mat, found", run, "ucf101")
     assert not paths.raw("video").exists()
     server.files["/v_000002.mat"] = sound
     for _ in range(2):
