@@ -100,11 +100,10 @@ def test_the_whole_file_arrives_and_nothing_else(server, fetch, tmp_path, state,
     if "part" in state:
         (tmp_path / "data.bin.part").write_bytes(state["part"])
         (tmp_path / "data.bin.part.tag").write_text(f'"{SHA}"')
-    provenance = fetch(known=known)
-    assert (provenance.origin, provenance.sha256, provenance.trusted_on_first_use) == ("network", SHA, not known)
+    for _ in range(2):
+        assert fetch(known=known) == {"url": server.url, "sha256": SHA, "trusted_on_first_use": not known}
     assert (tmp_path / "data.bin").read_bytes() == CONTENT
     assert {file.name for file in tmp_path.iterdir()} == {"data.bin", *([] if known else ["lock.json"])}
-    assert fetch(known=known).origin == "present"
     assert server.seen == asked
 
 
@@ -134,8 +133,6 @@ def test_what_cannot_be_had_is_asked_for_once_and_the_message_says_what_to_do(se
     message = rf"{server.url} \(hash {SHA}.*put it at x/data\.bin in the folder that NEM_MIRROR"
     refused(download.DownloadError, message, fetch, mirror_path="x/data.bin")
     assert len(server.seen) == 2
-    for url in ("ftp://example.org/x", "javascript:alert(1)", "/etc/passwd", ""):
-        refused(ValueError, "http, https or file", download.fetch, url, tmp_path / "x", sha256=SHA)
     assert not list(tmp_path.iterdir())
 
 
@@ -146,7 +143,7 @@ def test_a_portals_page_is_never_trusted(server, fetch, tmp_path):
         fetch(known=None, accept=accept)
     assert not list(tmp_path.iterdir())
     server.content = CONTENT
-    assert fetch(known=None, accept=accept).trusted_on_first_use
+    assert fetch(known=None, accept=accept)["trusted_on_first_use"]
     server.content = PAGE
     with pytest.raises(download.DownloadError, match=r"HTML page.*changed.*remove the address from .*lock\.json"):
         fetch("b", known=None, accept=accept)
@@ -160,13 +157,13 @@ def test_a_portals_page_is_never_trusted(server, fetch, tmp_path):
             fetch(known=None, accept=accept)
         assert records.read_json(tmp_path / "lock.json") == {"http://other": "1"}
         server.content = CONTENT
-        assert fetch(known=None, accept=accept).sha256 == SHA
+        assert fetch(known=None, accept=accept)["sha256"] == SHA
 
 
 def test_the_mirror_comes_first(server, fetch, tmp_path, monkeypatch):
     records.write_bytes(tmp_path / "mirror" / "m.bin", CONTENT)
     monkeypatch.setenv("NEM_MIRROR", str(tmp_path / "mirror"))
-    assert fetch(mirror_path="m.bin").origin == "mirror"
+    assert fetch(mirror_path="m.bin")["sha256"] == SHA
     assert not server.seen
     monkeypatch.setenv("NEM_MIRROR", str(tmp_path / "nowhere"))
     refused(FileNotFoundError, "NEM_MIRROR", fetch, "other.bin", mirror_path="m.bin")

@@ -23,6 +23,11 @@ def log_weights(likelihood_n: Tensor) -> Tensor:
     return torch.log_softmax(likelihood_n, 0)
 
 
+def effective_sample_size(likelihood_n: Tensor) -> Tensor:
+    """Return 1 / Σ_m (γ^m)²: M where all samples explain y equally well, 1 where one does all the work."""
+    return torch.exp(-torch.logsumexp(2 * log_weights(likelihood_n), 0))
+
+
 def surrogate(likelihood_n: Tensor, latent: Tensor, logit: Tensor, likelihood: Tensor) -> Tensor:
     """Return the estimate of Q(Θ | Θⁿ) (68), or of Q_N (70), whose error falls as 1/√M.
 

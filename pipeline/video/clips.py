@@ -155,10 +155,15 @@ def principal_components(vectors: Tensor, fitted_on: npt.NDArray[np.int64], comp
     """Return vectors ``(P, I)`` in the principal axes of some rows, ``(P, components)`` float32.
 
     They are centred and rotated, not scaled; axes of the largest variance come first, and point where their largest
-    entry is positive. More components than rows or columns are a ValueError of scikit-learn's.
+    entry is positive. More components than rows or columns are a ``ClipsError``.
     """
     from sklearn.decomposition import PCA
 
+    most = min(len(fitted_on), vectors.shape[1])
+    if components > most:
+        raise ClipsError(
+            f"expected 1 to {most} principal components, found {components}; change video.clips.components"
+        )
     values = vectors.numpy().astype(np.float64)
     with jobs.one_thread():  # sums differ with the number of threads, and results must not
         solver = "full" if 4 * len(fitted_on) < vectors.shape[1] else "covariance_eigh"  # the faster one

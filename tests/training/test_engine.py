@@ -3,7 +3,6 @@
 import copy
 import json
 import math
-from dataclasses import replace
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -226,11 +225,8 @@ def test_the_noise_benefit_is_positive_for_nem_and_nothing_for_blind_noise(cell,
     assert torch.isnan(off.curves[:, :, at]).all()
 
 
-def test_a_first_target_beyond_the_window_and_no_test_sequences_are_errors():
+def test_a_first_target_beyond_the_window_is_an_error():
     refused(ValueError, "first_target of at most T = 3", engine, first_target=4)
-    data = small.dataset()
-    with pytest.raises(ValueError, match="expected at least one sequence to measure on"):
-        engine(data=replace(data, test=data.test.subset(torch.arange(0)))).run()
 
 
 @pytest.mark.cuda
@@ -301,7 +297,7 @@ def test_a_record_without_a_key_with_a_value_of_another_type_or_of_another_run(r
     cases = [(content, []) for content in ({}, [], None, 1, "run")]
     for path, types in results.RECORD.items():
         cases.append((changed(record, path), [path, "found none", "dvc repro train@sample-gru"]))
-        cases += [(changed(record, path, v), [path]) for v in (True, [1] if types != (list,) else {"a": 1})]
+        cases += [(changed(record, path, v), [path]) for v in (True, [1] if types is not list else {"a": 1})]
     for key, value, name in (("cell", "lstm", "sample lstm"), ("split", "groups", "sample_groups gru")):
         cases.append((changed(record, key, value), ["a run of sample gru", f"one of {name}"]))
     for content, words in cases:
@@ -310,7 +306,7 @@ def test_a_record_without_a_key_with_a_value_of_another_type_or_of_another_run(r
 
 
 @pytest.mark.parametrize("name", ["curves", "outcomes", "predictions"])
-def test_tables_without_a_column_or_a_row_or_with_a_column_of_another_type(run, name):
+def test_tables_without_a_column_or_with_a_column_of_another_type(run, name):
     folder, _ = run
     file = folder / f"{name}.parquet"
     table = records.read_table(file)
@@ -319,10 +315,7 @@ def test_tables_without_a_column_or_a_row_or_with_a_column_of_another_type(run, 
         refuse(file.name, repr(column), "no such column")
         records.write_table(file, table.set_column(place, column, pa.array([["x"]] * len(table))))
         refuse(file.name, repr(column))
-    for other, count in ((table.slice(1), 0), (pa.concat_tables([table, table.slice(0, 1)]), 2)):
-        if name == "outcomes":
-            records.write_table(file, other)
-            refuse(file.name, "repetition 0 of none", f"found {count}", "dvc repro")
+
     file.unlink()
     refused(FileNotFoundError, file.name, results.load, "sample", "gru")
 

@@ -99,7 +99,7 @@ def test_finished_repetitions_are_kept_and_trained_once(monkeypatch):
     assert trained[once:] == [(3,)]
     for file in (paths.CHECKPOINTS / "test").rglob("*"):
         if file.is_file():
-            file.write_bytes(file.read_bytes()[:-1] + b"\0")
+            file.write_bytes(file.read_bytes()[:-1] + b"\1")
     assert equal(collect([work])[work, 0], first[work, 0])
     assert sorted(n for stack in trained[once + 1 :] for n in stack) == [0, 1, 2]
 
@@ -167,8 +167,8 @@ def test_a_training_that_ends_anywhere_goes_on_to_the_same_bytes(monkeypatch):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_cuda_is_not_replaced_silently():
-    refused(ValueError, "expected a CUDA device", train.resolve_device, "cuda")
-    assert train.resolve_device("auto") == "cpu"
+    refused(ValueError, "expected a CUDA device", jobs.device, "cuda")
+    assert jobs.device("auto") == "cpu"
 
 
 def repetition(number, losses, failed=()):
@@ -199,10 +199,12 @@ def test_tables_end_where_a_network_failed():
     trained = several()[:1]
     trained[0].curves[:, 0, METRICS.index("test_loss")] = 5.0
     trained[0].curves[2, 1] = torch.nan
-    curves = train.curves_table(trained).to_pandas()
+    record = {"settings": {"epochs": 1}, "classes": [], "outputs": 1}
+    tables = train.tables(record, trained, small.dataset(sequences_of=(2, 1, 0)))
+    curves = tables["curves"].to_pandas()
     assert curves.groupby("condition").epoch.max().tolist() == [1, 1, 0]
     assert curves.noise_benefit.isna().all()
-    assert train.outcomes_table(trained).to_pylist()[2] == {
+    assert tables["outcomes"].to_pylist()[2] == {
         "condition": "c", "repetition": 0, "status": "failed", "failed_epoch": 1,
     }  # fmt: skip
 
@@ -275,7 +277,7 @@ def test_test_sequences_change_nothing_and_the_best_is_chosen(search):
         assert (rows.lowest <= rows.validation_loss).all()
         # What was chosen is what a task's network takes for one cell.
         network = {name: value for name, value in small.settings().as_dict().items() if name != "cell"}
-        assert settings.of({}, {**network, cell: chosen}, cell).learning_rate == best.learning_rate
+        assert settings.of({}, network | chosen, cell).learning_rate == best.learning_rate
 
 
 def test_classes_are_searched_and_data_without_validation_and_networks_that_all_fail_refused(search):
@@ -315,15 +317,13 @@ NOISE = {place: {mode: dict(STRENGTH) for mode in settings.MODES} for place in s
 NETWORK = {
     "hidden": 50, "epochs": 4, "max_epochs": 6, "batch_size": 64, "optimiser": "adam", "learning_rate": 0.003,
     "momentum": 0.0, "noise": NOISE,
-    "lstm": {}, "gru": {"hidden": 20, "momentum": None, "noise": {"hidden": {"additive": {"sigma": 0.1}}}},
 }  # fmt: skip
 
 
-def test_a_cell_differs_in_what_it_says_and_nothing_else_and_is_a_plain_dictionary_or_a_key():
-    lstm, gru = (settings.of(SHARED, NETWORK, cell) for cell in ("lstm", "gru"))
-    assert (lstm.cell, lstm.hidden, gru.hidden, gru.momentum) == ("lstm", 50, 20, 0.0)
+def test_settings_are_a_plain_dictionary_or_a_key():
+    lstm = settings.of(SHARED, NETWORK, "lstm")
+    assert (lstm.cell, lstm.hidden) == ("lstm", 50)
     assert lstm.noise.as_dict() == NOISE
-    assert gru.noise.as_dict()["hidden"] == {"additive": {"sigma": 0.1, "decay": 1}, "multiplicative": STRENGTH}
     assert (lstm.conditions, lstm.latent, lstm.probe) == (("none", "nem-additive-output"), "sampled", 9)
     assert hash(lstm) == hash(settings.of(copy.deepcopy(SHARED), copy.deepcopy(NETWORK), "lstm"))
     plain = json.loads(json.dumps(lstm.as_dict()))
@@ -336,13 +336,13 @@ def test_a_cell_differs_in_what_it_says_and_nothing_else_and_is_a_plain_dictiona
     [
         ("hidden", 0, "hidden"), ("hidden", True, "hidden"), ("epochs", 2.5, "epochs"), ("max_epochs", 3, "max_epochs"),
         ("optimiser", "lion", "optimiser"), ("learning_rate", "fast", "learning_rate"),
-        ("learning_rate", float("nan"), "learning_rate"), ("momentum", -1, "momentum"), ("noise", {}, "noise.output"),
-        ("noise.hidden.additive.sigma", -1.0, r"noise\.hidden\.additive\.sigma"),
-        ("noise.output.additive.decay", None, r"noise\.output\.additive\.decay"),
+        ("learning_rate", float("nan"), "learning_rate"), ("momentum", -1, "momentum"),
+        ("noise.hidden.additive.sigma", -1.0, r"noise\.hidden_additive\.sigma"),
+        ("noise.output.additive.decay", None, r"noise\.output_additive\.decay"),
         ("batch_size", None, "batch_size"), ("granularity", "all", "granularity"), ("conditions", [], "conditions"),
         ("conditions", ["none", "none"], "conditions"), ("first_target", 0, "first_target"),
         ("output_delta", "b21", "output_delta"),
-        ("hiden", 3, "network, found .hiden"), ("cell", "rnn", "cell to be lstm or gru"),
+        ("hiden", 3, "hiden"), ("cell", "rnn", "'lstm' or 'gru'"),
     ],
 )  # fmt: skip
 def test_every_fault_names_its_parameter(place, value, words):

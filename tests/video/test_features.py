@@ -11,7 +11,7 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 
-from pipeline.common import download, paths, records
+from pipeline.common import download, jobs, paths, records
 from pipeline.params import VideoFeatures
 from pipeline.video.features import features, inception
 from pipeline.video.features.inception import Weights
@@ -96,25 +96,24 @@ def test_a_damaged_table_of_features_and_a_damaged_twin_are_named(whole, tmp_pat
 
 
 def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(stored, settings, whole, tmp_path, monkeypatch):
-    """What is kept serves only the settings that made it; the path for a GPU goes on with what another one kept."""
-    original, calls = features._compute, []
+    """What is kept serves only the settings that made it."""
+    original, calls = features.compute, []
 
-    def failing(job, images):
+    def failing(job):
         if len(calls) == 2:
             raise KeyboardInterrupt
         calls.append(job.places)
-        return original(job, images)
+        return original(job)
 
-    monkeypatch.setattr(features, "_compute", failing)
+    monkeypatch.setattr(features, "compute", failing)
     with pytest.raises(KeyboardInterrupt):
         features.extract(stored, settings, 1, tmp_path / "out")
-    monkeypatch.setattr(features, "_compute", lambda job, _: calls.append(job.places) or 1 / 0)
+    monkeypatch.setattr(features, "compute", lambda job: calls.append(job.places) or 1 / 0)
     for change in ({"batch_size": 3}, {"preprocessing": "inception-2015"}):
         with pytest.raises(ZeroDivisionError):
             features.extract(stored, settings.model_copy(update=change), 1, tmp_path / "out")
         assert calls.pop() == calls[0]
-    monkeypatch.setattr(features, "_compute", lambda job, images: calls.append(job.places) or original(job, images))
-    monkeypatch.setattr(features.jobs, "run", lambda function, items, *, total, label: features._on_gpu(items, total))
+    monkeypatch.setattr(features, "compute", lambda job: calls.append(job.places) or original(job))
     features.extract(stored, settings, 1, tmp_path / "out")
     assert len(set(calls)) == len(calls) == 3
     assert content(tmp_path / "out") == content(whole)
@@ -123,7 +122,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bytes(stored, setting
 
 def test_what_is_missing_or_foreign_is_named(stored, settings, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    refused(ValueError, "expected a CUDA device", features.device_of, "cuda")
+    refused(ValueError, "expected a CUDA device", jobs.device, "cuda")
     file = shutil.copytree(stored, tmp_path / "frames") / "b" / "1" / "y.parquet"
     table = pq.read_table(file)
     for damage, message in (

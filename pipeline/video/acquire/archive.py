@@ -4,14 +4,14 @@ ZIP is read by Python itself. RAR is read by the package rarfile: members that a
 compressed ones need one of the programs ``unrar``, ``unar``, ``bsdtar`` or ``7z``.
 """
 
-import shutil
 import stat
+import subprocess
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import rarfile
 from tqdm import tqdm
@@ -42,19 +42,17 @@ def check(source: Path, place: Place) -> None:
 
 
 def unpack(source: Path, destination: Path, place: Place) -> list[PurePosixPath]:
-    """Unpack the chosen members, but those that are there with the right size; return the places of all, sorted.
+    """Unpack the chosen members, but those that are there already with the right sum; return the places of all, sorted.
 
     Another kind of file, damage, a path that leads out of the folder, a link, two members in one place, more than there
     may be, a password, and no program to unpack RAR are an ``ArchiveError``.
     """
     with _opened(source) as archive:
         chosen = _choose(source, archive, place)
-        places = {member.filename: (destination / path, member.file_size) for path, member in chosen.items()}
-        missing = {name: target for name, (target, size) in places.items() if not _is_there(target, size)}
+        missing = {m.filename: destination / path for path, m in chosen.items() if not _is_there(destination / path, m)}
         with tqdm(total=len(missing), desc=f"unpack {source.name}", mininterval=1) as bar:
-            for name, target in missing.items():
-                with archive.open(name) as stream:
-                    _write(stream, target)
+            for member, stream in _streams(source, archive, missing):
+                _write(member, stream, missing[member.filename])
                 bar.update()
     return sorted(chosen)
 
@@ -114,12 +112,52 @@ def _escapes(name: str) -> bool:
     return not path.parts or path.is_absolute() or ".." in path.parts or ":" in path.parts[0] or "\0" in name
 
 
-def _is_there(target: Path, size: int) -> bool:
-    """Whether a member was unpacked before: files are written whole or not at all."""
-    return target.is_file() and not target.is_symlink() and target.stat().st_size == size
+def _is_there(target: Path, member: Any) -> bool:  # noqa: ANN401
+    """Whether a member was unpacked before; one without a sum that could tell is unpacked again."""
+    if member.CRC is None or not target.is_file() or target.is_symlink() or target.stat().st_size != member.file_size:
+        return False
+    with target.open("rb") as file:
+        return bool(_sum_of(file, member.file_size) == member.CRC)
 
 
-def _write(stream: IO[bytes], target: Path) -> None:
-    """Write a member, whole or not at all; its stream sees to the size and the sum that the archive states."""
-    with records.atomic_path(target) as temporary, temporary.open("wb") as file:
-        shutil.copyfileobj(stream, file)
+def _sum_of(stream: IO[bytes], size: int, copy: IO[bytes] | None = None) -> int | None:
+    """Read ``size`` bytes, and never more, to a copy or to nowhere; return their CRC, ``None`` if there are fewer."""
+    crc = 0
+    while size and (block := stream.read(min(1 << 20, size))):
+        size, crc = size - len(block), zlib.crc32(block, crc)
+        if copy is not None:
+            copy.write(block)
+    return None if size else crc
+
+
+def _streams(source: Path, archive: Any, missing: dict[str, Path]) -> Iterator[tuple[Any, IO[bytes]]]:  # noqa: ANN401
+    """Yield the wanted members with a stream of which just as many bytes must be read as they claim to have.
+
+    One at a time, members of a solid archive would cost the square of their number: a program writes them all at once.
+    """
+    if not (missing and isinstance(archive, rarfile.RarFile) and archive.is_solid()):
+        for member in archive.infolist():
+            if member.filename in missing:
+                with archive.open(member) as stream:
+                    yield member, stream
+        return
+    command = rarfile.tool_setup().open_cmdline(None, str(source))
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as run:
+        output = cast("IO[bytes]", run.stdout)
+        try:
+            for member in archive.infolist():
+                if member.filename in missing:
+                    yield member, output
+                else:
+                    _sum_of(output, member.file_size)
+        finally:
+            run.kill()
+
+
+def _write(member: Any, stream: IO[bytes], target: Path) -> None:  # noqa: ANN401
+    """Write a member, whole and with the sum that it claims, or not at all."""
+    with records.atomic_path(target) as temporary:
+        with temporary.open("wb") as file:
+            crc = _sum_of(stream, member.file_size, file)
+        if crc is None or member.CRC not in (None, crc):
+            raise zipfile.BadZipFile(f"wrong checksum of {member.filename!r}")  # which _opened explains
