@@ -68,10 +68,9 @@ def test_deps_name_every_file_that_a_stage_reaches_and_no_folder_in_vain(stage):
     assert not vain, f"remove from deps of stage {stage} in dvc.yaml: {vain}"
 
 
-def test_deps_exist_and_stages_are_thin_commands():
+def test_stages_are_thin_commands():
     for name, stage in STAGES.items():
         assert stage["cmd"].startswith(f"python -m stages.{name}")
-        assert all((ROOT / dep).exists() for dep in code(name)), name
     for file in (ROOT / "stages").glob("*.py"):
         assert len(file.read_text().splitlines()) < 100, f"{file.name}: the work belongs to the library"
     assert len((ROOT / "dvc.yaml").read_text().splitlines()) <= 120
@@ -97,8 +96,6 @@ def test_parameters_that_stages_track_exist_and_all_that_matter_are_tracked():
     # A mirror is watched by what it holds, not by its name.
     assert [name for name in leaves(whole) if not name.startswith("study.")] == ["mirror"]
 
-
-# --- What a change reruns -------------------------------------------------------------------------------------------
 
 EVERYTHING = {"acquire@fx", "acquire@video", "windows", "frames", "features", "clips", "evaluate"}
 FX, VIDEO = {"train@fx-lstm", "train@fx-gru"}, {"train@video-lstm", "train@video-gru"}
@@ -261,9 +258,6 @@ def test_a_default_that_changes_reruns_its_task_once_params_are_composed_again(f
         assert stale(finished) == (set(), set())
         assert command(finished, "pipeline.params", "compose", "demo", "--force").returncode == 0
         assert stale(finished) == (FX, FX)
-
-
-# --- The pipeline under DVC, with tiny parameters --------------------------------------------------------------------
 
 
 @pytest.mark.timeout(600)

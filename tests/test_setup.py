@@ -22,7 +22,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from pipeline.common import records
-from tests.conftest import ROOT
+from tests.conftest import ROOT, refused
 from tests.test_imports import files, imports
 from tools import audit, check_repro
 
@@ -100,8 +100,7 @@ def test_accepted_advisories_are_complete_current_and_of_locked_packages():
         ((ENTRY % "six").replace("}", ", extra: 1}"), day, "complete it"),
         (ENTRY % "six", datetime.date(2026, 2, 1), "X-1 of six overdue since 2026-01-31"),
     ):
-        with pytest.raises(ValueError, match=message):
-            audit.accepted(text, "six==1\n", today)
+        refused(ValueError, message, audit.accepted, text, "six==1\n", today)
 
 
 HOUSES = ("nem", "pipeline", "stages")
@@ -247,8 +246,7 @@ def test_one_other_byte_or_a_missing_file_is_found_and_placed(tmp_path, capsys):
     assert "windows.csv: only the first run has it" in capsys.readouterr().out
     for run in (first, second):
         (run / "data/results/metrics.json").unlink()
-    with pytest.raises(check_repro.CheckError, match="nothing was compared"):
-        check_repro.compare(first, second)
+    refused(check_repro.CheckError, "nothing was compared", check_repro.compare, first, second)
 
 
 ACCURACIES = {"none": 0.8, "nem": 0.6}

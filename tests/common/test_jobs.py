@@ -13,7 +13,7 @@ import torch
 from threadpoolctl import threadpool_info
 
 from pipeline.common import jobs
-from tests.conftest import ROOT
+from tests.conftest import ROOT, refused
 
 
 def _square(number):
@@ -49,8 +49,7 @@ def anywhere(request, monkeypatch):
 
 def test_values_come_with_their_numbers(anywhere):
     assert sorted(jobs.run(_square, range(20), total=20, label="test")) == [(n, n * n) for n in range(20)]
-    with pytest.raises(ValueError, match="expected 1, found 2"):
-        list(jobs.run(_fail, range(8), total=8, label="test"))
+    refused(ValueError, "expected 1, found 2", list, jobs.run(_fail, range(8), total=8, label="test"))
 
 
 def test_every_job_has_one_thread_and_the_caller_keeps_its_own(anywhere, monkeypatch):
@@ -86,14 +85,13 @@ def test_a_bounded_window_is_in_flight_and_results_are_not_kept_alive(monkeypatc
 )
 def test_choices_that_are_none_are_refused_by_name(monkeypatch, name, value):
     monkeypatch.setenv(name, value)
-    with pytest.raises(ValueError, match=f"{name} to be (a positive integer|serial or process), found"):
-        list(jobs.run(str, [1, 2], total=2, label="test"))
+    words = f"{name} to be (a positive integer|serial or process), found"
+    refused(ValueError, words, list, jobs.run(str, [1, 2], total=2, label="test"))
 
 
 def test_a_dead_worker_is_an_error_with_a_remedy(monkeypatch):
     monkeypatch.setenv("NEM_WORKERS", "2")
-    with pytest.raises(ChildProcessError, match="NEM_WORKERS=1"):
-        list(jobs.run(_die, [1, 2], total=2, label="test"))
+    refused(ChildProcessError, "NEM_WORKERS=1", list, jobs.run(_die, [1, 2], total=2, label="test"))
 
 
 ORPHANS = """

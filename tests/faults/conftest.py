@@ -1,8 +1,10 @@
 """One warm launcher and one undisturbed run of each project for all fault tests."""
 
+import os
 import shutil
 
 import pytest
+from filelock import FileLock
 
 from pipeline import params
 from tests.faults import harness
@@ -24,19 +26,22 @@ def launcher():
 
 @pytest.fixture(scope="session")
 def undisturbed(launcher, tmp_path_factory):
-    """Returns the project of a stage, in which all stages ran without a fault."""
+    """Returns the project of a stage, in which all stages ran without a fault: one for all workers of this session."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
 
     def project(stage):
         kind = "video" if stage in harness.VIDEO else "fx"
-
-        def make_and_run(folder):
-            folder.mkdir()
-            (folder / "params.yaml").write_text(params.render(harness.tiny(kind, folder.parent)))
-            for name in harness.PROJECTS[kind]:
-                # The first training makes the MLflow store, which takes longer than the training.
-                assert launcher.run(name, folder)[0] == 0, harness.log(folder)
-
-        return harness.shared(tmp_path_factory, kind, make_and_run)
+        folder, done = base / f"shared-{kind}" / "project", base / f"shared-{kind}.done"
+        with FileLock(base / f"shared-{kind}.lock"):
+            if not done.is_file():
+                folder.mkdir(parents=True)
+                (folder / "params.yaml").write_text(params.render(harness.tiny(kind, folder.parent)))
+                for name in harness.PROJECTS[kind]:
+                    # The first training makes the MLflow store, which takes longer than the training.
+                    assert launcher.run(name, folder)[0] == 0, harness.log(folder)
+                done.touch()
+        return folder
 
     return project
 

@@ -18,7 +18,6 @@ from multiprocessing import forkserver
 from pathlib import Path
 from unittest import mock
 
-from filelock import FileLock
 from mlflow.tracking import MlflowClient
 from safetensors.torch import save_file
 
@@ -67,19 +66,6 @@ def tiny(task, beside=None, sigma=0.2):
     content["train"][task] |= {"hidden": 4, "epochs": 20, "max_epochs": 30, "batch_size": 32 if task == "fx" else 4}
     content["train"]["fx"]["gru"]["noise"]["output"]["additive"]["sigma"] = sigma
     return params.validate(content)
-
-
-def shared(factory, name, make):
-    """Return a folder that the first worker that wants it makes, for all workers of this test session."""
-    base = factory.getbasetemp()
-    base = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
-    folder, done = base / f"shared-{name}" / "project", base / f"shared-{name}.done"
-    with FileLock(base / f"shared-{name}.lock"):
-        if not done.is_file():
-            folder.parent.mkdir(parents=True)
-            make(folder)
-            done.touch()
-    return folder
 
 
 def environment(**changes):
@@ -163,7 +149,7 @@ class Launcher:
         inside, self.no_mounts = own_mounts()
         self.mounts = subprocess.Popen([*inside, "sleep", "infinity"])  # has the mounts that stages see
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["tests.faults.warm"])
+        self.context.set_forkserver_preload(["tests.faults.warm", "tests.faults.harness"])
         with mock.patch.dict(os.environ, environment(), clear=True):
             forkserver.ensure_running()
 

@@ -1,7 +1,4 @@
-"""The process that stages are forked from imports this: all that stages import, and less for them to do.
-
-So a kill lands in a stage's work, and that is many small steps.
-"""
+"""The process that stages are forked from imports this, so that a kill lands in their work: many small steps."""
 
 import importlib
 

@@ -192,14 +192,6 @@ def written(project, tasks=("fx",), train_end=60):
     (project / "params.yaml").write_text(params.render(content))
 
 
-def test_a_stage_reports_faults_without_a_traceback(project, capsys):
-    written(project, train_end=10**6)
-    assert acquire_stage.main(["fx"]) == 0
-    assert windows_stage.main([]) == 1
-    assert "choose an earlier day" in capsys.readouterr().err
-    assert not paths.sequences("fx").exists()
-
-
 def test_a_task_that_is_off_is_passed_on_and_can_be_switched_on_again(project, capsys):
     written(project, tasks=["video"])
     assert acquire_stage.main(["fx"]) == windows_stage.main([]) == 0
