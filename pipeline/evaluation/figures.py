@@ -80,9 +80,14 @@ def overview(outcome: Outcome) -> Picture:
 
 
 def draw(outcome: Outcome) -> list[Picture]:
-    """Draw a run's pictures: the paper's learning curves or, where it has none, one for each mode; and the task's."""
+    """Write a run's pictures: the paper's learning curves or, where it has none, one for each mode; and the overview.
+
+    Returned are the task's own: of the others the report has charts.
+    """
     task, cell = outcome.task, outcome.run.cell
     usual = {f"curves_{task.name}_{cell}_{mode}": (cell, mode, PLACES) for mode in MODES}
-    curves = (task.curves or usual).items()
-    pictures = [learning_curves(outcome, name, mode, places) for name, (own, mode, places) in curves if own == cell]
-    return [*pictures, overview(outcome), *task.draw(outcome)]
+    for name, (own, mode, places) in (task.curves or usual).items():
+        if own == cell:
+            learning_curves(outcome, name, mode, places)
+    overview(outcome)
+    return task.draw(outcome)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from nem.conditions import Condition
 from pipeline.common import paths, records
 
 # Okabe & Ito's palette: told apart by the colour-blind, and in print.
@@ -27,18 +28,21 @@ LABELS = {"none": "No noise", "blind": "Blind noise", "nem": "NEM noise", "match
           "expected-nem": "Expected NEM", "reversed-nem": "Reversed NEM noise",
           "expected-reversed-nem": "Expected reversed NEM"}  # fmt: skip
 PLACES = {"output": "Output layer", "hidden": "Hidden layer (gates)", "both": "Output and hidden layers"}
+SHORT = {"output": "outputs", "hidden": "gates", "both": "both"}
 RC: dict[str, Any] = {
     "savefig.dpi": 160, "font.size": 9, "axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False,
-    "axes.grid": True, "grid.color": "#E8E8E8", "legend.frameon": False, "legend.fontsize": 7,
+    "axes.grid": True, "grid.color": "#E8E8E8", "legend.frameon": False, "legend.fontsize": 8,
+    "xtick.labelsize": 8, "ytick.labelsize": 8, "axes.edgecolor": "#555555", "figure.titlesize": 10,
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawn figure: its PNG file, and what it shows in words."""
+    """A drawn figure: its PNG file, what it is, and what is to be seen on it (its caption, where that says it)."""
 
     file: Path
     caption: str
+    seen: str = ""
 
     @property
     def data(self) -> str:
@@ -64,9 +68,16 @@ def save(drawn: Figure, destination: Path) -> Path:
     return destination
 
 
-def picture(drawn: Figure, name: str, caption: str) -> Picture:
+def picture(drawn: Figure, name: str, caption: str, seen: str = "") -> Picture:
     """Write a figure of the results, called ``name``."""
-    return Picture(save(drawn, paths.FIGURES / f"{name}.png"), caption)
+    return Picture(save(drawn, paths.FIGURES / f"{name}.png"), caption, seen)
+
+
+def words(condition: str) -> str:
+    """Return a condition in words, such as ``NEM additive, outputs``."""
+    own = Condition.parse(condition)
+    label = LABELS[own.kind]
+    return label if own.place is None else f"{label.replace(' noise', '')} {own.mode}, {SHORT[own.place]}"
 
 
 def confusions(
