@@ -31,7 +31,7 @@ class Scale:
 
     @classmethod
     def over(cls, values: Iterable[float | None], log: bool = False) -> "Scale":
-        """Return an axis that holds all finite values with a margin; a logarithmic one leaves out what is not above 0."""
+        """Return an axis that holds all finite values with a margin; a logarithmic one only those above 0."""
         data = np.array([v for v in values if v is not None and np.isfinite(v) and (v > 0 or not log)], np.float64)
         data = np.log10(data) if log else data
         low, high = (float(data.min()), float(data.max())) if len(data) else (0.0, 1.0)
@@ -44,7 +44,7 @@ class Scale:
         data, ends = np.asarray(values, np.float64), np.array([self.low, self.high])
         if self.log:
             data, ends = np.log10(np.where(data > 0, data, np.nan)), np.log10(ends)
-        return np.round(SIDE * (data - ends[0]) / (ends[1] - ends[0]), 1)
+        return np.asarray(np.round(SIDE * (data - ends[0]) / (ends[1] - ends[0]), 1))
 
     @property
     def ticks(self) -> list[tuple[float, str]]:
@@ -106,10 +106,10 @@ def legend(conditions: Iterable[str]) -> dict[str, list[str | None]]:
 
 
 def forest(outcome: Outcome, paper: dict[str, float | None]) -> dict[str, Any]:
-    """Return all conditions side by side: repetitions, mean, interval, the paper's number, and the best baseline."""
+    """Return all conditions side by side: repetitions, mean, interval, the paper's number, and the baseline to beat."""
     measure, rows = outcome.task.measure, []
-    baseline = best_reference(outcome)
-    values: list[float | None] = [outcome.references[baseline] * measure.scale, *paper.values()]
+    rival = baseline(outcome)
+    values: list[float | None] = [outcome.references[rival] * measure.scale, *paper.values()]
     for condition in outcome.run.conditions:
         mean = Interval(*outcome.summary[condition][measure.name].values())  # type: ignore[arg-type]
         own = measure.scale * outcome.values[condition][measure.name]
@@ -127,11 +127,11 @@ def forest(outcome: Outcome, paper: dict[str, float | None]) -> dict[str, Any]:
          "ends": [at(v) for v in middle[1:]], "paper": at(paper.get(name))}
         for name, own, middle in rows
     ]  # fmt: skip
-    words, level = outcome.task.called(baseline), outcome.references[baseline] * measure.scale
+    words, level = outcome.task.called(rival), outcome.references[rival] * measure.scale
     return {"axis": axis, "rows": drawn, "baseline": (words, at(level), level)}
 
 
-def best_reference(outcome: Outcome) -> str:
-    """Return the name of the naive baseline that is best on the test data."""
+def baseline(outcome: Outcome) -> str:
+    """Return the name of the naive baseline to beat: the task's own, else the one that is best on the test data."""
     gain = outcome.task.measure.gain
-    return max(outcome.references, key=lambda name: gain * outcome.references[name])
+    return outcome.task.rival or max(outcome.references, key=lambda name: gain * outcome.references[name])

@@ -20,7 +20,7 @@ def errata() -> Markup | None:
     text = ERRATA.read_text("utf-8").partition("\n")[2]  # without its title
     content = reader.render(text.replace("\n## ", "\n### "))
     begin = '<div class="scroll" tabindex="0" role="region" aria-label="errata"><table class="words">'
-    return Markup(content.replace("<table>", begin).replace("</table>", "</table></div>"))  # noqa: S704 - escaped above
+    return Markup(content.replace("<table>", begin).replace("</table>", "</table></div>"))
 
 
 def claims() -> list[dict[str, str]] | None:
@@ -37,3 +37,9 @@ def claims() -> list[dict[str, str]] | None:
         raise ValueError(f"expected a table of {COLUMNS} under {CLAIMS.strip()!r} in {STUDY}, found {rows[0]}; "
                          "run `make docs` after `make study`")  # fmt: skip
     return [dict(zip(COLUMNS, row, strict=True)) for row in rows[2:]]
+
+
+def category(verdict: str) -> str:
+    """Return a verdict without the places where it holds."""
+    head, condition, _ = verdict.partition(" only if")
+    return f"{head} only if …" if condition else head

@@ -60,6 +60,8 @@
     svg.append(made);
   }
 
+  const signed = (value, digits = 0) => value.toFixed(digits).replace("-", "−");
+
   function draw() {
     const name = chosen();
     const { neutral, gain } = gains.cases[name];
@@ -69,7 +71,7 @@
     for (const row of panel.children) {
       const key = row.dataset.slider;
       row.hidden = key !== "sigma" && !words[name][0].includes(key);
-      row.lastChild.textContent = value[key].toFixed(2);
+      row.lastChild.textContent = signed(value[key], 2);
     }
     svg.replaceChildren();
     const at = (n) => [200 + ((n[0] - neutral) * 180) / HALF, 200 - ((n[1] - neutral) * 180) / HALF];
@@ -84,8 +86,8 @@
     for (let k = -3; k <= 3; k += 1) {
       if (k === 0) continue;
       const [x, y] = at([neutral + k, neutral + k]);
-      element("text", { x, y: 214, "text-anchor": "middle" }, neutral + k);
-      element("text", { x: 194, y: y + 4, "text-anchor": "end" }, neutral + k);
+      element("text", { x, y: 214, "text-anchor": "middle" }, signed(neutral + k));
+      element("text", { x: 194, y: y + 4, "text-anchor": "end" }, signed(neutral + k));
     }
     element("text", { x: 392, y: 196, "text-anchor": "end", class: "name" }, "n₁");
     element("text", { x: 208, y: 18, class: "name" }, "n₂");

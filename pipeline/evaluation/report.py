@@ -31,7 +31,10 @@ def short(value: float | None, scale: float = 1.0, digits: int = 4, sign: str = 
 
 def fixed(value: float | None, scale: float, decimals: int, sign: str = "") -> str:
     """Return a shown number with so many decimals, so that a column of them is aligned; a dash for none."""
-    return "–" if value is None or not np.isfinite(value) else f"{value * scale:{sign}.{decimals}f}".replace("-", "−")
+    if value is None or not np.isfinite(value):
+        return "–"
+    text = f"{value * scale:{sign}.{decimals}f}".replace("-", "−")
+    return text if text.strip("+−0.") else text.strip("+−")
 
 
 def decimals(values: Iterable[float]) -> int:
@@ -84,46 +87,41 @@ def verdict(outcome: Outcome) -> str:
     return text
 
 
-def findings(outcomes: Sequence[Outcome]) -> list[tuple[str, str]]:
-    """Return the three findings, a headline and an explanation each: NEM against no noise, blind noise, no network."""
+def findings(outcomes: Sequence[Outcome]) -> list[tuple[str, list[str]]]:
+    """Return three findings, headline and sentences: NEM against no noise, NEM against blind noise, baselines."""
     found = pd.concat([judged(outcome).assign(run=k) for k, outcome in enumerate(outcomes)])
+    found = found.assign(pair=found.condition.str.partition("-")[2])
     nem, blind = (found[found.condition.str.startswith(f"{kind}-")] for kind in ("nem", "blind"))
     limits = [text for outcome in outcomes if (text := too_few(outcome))]
     better, worse = (int((nem.tone == tone).sum()) for tone in ("better", "worse"))
     ahead = f"By its mean, NEM noise is ahead of no noise in {(nem.gain > 0).sum()} of {len(nem)} comparisons."
-    if limits:
-        first = ("Too few repetitions to tell NEM noise from no noise", f"{limits[0]} {ahead}")
-    else:
-        head = "No NEM condition is better than no noise" if not better else (
-            f"NEM noise is better than no noise in {better} of {len(nem)} comparisons")  # fmt: skip
-        first = (head, f"Significantly better: {better} of {len(nem)} comparisons; significantly worse: {worse} "
-                       f"(Holm-adjusted p < {LEVEL}). {ahead}")  # fmt: skip
-    pairs = nem.assign(pair=nem.condition.str.partition("-")[2]).merge(
-        blind.assign(pair=blind.condition.str.partition("-")[2]), on=["run", "pair"], suffixes=("", "_blind"))  # fmt: skip
+    sure = f"Significantly better: {better} of {len(nem)}, significantly worse: {worse} (Holm-adjusted p < {LEVEL})."
+    head = f"NEM noise is better than no noise in {better} of {len(nem)} comparisons"
+    head = head if better else "No NEM condition is better than no noise"
+    first = (head, [sure, ahead]) if not limits else (
+        "Too few repetitions to tell NEM noise from no noise", [limits[0], ahead])  # fmt: skip
+    pairs = nem.merge(blind, on=["run", "pair"], suffixes=("", "_blind"))
     won = int((pairs.gain > pairs.gain_blind).sum())
-    second = (f"Selecting noise: NEM is ahead of blind noise in {won} of {len(pairs)} pairs",
-              "Pairs have the same mode, place and σ; ahead means the better mean.")  # fmt: skip
+    second = ["Pairs have the same mode, place and σ; ahead means the better mean."]
     if not limits:
-        second = (second[0], f"{second[1]} Significantly worse than no noise are {int((blind.tone == 'worse').sum())} "
-                             f"of {len(blind)} blind conditions and {worse} of {len(nem)} NEM conditions.")  # fmt: skip
+        ruined = int((blind.tone == "worse").sum())
+        second.append(f"Significantly worse than no noise: {ruined} of {len(blind)} with blind noise, {worse} of "
+                      f"{len(nem)} with NEM noise.")  # fmt: skip
     lost, told = 0, []
-    for (title, cells), measure in ((key, own[0].task.measure) for key, own in _places(outcomes).items()):
-        own = _places(outcomes)[title, cells]
-        baseline = charts.best_reference(own[0])
+    for (title, _), own in _places(outcomes).items():
+        measure, baseline = own[0].task.measure, charts.baseline(own[0])
         level, parts = own[0].references[baseline], []
         for outcome in own:
-            means = {c: s[measure.name]["mean"] for c, s in outcome.summary.items()}
-            alive = {c: float(m) for c, m in means.items() if m is not None}
-            best = max(alive, key=lambda c: measure.gain * alive[c], default=None)
-            lost += best is None or measure.gain * alive[best] < measure.gain * level
-            parts.append(f"{outcome.run.cell.upper()} {short(alive.get(best or ''), measure.scale, 3)}")
-        name = own[0].task.called(baseline)
-        told.append(f"{title}: {name} {short(level, measure.scale, 3)}, best condition {', '.join(parts)} "
-                    f"({own[0].label})")  # fmt: skip
-    total = len(outcomes)
-    head = ("The best forecast needs no network" if lost == total else "Networks beat every naive baseline" if not lost
-            else f"A naive baseline beats the networks in {lost} of {total} runs")  # fmt: skip
-    return [first, second, (head, f"{'. '.join(told)}.")]
+            means = [summary[measure.name]["mean"] for summary in outcome.summary.values()]
+            best = max((measure.gain * mean for mean in means if mean is not None), default=-math.inf)
+            lost += best < measure.gain * level
+            parts.append(f"{outcome.run.cell.upper()} {short(measure.gain * best, measure.scale, 3)}")
+        told.append(f"{title}, {own[0].label}: {own[0].task.called(baseline)} {short(level, measure.scale, 3)}; best "
+                    f"condition {', '.join(parts)}.")  # fmt: skip
+    head = f"A naive baseline beats all conditions in {lost} of {len(outcomes)} runs"
+    head = "No network is needed to do better" if lost == len(outcomes) else head if lost else (
+        "In every run some condition beats the naive baseline")  # fmt: skip
+    return [first, (f"NEM noise is ahead of blind noise in {won} of {len(pairs)} pairs", second), (head, told)]
 
 
 def _places(outcomes: Iterable[Outcome]) -> dict[tuple[str, str], list[Outcome]]:
@@ -143,7 +141,7 @@ def printed(outcome: Outcome, quantity: str) -> dict[str, float | None]:
 
 
 def shifts(outcome: Outcome, condition: str) -> list[str]:
-    """Return the length of NEM noise's mean in outputs and gates, at the first epoch and at R, as text.
+    """Return the length of NEM noise's mean in outputs and in gates, at the first epoch and at R, as text.
 
     It is σ/√2π (``nem.theory.expected_halfspace_noise``), in units of σ; of squared errors that is its upper limit
     (``expected_ball_noise``). Of noise that is not selected it is 0.
@@ -174,12 +172,12 @@ def _rows(outcome: Outcome) -> list[dict[str, Any]]:
     for condition, summary in outcome.summary.items():
         pair, speed, word = pairs.get(condition), "", ""
         if pair is not None:
-            word = pair.tone or ("too few repetitions" if limit else "not told apart")
+            word = pair.tone or ("too few" if limit else "not told apart")
             gap = (paper.get(condition) or np.nan) - (paper.get("none") or np.nan)
             word += "" if math.isnan(gap) else f"; paper: {'better' if gap * measure.gain > 0 else 'worse'}"
             (low, high), (least, most) = bounds[condition], bounds["none"]
             speed = "sooner" if low > most else "later" if high < least else "not told apart"
-            speed = "too few repetitions" if limit else speed
+            speed = "too few" if limit else speed
         rows.append({
             "condition": condition, "words": style.words(condition), "kind": Condition.parse(condition).kind,
             "own": summary[measure.name], "pair": pair, "verdict": word, "paper": paper.get(condition),
@@ -195,14 +193,15 @@ def _ends(speed: Mapping[str, Any]) -> Ends:
     """Return the ends of a speed-up's interval: -inf where censored, everything where there is none."""
     if speed["n"] < 2:
         return -math.inf, math.inf
-    low, high = (-math.inf if speed[f"median_ci_{end}"] is None else speed[f"median_ci_{end}"] for end in ("low", "high"))
-    return low, high
+    low, high = (speed[f"median_ci_{end}"] for end in ("low", "high"))
+    return -math.inf if low is None else low, -math.inf if high is None else high
 
 
 def _run(outcome: Outcome, bootstrap: Bootstrap) -> dict[str, Any]:
     """Return what the page shows of one run."""
     measure, alive = outcome.task.measure, judged(outcome).dropna(subset=["gain"])
     means = [summary[measure.name]["mean"] or 0.0 for summary in outcome.summary.values()]
+    paper = printed(outcome, measure.quantity)
     first, second = (next((t for t in outcome.tables if t.quantity == q), None) for q in (measure.quantity, "speed_up"))
     wanted = {measure.curve: outcome.label}
     if measure.name != outcome.task.loss:
@@ -212,8 +211,8 @@ def _run(outcome: Outcome, bootstrap: Bootstrap) -> dict[str, Any]:
     return {
         "outcome": outcome, "id": f"{outcome.name}-{outcome.run.cell}", "verdict": verdict(outcome),
         "tables": (first, second), "rows": _rows(outcome), "limit": too_few(outcome),
-        "paper": bool(printed(outcome, measure.quantity)), "figures": figures.draw(outcome),
-        "forest": charts.forest(outcome, printed(outcome, measure.quantity)),
+        "paper": bool(paper), "printed": max((len(f"{v:g}".partition(".")[2]) for v in paper.values() if v), default=0),
+        "forest": charts.forest(outcome, paper), "figures": figures.draw(outcome),
         "curves": [charts.curves(outcome, bootstrap, metric, label) for metric, label in wanted.items()],
         "legend": charts.legend(outcome.run.conditions),
         "decimals": decimals(mean * measure.scale for mean in means),
@@ -249,7 +248,7 @@ def render(template: str, **values: Any) -> str:  # noqa: ANN401 - whatever the 
     )  # fmt: skip
     environment.filters |= {"short": lambda *shown: short(*shown).replace("-", "−"), "number": tables.number}
     environment.filters |= {"condition": style.words, "fixed": fixed}
-    environment.globals |= {"kind": lambda name: Condition.parse(name).kind}
+    environment.globals |= {"kind": lambda name: Condition.parse(name).kind, "category": documents.category}
     return environment.get_template(template).render(**values)
 
 
@@ -263,7 +262,7 @@ def write(outcomes: Sequence[Outcome], further: Sequence[Picture], geometry: Seq
         "report.html.j2", profile=profile, bootstrap=bootstrap, findings=findings(outcomes), further=further,
         geometry=geometry, level=LEVEL, leaks=_leaks(outcomes), errata=documents.errata(), claims=claims,
         conditions=dict.fromkeys(condition for outcome in outcomes for condition in outcome.run.conditions),
-        verdicts=Counter(claim["verdict"].partition(" only if")[0] for claim in claims or ()),
+        verdicts=Counter(documents.category(claim["verdict"]) for claim in claims or ()),
         places={key: [runs[id(outcome)] for outcome in own] for key, own in _places(outcomes).items()},
         sources={outcome.task.title: outcome.evidence.source for outcome in by_task.values()},
         generated=[o.task.title for o in by_task.values() if o.evidence.source.get("source") == GENERATED],

@@ -85,18 +85,23 @@ def confusions(
 ) -> Picture:
     """Draw several confusion matrices ``(K, K)``, true classes by predicted ones, each row in per cent of its class."""
     names = [name.replace("_", " ") for name in classes]
-    size = 0.36 * len(names)
-    drawn, axes = figure(len(counts), width=size + 1.9, height=size + 1.6, sharey=True)
+    size = 0.3 * len(names)
+    drawn, axes = figure(rows=len(counts), width=min(size + 2.2, 6.6), height=size + 0.5, sharex=True)
+    told = []
     for panel, (heading, matrix) in zip(axes, counts.items(), strict=True):
         share = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
         panel.imshow(share, cmap="Blues", vmin=0, vmax=100)
         for i, j in zip(*np.nonzero(share >= 0.5), strict=True):
             colour = "white" if share[i, j] > 60 else "black"
-            panel.text(j, i, f"{share[i, j]:.0f}", ha="center", va="center", fontsize=6, color=colour)
-        panel.set_xticks(range(len(names)), names, rotation=90)
+            panel.text(j, i, f"{share[i, j]:.0f}", ha="center", va="center", fontsize=8, color=colour)
         panel.grid(visible=False)
-        panel.set(xlabel="Predicted class", title=heading)
-    axes[0].set_yticks(range(len(names)), names)
-    axes[0].set_ylabel("True class")
+        panel.set(ylabel="True class", title=heading)
+        panel.set_yticks(range(len(names)), names)
+        wrong = share - np.diag(np.diag(share))
+        i, j = np.unravel_index(wrong.argmax(), wrong.shape)
+        told.append(f"{heading}: {np.diag(share).mean():.0f} % of a class are right on average"
+                    + (f", {names[i]} is taken for {names[j]} most often" if wrong.any() else ""))  # fmt: skip
+    axes[-1].set_xticks(range(len(names)), names, rotation=90)
+    axes[-1].set_xlabel("Predicted class")
     drawn.suptitle(title)
-    return Picture(save(drawn, destination), f"{title}: which class was taken for which")
+    return Picture(save(drawn, destination), f"{title}: which class was taken for which [%]", f"{'; '.join(told)}.")
