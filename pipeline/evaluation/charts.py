@@ -14,10 +14,10 @@ from matplotlib.ticker import MaxNLocator
 
 from nem.conditions import MODES, PLACES, Condition
 from pipeline.evaluation import style
-from pipeline.evaluation.statistics import Bootstrap, Floats, Interval
+from pipeline.evaluation.statistics import Bootstrap, Floats
 from pipeline.evaluation.task import Outcome
 
-SIDE, POINTS, TICKS = 1000, 60, 6  # of a panel [units]; most points of a curve, most ticks of an axis
+SIDE, POINTS, TICKS = 1000, 60, 6  # of a panel [units]; most points of a curve, ticks of an axis
 MARGIN = 0.03  # of the range of values, on each side
 
 
@@ -46,17 +46,16 @@ class Scale:
             data, ends = np.log10(np.where(data > 0, data, np.nan)), np.log10(ends)
         return np.asarray(np.round(SIDE * (data - ends[0]) / (ends[1] - ends[0]), 1))
 
-    @property
-    def ticks(self) -> list[tuple[float, str]]:
-        """Place and label of each tick: 1, 2, 5 of every decade or the decades alone; else numbers at equal steps."""
-        found: Iterable[float] = MaxNLocator(TICKS - 1, steps=[1, 2, 5, 10]).tick_values(self.low, self.high)
+    def ticks(self, most: int = TICKS) -> list[tuple[float, str]]:
+        """Return place and label of about so many ticks: 1, 2, 5 of every decade or fewer; else equal steps."""
+        found: Iterable[float] = MaxNLocator(most - 1, steps=[1, 2, 5, 10]).tick_values(self.low, self.high)
         if self.log:
             powers = range(int(np.floor(np.log10(self.low))), int(np.ceil(np.log10(self.high))) + 1)
             for digits in ((1, 2, 5), (1, 3), (1,)):
                 inside = [d * 10.0**p for p in powers for d in digits if self.low <= d * 10.0**p <= self.high]
-                if len(inside) <= TICKS:
+                if len(inside) <= most:
                     break
-            found = inside[:: -(-len(inside) // TICKS)] if len(inside) > 2 else found
+            found = inside[:: -(-len(inside) // most)] if len(inside) > 1 else found
         kept = [value for value in found if self.low <= value <= self.high]
         return [(float(self.place(value)), f"{value:.4g}") for value in kept]
 
@@ -82,7 +81,7 @@ def curves(outcome: Outcome, bootstrap: Bootstrap, metric: str, label: str) -> d
     epochs, shown = np.unique(spaced.round().astype(int)), {}
     for condition in run.conditions:
         alive = [c[epochs] for c in run.curve(condition, metric) if len(c) > run.epochs]
-        if alive and np.isfinite(alive).all():
+        if alive:
             means = [bootstrap.mean(column) for column in scale * np.stack(alive, 1)]
             shown[condition] = np.array([[m.mean, m.low, m.high] for m in means], np.float64)
     across = Scale(1, max(run.epochs, 2), loss)
@@ -96,39 +95,32 @@ def curves(outcome: Outcome, bootstrap: Bootstrap, metric: str, label: str) -> d
     return {"x": across, "y": upward, "lines": lines, "label": label, "metric": metric}
 
 
-def legend(conditions: Iterable[str]) -> dict[str, list[str | None]]:
-    """Return conditions by kind and mode, each row in the order of places; ``None`` for one that was not run."""
-    there = set(conditions)
-    kinds = dict.fromkeys(Condition.parse(name).kind for name in conditions)
-    rows = {style.words(f"{kind}-{mode}-output").partition(",")[0]: [f"{kind}-{mode}-{place}" for place in PLACES]
-            for kind in kinds if kind != "none" for mode in MODES}  # fmt: skip
-    return {words: [n if n in there else None for n in names] for words, names in rows.items() if there & {*names}}
+def legend(conditions: Iterable[str]) -> dict[str, list[str]]:
+    """Return the conditions of every kind among these, by kind and mode, each row in the order of places."""
+    kinds = dict.fromkeys(Condition.parse(name).kind for name in conditions if name != "none")
+    return {style.words(f"{kind}-{mode}-both").partition(",")[0]: [f"{kind}-{mode}-{place}" for place in PLACES]
+            for kind in kinds for mode in MODES}  # fmt: skip
 
 
 def forest(outcome: Outcome, paper: dict[str, float | None]) -> dict[str, Any]:
     """Return all conditions side by side: repetitions, mean, interval, the paper's number, and the baseline to beat."""
-    measure, rows = outcome.task.measure, []
-    rival = baseline(outcome)
-    values: list[float | None] = [outcome.references[rival] * measure.scale, *paper.values()]
+    measure, rival, rows = outcome.task.measure, baseline(outcome), []
+    level = outcome.references[rival] * measure.scale
+    values: list[float | None] = [level, *paper.values()]
     for condition in outcome.run.conditions:
-        mean = Interval(*outcome.summary[condition][measure.name].values())  # type: ignore[arg-type]
-        own = measure.scale * outcome.values[condition][measure.name]
-        middle = [None if v is None else v * measure.scale for v in (mean.mean, mean.low, mean.high)]
-        rows.append((condition, own[np.isfinite(own)], middle))
-        values += [*own, *middle]
+        summary, own = outcome.summary[condition][measure.name], outcome.values[condition][measure.name]
+        middle = [None if (v := summary[n]) is None else v * measure.scale for n in ("mean", "ci_low", "ci_high")]
+        rows.append((condition, (measure.scale * own[np.isfinite(own)]).tolist(), middle))
+        values += [*rows[-1][1], *middle]
     axis = Scale.over(values, measure.gain < 0)
 
     def at(value: float | None) -> float | None:
-        place = np.nan if value is None else float(axis.place(value))
-        return place if np.isfinite(place) else None
+        return place if np.isfinite(place := float(axis.place(np.nan if value is None else value))) else None
 
-    drawn = [
-        {"condition": name, "dots": [at(v) for v in own.tolist()], "mean": at(middle[0]), "value": middle[0],
-         "ends": [at(v) for v in middle[1:]], "paper": at(paper.get(name))}
-        for name, own, middle in rows
-    ]  # fmt: skip
-    words, level = outcome.task.called(rival), outcome.references[rival] * measure.scale
-    return {"axis": axis, "rows": drawn, "baseline": (words, at(level), level)}
+    drawn = [{"condition": name, "value": middle[0], "dots": [at(v) for v in own], "mean": at(middle[0]),
+              "ends": [at(v) for v in middle[1:]], "paper": at(paper.get(name))}
+             for name, own, middle in rows]  # fmt: skip
+    return {"axis": axis, "rows": drawn, "baseline": (outcome.task.called(rival), at(level), level)}
 
 
 def baseline(outcome: Outcome) -> str:

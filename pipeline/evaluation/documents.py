@@ -1,5 +1,6 @@
 """What the report quotes from the project's own pages: the paper's errata, and the committed study's verdicts."""
 
+import re
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -24,7 +25,7 @@ def errata() -> Markup | None:
 
 
 def claims() -> list[dict[str, str]] | None:
-    """Return the claims of the committed study with their verdicts; ``None`` where there is no such page or table.
+    """Return the committed study's claims, and each verdict's kind; ``None`` where there is no such page or table.
 
     A ``ValueError`` says that the table has other columns than ``COLUMNS``.
     """
@@ -36,10 +37,5 @@ def claims() -> list[dict[str, str]] | None:
     if any(len(row) != len(COLUMNS) for row in rows) or rows[0] != COLUMNS:
         raise ValueError(f"expected a table of {COLUMNS} under {CLAIMS.strip()!r} in {STUDY}, found {rows[0]}; "
                          "run `make docs` after `make study`")  # fmt: skip
-    return [dict(zip(COLUMNS, row, strict=True)) for row in rows[2:]]
-
-
-def category(verdict: str) -> str:
-    """Return a verdict without the places where it holds."""
-    head, condition, _ = verdict.partition(" only if")
-    return f"{head} only if …" if condition else head
+    kinds = (re.sub(" only if .*", " only if …", row[-1]) for row in rows[2:])
+    return [dict(zip(COLUMNS, row, strict=True), kind=kind) for row, kind in zip(rows[2:], kinds, strict=True)]

@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import jinja2
 import numpy as np
 import pandas as pd
 
-from nem.conditions import Condition, Mode
+from nem.conditions import Condition
 from nem.noise import Noise
 from pipeline.common import paths, records
 from pipeline.evaluation import charts, documents, figures, style, tables
@@ -21,7 +21,6 @@ from pipeline.evaluation.style import Picture
 from pipeline.evaluation.task import COLUMNS, Outcome
 
 GENERATED = "synthetic"  # the source of data that were made up
-Ends = tuple[float, float]
 
 
 def short(value: float | None, scale: float = 1.0, digits: int = 4, sign: str = "") -> str:
@@ -97,16 +96,14 @@ def findings(outcomes: Sequence[Outcome]) -> list[tuple[str, list[str]]]:
     ahead = f"By its mean, NEM noise is ahead of no noise in {(nem.gain > 0).sum()} of {len(nem)} comparisons."
     sure = f"Significantly better: {better} of {len(nem)}, significantly worse: {worse} (Holm-adjusted p < {LEVEL})."
     head = f"NEM noise is better than no noise in {better} of {len(nem)} comparisons"
-    head = head if better else "No NEM condition is better than no noise"
-    first = (head, [sure, ahead]) if not limits else (
-        "Too few repetitions to tell NEM noise from no noise", [limits[0], ahead])  # fmt: skip
+    head = "Too few repetitions to tell NEM noise from no noise" if limits else head if better else (
+        "No NEM condition is better than no noise")  # fmt: skip
+    first = (head, [limits[0] if limits else sure, ahead])
     pairs = nem.merge(blind, on=["run", "pair"], suffixes=("", "_blind"))
-    won = int((pairs.gain > pairs.gain_blind).sum())
-    second = ["Pairs have the same mode, place and σ; ahead means the better mean."]
-    if not limits:
-        ruined = int((blind.tone == "worse").sum())
-        second.append(f"Significantly worse than no noise: {ruined} of {len(blind)} with blind noise, {worse} of "
-                      f"{len(nem)} with NEM noise.")  # fmt: skip
+    won, ruined = int((pairs.gain > pairs.gain_blind).sum()), int((blind.tone == "worse").sum())
+    second = ["Pairs have the same mode, place and σ; ahead means the better mean."] + [
+        f"Significantly worse than no noise: {ruined} of {len(blind)} with blind noise, {worse} of {len(nem)} with NEM."
+    ] * (not limits)  # fmt: skip
     lost, told = 0, []
     for (title, _), own in _places(outcomes).items():
         measure, baseline = own[0].task.measure, charts.baseline(own[0])
@@ -148,69 +145,48 @@ def shifts(outcome: Outcome, condition: str) -> list[str]:
     """
     own, texts = Condition.parse(condition), []
     for place, there in (("output", own.in_output), ("hidden", own.in_hidden)):
-        if not there or own.mode is None:
-            texts.append("–")
+        if own.mode is None or not there or "nem" not in own.kind:
+            texts.append("0" if there else "–")
             continue
-        if "nem" not in own.kind:
-            texts.append("0")
-            continue
-        mode: Mode = own.mode
-        setting = outcome.run.record["settings"]["noise"][place][mode]
-        noise = Noise(own.kind, mode, setting["sigma"], setting["decay"])
+        setting = outcome.run.record["settings"]["noise"][place][own.mode]
+        noise = Noise(own.kind, own.mode, setting["sigma"], setting["decay"])
         ends = [noise.at(epoch) / math.sqrt(2 * math.pi) for epoch in (0, outcome.run.epochs - 1)]
         texts.append(" → ".join(dict.fromkeys(short(end, 1, 2) for end in ends)))
     return texts
 
 
-def _rows(outcome: Outcome) -> list[dict[str, Any]]:
-    """Return what the tables of a run show of each condition."""
-    measure, limit, rows = outcome.task.measure, too_few(outcome), []
-    pairs = {row.condition: row for row in judged(outcome).itertuples()}
-    paper, theirs = printed(outcome, measure.quantity), printed(outcome, "speed_up")
-    speed_table = next(table for table in outcome.tables if table.quantity == "speed_up")
-    bounds = {c: _ends(summary["speed_up_percent"]) for c, summary in outcome.summary.items()}
-    for condition, summary in outcome.summary.items():
-        pair, speed, word = pairs.get(condition), "", ""
-        if pair is not None:
-            word = pair.tone or ("too few" if limit else "not told apart")
-            gap = (paper.get(condition) or np.nan) - (paper.get("none") or np.nan)
-            word += "" if math.isnan(gap) else f"; paper: {'better' if gap * measure.gain > 0 else 'worse'}"
-            (low, high), (least, most) = bounds[condition], bounds["none"]
-            speed = "sooner" if low > most else "later" if high < least else "not told apart"
-            speed = "too few" if limit else speed
-        rows.append({
-            "condition": condition, "words": style.words(condition), "kind": Condition.parse(condition).kind,
-            "own": summary[measure.name], "pair": pair, "verdict": word, "paper": paper.get(condition),
-            "accepted": [summary.get(f"acceptance_{p}", {}).get("mean") for p in ("output", "hidden")],
-            "shift": shifts(outcome, condition), "speed": tables.entry(speed_table, outcome, condition),
-            "speed_paper": theirs.get(condition), "speed_verdict": speed, "failed": int(summary["failed"]["mean"] or 0),
-            "more": [(summary.get(name, {}).get("mean"), scale) for name, (_, scale) in outcome.columns.items()],
-        })  # fmt: skip
-    return rows
-
-
-def _ends(speed: Mapping[str, Any]) -> Ends:
-    """Return the ends of a speed-up's interval: -inf where censored, everything where there is none."""
-    if speed["n"] < 2:
-        return -math.inf, math.inf
-    low, high = (speed[f"median_ci_{end}"] for end in ("low", "high"))
-    return -math.inf if low is None else low, -math.inf if high is None else high
+def _row(outcome: Outcome, condition: str, pair: Any) -> dict[str, Any]:  # noqa: ANN401 - a row of judged()
+    """Return what the tables of a run say of a condition besides its numbers; ``pair`` is its difference, if any."""
+    measure, limit, word, speed, alike = outcome.task.measure, too_few(outcome), "", "", ""
+    paper = printed(outcome, measure.quantity)
+    if pair is not None:
+        word = pair.tone or ("too few" if limit else "not told apart")
+        gap = ((paper.get(condition) or np.nan) - (paper.get("none") or np.nan)) * measure.gain
+        alike = "open" if not pair.tone else "yes" if (gap > 0) == (pair.tone == "better") else "no"
+        speeds = (outcome.summary[name]["speed_up_percent"] for name in (condition, "none"))
+        ends = ([-math.inf if v is None else v for v in (s["median_ci_low"], s["median_ci_high"])] for s in speeds)
+        (low, high), (least, most) = ends  # a missing end is censored
+        speed = "too few" if limit else "sooner" if low > most else "later" if high < least else "not told apart"
+    table = next(table for table in outcome.tables if table.quantity == "speed_up")
+    return {"condition": condition, "pair": pair, "verdict": word, "alike": alike, "paper": paper.get(condition),
+            "shift": shifts(outcome, condition), "speed": tables.entry(table, outcome, condition),
+            "speed_paper": printed(outcome, "speed_up").get(condition), "speed_verdict": speed}  # fmt: skip
 
 
 def _run(outcome: Outcome, bootstrap: Bootstrap) -> dict[str, Any]:
     """Return what the page shows of one run."""
-    measure, alive = outcome.task.measure, judged(outcome).dropna(subset=["gain"])
-    means = [summary[measure.name]["mean"] or 0.0 for summary in outcome.summary.values()]
-    paper = printed(outcome, measure.quantity)
-    first, second = (next((t for t in outcome.tables if t.quantity == q), None) for q in (measure.quantity, "speed_up"))
+    measure, differences = outcome.task.measure, judged(outcome)
+    means = (summary[measure.name]["mean"] or 0.0 for summary in outcome.summary.values())
+    pairs, paper = {row.condition: row for row in differences.itertuples()}, printed(outcome, measure.quantity)
     wanted = {measure.curve: outcome.label}
     if measure.name != outcome.task.loss:
         wanted["test_loss"] = COLUMNS[outcome.task.loss][0]
-    nem = alive[alive.condition.str.startswith("nem-")]
+    nem = differences[differences.condition.str.startswith("nem-")].dropna(subset=["gain"])
     best = nem.condition.iloc[int(nem.gain.argmax())] if len(nem) else "none"
     return {
         "outcome": outcome, "id": f"{outcome.name}-{outcome.run.cell}", "verdict": verdict(outcome),
-        "tables": (first, second), "rows": _rows(outcome), "limit": too_few(outcome),
+        "rows": [_row(outcome, condition, pairs.get(condition)) for condition in outcome.summary],
+        "tables": [next(t for t in outcome.tables if t.quantity == q) for q in (measure.quantity, "speed_up")],
         "paper": bool(paper), "printed": max((len(f"{v:g}".partition(".")[2]) for v in paper.values() if v), default=0),
         "forest": charts.forest(outcome, paper), "figures": figures.draw(outcome),
         "curves": [charts.curves(outcome, bootstrap, metric, label) for metric, label in wanted.items()],
@@ -220,35 +196,15 @@ def _run(outcome: Outcome, bootstrap: Bootstrap) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _leaks(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
-    """Return, for each run with a leakage gap, that gap beside both splits' accuracies, and the baselines' ones."""
-    found = []
-    for honest in outcomes:
-        if "leakage_gap" not in honest.summary["none"]:
-            continue
-        other = (o for o in outcomes if o.task is honest.task and o.run.cell == honest.run.cell and o is not honest)
-        leaky = next(other)
-        name, rows = honest.task.measure.name, []
-        for condition, summary in honest.summary.items():
-            means = [o.summary[condition][name]["mean"] for o in (leaky, honest)]
-            rows.append((style.words(condition), *means, summary["leakage_gap"]))
-        for model, value in leaky.references.items():
-            gap = {"mean": value - honest.references[model], "ci_low": None, "ci_high": None}
-            rows.append((honest.task.called(model), value, honest.references[model], gap))
-        found.append({"leaky": leaky, "honest": honest, "rows": rows})
-    return found
-
-
 def render(template: str, **values: Any) -> str:  # noqa: ANN401 - whatever the template shows
     """Return a page of one of this package's templates; a value that it names and nobody gives is an error."""
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(
-        loader=loader, autoescape=jinja2.select_autoescape(["j2"]), undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=jinja2.select_autoescape(["j2"]),
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"short": lambda *shown: short(*shown).replace("-", "−"), "number": tables.number}
-    environment.filters |= {"condition": style.words, "fixed": fixed}
-    environment.globals |= {"kind": lambda name: Condition.parse(name).kind, "category": documents.category}
+    environment.filters |= {"short": lambda *shown: short(*shown).replace("-", "−"), "number": tables.number,
+                            "condition": style.words, "fixed": fixed}  # fmt: skip
+    environment.globals["kind"] = lambda name: Condition.parse(name).kind
     return environment.get_template(template).render(**values)
 
 
@@ -257,12 +213,14 @@ def write(outcomes: Sequence[Outcome], further: Sequence[Picture], geometry: Seq
     """Draw every run's pictures and write ``report.html`` with them, and with those that belong to no run."""
     by_task = {outcome.task.name: outcome for outcome in outcomes}
     runs = {id(outcome): _run(outcome, bootstrap) for outcome in outcomes}
-    claims = documents.claims()
+    claims, honest = documents.claims(), [o for o in outcomes if "leakage_gap" in o.summary["none"]]
+    leaks = [(o, one) for one in honest for o in outcomes if o.task is one.task and o.run.cell == one.run.cell
+             and o is not one]  # fmt: skip
     page = render(
         "report.html.j2", profile=profile, bootstrap=bootstrap, findings=findings(outcomes), further=further,
-        geometry=geometry, level=LEVEL, leaks=_leaks(outcomes), errata=documents.errata(), claims=claims,
+        geometry=geometry, level=LEVEL, leaks=leaks, errata=documents.errata(), claims=claims,
         conditions=dict.fromkeys(condition for outcome in outcomes for condition in outcome.run.conditions),
-        verdicts=Counter(documents.category(claim["verdict"]) for claim in claims or ()),
+        verdicts=Counter(claim["kind"] for claim in claims or ()),
         places={key: [runs[id(outcome)] for outcome in own] for key, own in _places(outcomes).items()},
         sources={outcome.task.title: outcome.evidence.source for outcome in by_task.values()},
         generated=[o.task.title for o in by_task.values() if o.evidence.source.get("source") == GENERATED],

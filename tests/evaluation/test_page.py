@@ -31,6 +31,8 @@ FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-
          "--disable-background-networking", "--disable-component-update", "--enable-logging=stderr",
          "--virtual-time-budget=20000")  # fmt: skip
 DARK = "--blink-settings=preferredColorScheme=0"
+CLAIMS = re.findall(r"^\| \d+\. .* \| ([a-z]+).* \|$", (ROOT / documents.STUDY).read_text("utf-8"), re.M)
+"""The first word of each verdict in docs/study.md."""
 
 
 @pytest.fixture(scope="module")
@@ -89,14 +91,12 @@ def test_paper_and_ours_stand_side_by_side_only_on_the_papers_data(page):
     parts = page.read_text("utf-8").split('<section id="')
     own = {part[: part.index('"')]: part for part in parts[1:]}
     assert "2.087" in own["fx-lstm"]
-    assert "better; paper: better" in own["fx-lstm"]
-    assert "worse; paper: better" in own["fx-lstm"]  # blind additive noise in the outputs
+    cells = re.findall(r'<td class="word">(yes|no|open)</td>', own["fx-lstm"])
+    assert cells == ["no", "yes", "yes", "yes", "no", "yes"] + ["yes"] * 6  # blind noise is worse, NEM noise better
     assert "paper" not in own["gestures-lstm"]
     assert str(documents.STUDY) in own["claims"]
-    assert own["claims"].count("<tr data-verdict") == 51
-    assert own["errata"].count("<tr>") > 60
-    assert "<table" in own["errata"]
-    assert "](" not in own["errata"]
+    assert own["claims"].count("<tr data-verdict") == len(CLAIMS) > 50
+    assert own["errata"].count("<tr>") > 60 > own["errata"].count("](") == 0
 
 
 def test_fewer_repetitions_than_a_significant_result_needs_are_called_too_few(page, monkeypatch, tmp_path):
@@ -124,9 +124,9 @@ def test_scales_hold_their_values_and_label_few_round_numbers():
         scale = charts.Scale.over([*values, None, math.nan], log)
         places = scale.place(values)
         assert ((places >= 0) & (places <= charts.SIDE)).all()
-        assert 2 <= len(scale.ticks) <= charts.TICKS + 1, values
-        assert [float(label) for _, label in scale.ticks] == sorted(float(label) for _, label in scale.ticks)
-        for place, label in scale.ticks:
+        assert 2 <= len(scale.ticks()) <= charts.TICKS + 1, values
+        assert 2 <= len(scale.ticks(4)) <= 5, values
+        for place, label in scale.ticks():
             assert place == pytest.approx(float(scale.place(float(label))), abs=0.2)
     assert np.isnan(charts.Scale(1, 10, log=True).place(-1.0))
 
@@ -212,8 +212,12 @@ PROBE = """
 });</script>"""
 
 
-def browse(folder, page, width, *flags):
-    """Open the page in a window of this width, use it, and return what was found, and the console's messages."""
+def browser(test):
+    return pytest.mark.browser(pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")(test))
+
+
+def browse(folder, page, width, flags):
+    """Open the page in a frame of this width, use it, and return what was found, and the console's messages."""
     scripts = PROBE + (f"<script>{AXE.read_text('utf-8')}</script>" if AXE.is_file() else "")
     inner, outer = folder / "inner.html", folder / "outer.html"
     inner.write_text(page.read_text("utf-8").replace("</body>", f"{scripts}</body>"), "utf-8")
@@ -222,37 +226,43 @@ def browse(folder, page, width, *flags):
       <script>addEventListener("load", () => setTimeout(() => {{
         document.body.append(frames[0].document.getElementById("result") || "none") }}, 9000))</script>""")
     places = (f"--user-data-dir={folder / 'profile'}", f"--window-size={width},900", "--allow-file-access-from-files")
-    done = subprocess.run([CHROMIUM, *FLAGS, *places, *flags, "--dump-dom", outer.as_uri()],
-                          capture_output=True, text=True, timeout=120, check=True)  # fmt: skip
+    command = [CHROMIUM, *FLAGS, *places, *flags, "--dump-dom", outer.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     found = re.search(r'<pre id="result">(.*?)</pre>', done.stdout, re.S)
     assert found, done.stderr[-2000:]
     return json.loads(html.unescape(found[1])), re.findall("CONSOLE.*", done.stderr)
 
 
-@pytest.mark.browser
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-@pytest.mark.parametrize(("width", "flags"), [(1400, ()), (390, ()), (1400, (DARK,))])
-def test_the_page_works_in_a_browser(page, tmp_path, width, flags):
-    """No message on the console, nothing cut, switches that switch; with axe-core at hand nothing serious."""
-    found, console = browse(tmp_path, page, width, *flags)
+@pytest.fixture(scope="module", params=[(1400, ()), (390, ()), (1400, (DARK,))], ids=["wide", "phone", "dark"])
+def visit(page, tmp_path_factory, request):
+    return *browse(tmp_path_factory.mktemp("browser"), page, *request.param), *request.param
+
+
+@browser
+def test_the_page_works_in_a_browser(visit):
+    """No message on the console, nothing cut, switches that switch, colours that follow the reader's."""
+    found, console, width, flags = visit
     assert not console
-    assert found["width"] == width
-    assert (found["before"], found["after"]) in ((True, False), (False, True))
-    assert "50.0 % of all noise passes" in found["theorem"]
-    assert found["ball"] != found["theorem"]
+    assert (found["width"], found["wide"]) == (width, [])
+    assert found["before"] != found["after"]
+    assert "50.0 % of all noise passes" in found["theorem"] != found["ball"]
     assert found["points"] > 100
-    assert (found["all"], found["some"]) == (51, 11)
-    assert found["wide"] == []
-    assert found["serious"] == []
+    assert (found["all"], found["some"]) == (len(CLAIMS), CLAIMS.count("contradicted"))
     assert (found["dark"] == "rgb(255, 255, 255)") == (not flags)
 
 
-@pytest.mark.browser
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+@browser
+@pytest.mark.skipif(
+    not AXE.is_file(), reason="no axe-core: npm install axe-core, or NEM_AXE names its axe.min.js"
+)
+def test_axe_finds_nothing_serious(visit):
+    assert visit[0]["serious"] == []
+
+
+@browser
+@pytest.mark.skipif(not shutil.which("pdftotext"), reason="pdftotext is not installed")
 def test_the_page_prints_with_everything_open_and_nothing_cut(page, tmp_path):
     """As PDF, whose text has the last column of the widest table and the errata, which are closed on the screen."""
-    if not shutil.which("pdftotext"):
-        pytest.skip("pdftotext is not installed")
     target = tmp_path / "page.pdf"
     places = (f"--user-data-dir={tmp_path / 'profile'}", f"--print-to-pdf={target}", "--no-pdf-header-footer")
     subprocess.run([CHROMIUM, *FLAGS, *places, page.as_uri()], capture_output=True, timeout=120, check=True)
