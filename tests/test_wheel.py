@@ -15,7 +15,14 @@ from tests.test_imports import files, imports
 
 HOUSES = ("nem", "pipeline", "stages")
 NOT_CODE = (".pyc", ".tmp")
-NEEDS = {"cv2": "opencv-python", "sklearn": "scikit-learn", "ruamel": "ruamel.yaml", "yaml": "pyyaml", "PIL": "pillow"}
+NEEDS = {
+    "markdown_it": "markdown-it-py",
+    "cv2": "opencv-python",
+    "sklearn": "scikit-learn",
+    "ruamel": "ruamel.yaml",
+    "yaml": "pyyaml",
+    "PIL": "pillow",
+}
 """Modules whose distribution has another name."""
 
 

@@ -4,14 +4,13 @@ import re
 from pathlib import Path
 
 from markdown_it import MarkdownIt
-from markupsafe import Markup
 
 ERRATA, STUDY = Path("docs/errata.md"), Path("docs/study.md")
 CLAIMS = "### The paper's claims\n"
 COLUMNS = ["claim", "paper", "ours", "verdict"]
 
 
-def errata() -> Markup | None:
+def errata() -> str | None:
     """Return the errata as HTML without links, headings one level lower; ``None`` where the page is not at hand."""
     if not ERRATA.is_file():
         return None
@@ -21,7 +20,7 @@ def errata() -> Markup | None:
     text = ERRATA.read_text("utf-8").partition("\n")[2]  # without its title
     content = reader.render(text.replace("\n## ", "\n### "))
     begin = '<div class="scroll" tabindex="0" role="region" aria-label="errata"><table class="words">'
-    return Markup(content.replace("<table>", begin).replace("</table>", "</table></div>"))
+    return str(content.replace("<table>", begin).replace("</table>", "</table></div>"))
 
 
 def claims() -> list[dict[str, str]] | None:

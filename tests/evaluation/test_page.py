@@ -252,9 +252,7 @@ def test_the_page_works_in_a_browser(visit):
 
 
 @browser
-@pytest.mark.skipif(
-    not AXE.is_file(), reason="no axe-core: npm install axe-core, or NEM_AXE names its axe.min.js"
-)
+@pytest.mark.skipif(not AXE.is_file(), reason="no axe-core: npm install axe-core, or NEM_AXE names its axe.min.js")
 def test_axe_finds_nothing_serious(visit):
     assert visit[0]["serious"] == []
 
