@@ -6,6 +6,7 @@ table or a file that no check knows is a failure.
 
 import html
 import json
+import math
 import re
 from itertools import product
 
@@ -27,7 +28,6 @@ from tests.evaluation.fabricate import BOOTSTRAP, EPOCHS, MAX_EPOCHS
 
 RUNS = {"fx": ("fx", None, 10), "video": ("video", None, 3), "video_groups": ("video", "groups", 3)}
 """Name in results → task, further split, repetitions: ten are told apart, three cannot be."""
-TITLES = {"fx": "Exchange rate", "video": "Video, random split of clips", "video_groups": "Video, group-disjoint split"}
 CELLS, NOISY = ("lstm", "gru"), [name for name in CONDITIONS if name != "none"]
 COLUMNS = [f"{mode}-{place}" for mode in ("additive", "multiplicative") for place in ("output", "hidden", "both")]
 LABELS = {"none": "RBP without noise", "blind": "RBP with blind noise", "nem": "RBP with NEM noise"}
@@ -58,6 +58,7 @@ def project(tmp_path_factory):
         patch.setattr(figures, "draw", lambda outcome: [])  # pictures are no numbers
         patch.chdir(tmp_path_factory.mktemp("numbers"))
         fabricate.fx_data()
+        records.write_json(paths.source_record("fx"), {"source": "paper", "unit": "rupees"})  # with the paper's numbers
         fabricate.video_data()
         for (task, split, repetitions), cell in product(RUNS.values(), CELLS):
             fabricate.run(task, cell, split, repetitions=repetitions)
@@ -213,66 +214,101 @@ def compared(loss, naive):
     return errors | {"dm_statistic": statistic, "dm_p_value": 2 * stats.t.sf(abs(statistic), n - 1)}
 
 
-def shown(value, scale=1, digits=4, sign=""):
+def shown(value, scale=1, digits=4):
     """A number as the report shows it; a text that stands for a censored one stays as it is."""
     if isinstance(value, str):
         return value.replace(" ", "")
-    return "–" if value is None or not np.isfinite(value) else f"{value * scale:{sign}.{digits}g}"
+    return "–" if value is None or not np.isfinite(value) else f"{value * scale:.{digits}g}"
 
 
-def text(content):
-    return html.unescape(re.sub(r"<[^>]+>", " ", content))
+def aligned(values, scale, decimals, sign=""):
+    """Numbers with so many decimals; one that is rounded to 0 has no sign."""
+    texts = ["–" if v is None else f"{v * scale:{sign}.{decimals}f}" for v in values]
+    return [text if text.strip("+-0.") else text.strip("+-") for text in texts]
 
 
 def numbers(content):
     """The numbers of a text, as they are written."""
-    return re.findall(r"<?(?<![\w.])[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?|–", text(content).replace("< ", "<"))
+    text = html.unescape(re.sub(r"<[^>]+>", " ", content)).replace("< ", "<").replace("−", "-")
+    return re.findall(r"<?(?<![\w.])[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?|–", text)
 
 
 def read_report(page):
-    """The numbers in each row of the report's tables by headings, and in the first paragraph under a heading."""
-    tables, told = {}, {}
-    for section, content in re.findall(r"<h2>(.*?)</h2>(.*?)(?=<h2>|$)", page, re.S):
-        told[section] = numbers("".join(re.findall(r"<p[^>]*>(.*?)</p>", content, re.S)[:1]))
-        for heading, part in re.findall(r"(?:^|<h3>(.*?)</h3>)(.*?)(?=<h3>|$)", content, re.S):
-            rows = [numbers(row) for row in re.findall(r"<tr>.*?</t[dh]>(.*?)</tr>", part, re.S)]
-            if "<table>" in part:
-                tables[section, text(heading)] = [row for row in rows if row]
-    return tables, told
+    """Per section the numbers of its verdict, and those in each row of its tables, the first cell left out."""
+    found = {}
+    for name, content in re.findall(r'<section id="([\w-]+)"[^>]*>(.*?)(?=<section id=|</main>)', page, re.S):
+        tables = re.findall(r'<div class="scroll".*?</table>', content, re.S)
+        rows = [[numbers(row) for row in re.findall(r"<tr[^>]*>.*?</t[dh]>(.*?)</tr>", part, re.S)] for part in tables]
+        told = re.search(r'<p class="note">(.*?)</p>', content, re.S)
+        found[name] = numbers(told[1]) if told else [], [[row for row in part if row] for part in rows]
+    return found
+
+
+def shifts(truth, condition):
+    """The length of NEM noise's mean, σ/√2π, at the first epoch and at R."""
+    kind, mode, place = condition.split("-") if condition != "none" else ("none", "", "")
+    for layer in ("output", "hidden"):
+        setting = truth.record["settings"]["noise"][layer].get(mode)
+        if place not in (layer, "both"):
+            yield "–"
+        elif kind == "blind":
+            yield "0"
+        else:
+            ends = [setting["sigma"] / epoch ** setting["decay"] / np.sqrt(2 * np.pi) for epoch in (1, EPOCHS)]
+            yield from dict.fromkeys(shown(end, 1, 2) for end in ends)
 
 
 def test_every_table_and_verdict_of_the_report_shows_the_numbers(project):
-    expected, (tables, told), sure = {}, read_report(paths.REPORT.read_text()), []
+    found, sure, sizes = read_report(paths.REPORT.read_text()), {}, []
     for (name, cell), truth in project.items():
-        title, own, settings = f"{TITLES[name]}: {cell.upper()}", truth.entries, truth.record["settings"]
-        sizes = [settings[key] for key in ("hidden", "learning_rate", "batch_size")] + [EPOCHS, truth.repetitions]
-        sizes += [truth.record["train_sequences"], truth.record["test_sequences"]]
-        expected.setdefault(("What was run", ""), []).append(list(map(str, sizes)))
-        for table, rows in truth.tables():
-            (heading,) = (h for h in tables if h[0] == title and h[1].startswith(f"Table {table.number}:"))
-            for kind in LABELS:
-                cells = [shown(v, 1, 6 if k == 3 else 4) for c in COLUMNS for k, v in enumerate(rows[kind, c])]
-                expected.setdefault(heading, []).append([cell for cell in cells if cell != "–"])
+        own, scale, settings = truth.entries, truth.scale, truth.record["settings"]
+        told, (first, second) = found[f"{name}-{cell}"]
+        sizes.append([str(truth.record[f"{side}_sequences"]) for side in ("train", "test")])
+        sizes[-1] += [*map(str, (settings["hidden"], settings["learning_rate"], settings["batch_size"]))]
+        sizes[-1] += [str(EPOCHS), str(truth.repetitions)]
+        means = {c: own[c][truth.headline]["mean"] for c in CONDITIONS}
+        places = max(0, 2 - math.floor(math.log10(min(abs(mean * scale) for mean in means.values()))))
         gaps, tones = {row["condition"]: row for row in truth.differences(truth.headline)}, {}
-        for c in CONDITIONS:
-            gap, mean = gaps.get(c), {metric: entry["mean"] for metric, entry in own[c].items()}
-            row = [shown(mean[truth.headline], truth.scale)]
+        (_, errors), (_, speeds) = truth.tables()
+        for c, row, other in zip(CONDITIONS, first, second, strict=True):
+            key = ("none", "additive-output") if c == "none" else tuple(c.split("-", 1))
+            value, speed, gap = own[c][truth.headline], speeds[key], gaps.get(c)
+            printed = [[f"{errors[key][3]:.3f}"], [f"{speed[3]:.0f}"]] if truth.fx else [[], []]
+            ends = ("ci_low", "ci_high")
+            wanted = printed[0] + aligned([value["mean"], *map(value.get, ends)], scale, places)
             if gap:
-                row += [shown(gap["difference"], truth.scale, 3, "+")]
-                row += [shown(gap[end], truth.scale, 3) for end in ("ci_low", "ci_high")] + [shown(gap["p_holm"], 1, 2)]
-                tones[c] = (gap["p_holm"] < 0.05) * (1 if (gap["difference"] < 0) == truth.fx else -1)
-            row += [shown(mean.get(metric), scale, 3) for metric, scale in EXTRAS.items() if metric in own["none"]]
-            row += [shown(mean.get(f"acceptance_{place}"), 1, 3) for place in ("output", "hidden")]
-            row += [f"{mean['failed']:.0f}", str(truth.repetitions)]
-            expected.setdefault((title, "Against the noiseless run, paired"), []).append(row)
-        expected[title, "Naive baselines"] = [[shown(v, truth.scale)] for v in truth.references.values()]
+                wanted += aligned([gap["difference"]], scale, places, "+")
+                wanted += [*aligned(map(gap.get, ends), scale, places), shown(gap["p_holm"], 1, 2)]
+                better = (gap["difference"] < 0) == truth.fx
+                tones[c] = (gap["p_holm"] < 0.05 and truth.repetitions >= 9) * (1 if better else -1)
+            accepted = (own[c].get(f"acceptance_{place}", {}).get("mean") for place in ("output", "hidden"))
+            assert row == [*wanted, *aligned(accepted, 100, 1), *shifts(truth, c)], (name, cell, c)
+            more = [shown(own[c].get(m, {}).get("mean"), k, 3) for m, k in EXTRAS.items() if m in own["none"]]
+            wanted = [*printed[1], *(shown(v, 1, 3) for v in speed[:3]), *more]
+            assert other == [*wanted, f"{own[c]['failed']['mean']:.0f}", str(truth.repetitions)], (name, cell, c)
         kinds = [[tone for c, tone in tones.items() if c.startswith(kind)] for kind in ("nem", "blind")]
         counts = [[str(k) for k in (len(kind), kind.count(1), kind.count(-1))] for kind in kinds]
-        wanted = [shown(own["none"][truth.headline]["mean"], truth.scale), *counts[0], "<0.05", *counts[1]]
+        wanted = [*counts[0], "<0.05", *counts[1]] if truth.fx else [str(truth.repetitions), "12", "<0.05", "9"]
         if truth.fx:
-            best, naive = min(own[c]["test_mse"]["mean"] for c in CONDITIONS), truth.references["persistence"]
+            best, naive = min(means.values()), truth.references["persistence"]
             wanted += [shown(naive), shown(best), *([] if best < naive else [f"{best / naive:.1f}"])]
-        assert told[title] == wanted
-        sure.append(sum(map(abs, tones.values())))
-    assert {h: sorted(rows) for h, rows in tables.items()} == {h: sorted(rows) for h, rows in expected.items()}
-    assert min(sure[:2]) > 0 == max(sure[2:])
+        assert told == [shown(means["none"], scale), *wanted]
+        sure[name, cell] = sum(map(abs, tones.values()))
+    assert found["result"][1] == [sizes]
+    naive = [[[shown(v, truth.scale)] for v in truth.references.values()] for (_, cell), truth in project.items()
+             if cell == CELLS[0]]  # fmt: skip
+    for number, name in enumerate(RUNS):
+        naive[number] += [
+            [shown(project[name, c].entries["none"][project[name, c].headline]["mean"], project[name, c].scale)]
+            for c in CELLS
+        ]
+    assert [*map(sorted, found["baselines"][1])] == [*map(sorted, naive)]
+    for cell, rows in zip(CELLS, found["leakage"][1], strict=True):
+        for condition, row in zip(CONDITIONS, rows, strict=False):
+            gap = gap_of_splits(project, cell, condition)
+            entries = (project[name, cell].entries[condition] for name in ("video", "video_groups"))
+            both = (entry["test_accuracy"]["mean"] for entry in entries)
+            wanted = [*aligned(both, 100, 1), *aligned([gap["mean"]], 100, 1, "+")]
+            assert row == wanted + aligned([gap["ci_low"], gap["ci_high"]], 100, 1)
+        assert len(rows) == len(CONDITIONS) + len(project["video", cell].references)
+    assert min(sure["fx", cell] for cell in CELLS) > 0 == max(sure[name, cell] for name, cell in sure if name != "fx")

@@ -28,14 +28,13 @@ def evaluate(tasks: Sequence[Task], cells: Sequence[str], bootstrap: Bootstrap, 
             own += [metrics.summarise(task, evidence, load(task, c, evidence), naive, bootstrap) for c in cells]
         further += task.conclude(own, bootstrap)
         outcomes += own
-    further += geometry.draw_geometry(paths.FIGURES, bootstrap.seed)
     tables.write(outcomes)
     content: dict[str, Any] = {"baselines": {outcome.name: outcome.references for outcome in outcomes}}
     for outcome in outcomes:
         content.setdefault(outcome.name, {})[outcome.run.cell] = outcome.summary
     records.write_json(paths.METRICS, content)
     records.write_json(paths.SUMMARY, summary.build(outcomes))
-    report.write(outcomes, further, bootstrap, profile)
+    report.write(outcomes, further, geometry.draw_geometry(paths.FIGURES, bootstrap.seed), bootstrap, profile)
     print(f"evaluate: {len(outcomes)} run(s); see {paths.REPORT}")
     for outcome in outcomes:
         print(f"  {outcome.title}. {report.verdict(outcome)}")

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.axis import Axis
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from nem.conditions import MODES, PLACES, Condition, Mode, Place
 from pipeline.evaluation import style
@@ -27,10 +28,18 @@ def _band(axes: Axes, outcome: Outcome, condition: str) -> None:
     axes.plot(epochs, stack.mean(0), style.LINES[kind], color=colour, label=label, linewidth=1.5)
 
 
+def _plain(*axes: Axis) -> None:
+    """Label logarithmic axes with numbers instead of powers."""
+    for axis in axes:
+        axis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
+
+
 def learning_curves(outcome: Outcome, name: str, mode: Mode, places: Sequence[Place]) -> Picture:
     """Draw the headline measure on test data against epochs, one panel per place (Figures 1(b), 9, 12, 13, 14)."""
     run, task = outcome.run, outcome.task
-    drawn, axes = style.figure(len(places), width=3.6 if len(places) > 1 else 5.0, sharey=True)
+    drawn, axes = style.figure(len(places), width=6.6 / max(len(places), 1.4), height=2.9, sharey=True)
     for place, panel in zip(places, axes, strict=True):
         for condition in ("none", f"blind-{mode}-{place}", f"nem-{mode}-{place}"):
             if condition in run.conditions:
@@ -38,12 +47,15 @@ def learning_curves(outcome: Outcome, name: str, mode: Mode, places: Sequence[Pl
         panel.set(title=style.PLACES[place], xlabel="Training epoch")
         if task.measure.gain < 0:
             panel.set(xscale="log", yscale="log")
+            _plain(panel.xaxis, panel.yaxis)
         else:
-            panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+            panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         if task.rival is not None:
             level = outcome.references[task.rival] * task.measure.scale
             panel.axhline(level, color=GREY, linewidth=0.9, linestyle=":", label=task.called(task.rival))
-        panel.legend()
+    # Panels may differ in who failed, and so in their words.
+    entries = {label: line for panel in axes for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
+    drawn.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=4)
     axes[0].set_ylabel(outcome.label)
     title = f"{outcome.title}, {mode} noise"
     drawn.suptitle(title)
@@ -54,7 +66,7 @@ def overview(outcome: Outcome) -> Picture:
     """Draw every condition's headline metric with its interval; beside it the paper's where the data are its own."""
     run, task, measure = outcome.run, outcome.task, outcome.task.measure
     table = next(table for table in outcome.tables if table.quantity == measure.quantity)
-    drawn, (axes,) = style.figure(width=7, height=4.2)
+    drawn, (axes,) = style.figure(width=6.6, height=4.2)
     for row, condition in enumerate(run.conditions):
         summary, values = outcome.summary[condition][measure.name], outcome.values[condition][measure.name]
         shown = [measure.scale * np.array(summary[name], float) for name in ("mean", "ci_low", "ci_high")]
@@ -71,7 +83,8 @@ def overview(outcome: Outcome) -> Picture:
             axes.axvline(level, color=GREY, linestyle=line, linewidth=1, label=task.called(name))
     if measure.gain < 0:
         axes.set_xscale("log")
-    axes.set_yticks(range(len(run.conditions)), run.conditions)
+        _plain(axes.xaxis)
+    axes.set_yticks(range(len(run.conditions)), map(style.words, run.conditions))
     axes.invert_yaxis()
     axes.set(xlabel=outcome.label, title=f"{outcome.title}: {run.repetitions} repetitions, mean with interval")
     axes.legend()
@@ -80,9 +93,14 @@ def overview(outcome: Outcome) -> Picture:
 
 
 def draw(outcome: Outcome) -> list[Picture]:
-    """Draw a run's pictures: the paper's learning curves or, where it has none, one for each mode; and the task's."""
+    """Write a run's pictures: the paper's learning curves or, where it has none, one for each mode; and the overview.
+
+    Returned are the task's own: of the others the report has charts.
+    """
     task, cell = outcome.task, outcome.run.cell
     usual = {f"curves_{task.name}_{cell}_{mode}": (cell, mode, PLACES) for mode in MODES}
-    curves = (task.curves or usual).items()
-    pictures = [learning_curves(outcome, name, mode, places) for name, (own, mode, places) in curves if own == cell]
-    return [*pictures, overview(outcome), *task.draw(outcome)]
+    for name, (own, mode, places) in (task.curves or usual).items():
+        if own == cell:
+            learning_curves(outcome, name, mode, places)
+    overview(outcome)
+    return task.draw(outcome)

@@ -55,7 +55,10 @@ def draw_geometry(folder: Path, seed: int) -> list[Picture]:
         noise = mean + torch.randn(SAMPLES, 3, generator=generator, dtype=torch.float64)
         share = region.acceptance(torch.full((3,), mean, dtype=torch.float64), 1.0)
         file = style.save(_draw(noise, mean, region, f"{words}; {share:.1%} of draws pass"), folder / f"{name}.png")
-        pictures.append(Picture(file, f"{name.replace('_', ' ').capitalize()}: {words}"))
+        head, _, edge = words.partition("\n")
+        seen = f"{SAMPLES} noise vectors of three neurons around {mean:g}; {share:.1%} pass, on one side of a grey "
+        seen += edge.removeprefix("NEM ")
+        pictures.append(Picture(file, f"{name.replace('_', ' ').capitalize()}: {head}; {edge}", seen))
     return pictures
 
 

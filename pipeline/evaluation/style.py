@@ -16,6 +16,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from nem.conditions import Condition
 from pipeline.common import paths, records
 
 # Okabe & Ito's palette: told apart by the colour-blind, and in print.
@@ -27,18 +28,21 @@ LABELS = {"none": "No noise", "blind": "Blind noise", "nem": "NEM noise", "match
           "expected-nem": "Expected NEM", "reversed-nem": "Reversed NEM noise",
           "expected-reversed-nem": "Expected reversed NEM"}  # fmt: skip
 PLACES = {"output": "Output layer", "hidden": "Hidden layer (gates)", "both": "Output and hidden layers"}
+SHORT = {"output": "outputs", "hidden": "gates", "both": "both"}
 RC: dict[str, Any] = {
     "savefig.dpi": 160, "font.size": 9, "axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False,
-    "axes.grid": True, "grid.color": "#E8E8E8", "legend.frameon": False, "legend.fontsize": 7,
+    "axes.grid": True, "grid.color": "#E8E8E8", "legend.frameon": False, "legend.fontsize": 8,
+    "xtick.labelsize": 8, "ytick.labelsize": 8, "axes.edgecolor": "#555555", "figure.titlesize": 10,
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawn figure: its PNG file, and what it shows in words."""
+    """A drawn figure: its PNG file, what it is, and what is to be seen on it (its caption, where that says it)."""
 
     file: Path
     caption: str
+    seen: str = ""
 
     @property
     def data(self) -> str:
@@ -64,9 +68,16 @@ def save(drawn: Figure, destination: Path) -> Path:
     return destination
 
 
-def picture(drawn: Figure, name: str, caption: str) -> Picture:
+def picture(drawn: Figure, name: str, caption: str, seen: str = "") -> Picture:
     """Write a figure of the results, called ``name``."""
-    return Picture(save(drawn, paths.FIGURES / f"{name}.png"), caption)
+    return Picture(save(drawn, paths.FIGURES / f"{name}.png"), caption, seen)
+
+
+def words(condition: str) -> str:
+    """Return a condition in words, such as ``NEM additive, outputs``."""
+    own = Condition.parse(condition)
+    label = LABELS[own.kind]
+    return label if own.place is None else f"{label.replace(' noise', '')} {own.mode}, {SHORT[own.place]}"
 
 
 def confusions(
@@ -74,18 +85,23 @@ def confusions(
 ) -> Picture:
     """Draw several confusion matrices ``(K, K)``, true classes by predicted ones, each row in per cent of its class."""
     names = [name.replace("_", " ") for name in classes]
-    size = 0.36 * len(names)
-    drawn, axes = figure(len(counts), width=size + 1.9, height=size + 1.6, sharey=True)
+    size = 0.3 * len(names)
+    drawn, axes = figure(rows=len(counts), width=min(size + 2.2, 6.6), height=size + 0.5, sharex=True)
+    told = []
     for panel, (heading, matrix) in zip(axes, counts.items(), strict=True):
         share = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
         panel.imshow(share, cmap="Blues", vmin=0, vmax=100)
         for i, j in zip(*np.nonzero(share >= 0.5), strict=True):
             colour = "white" if share[i, j] > 60 else "black"
-            panel.text(j, i, f"{share[i, j]:.0f}", ha="center", va="center", fontsize=6, color=colour)
-        panel.set_xticks(range(len(names)), names, rotation=90)
+            panel.text(j, i, f"{share[i, j]:.0f}", ha="center", va="center", fontsize=8, color=colour)
         panel.grid(visible=False)
-        panel.set(xlabel="Predicted class", title=heading)
-    axes[0].set_yticks(range(len(names)), names)
-    axes[0].set_ylabel("True class")
+        panel.set(ylabel="True class", title=heading)
+        panel.set_yticks(range(len(names)), names)
+        wrong = share - np.diag(np.diag(share))
+        i, j = np.unravel_index(wrong.argmax(), wrong.shape)
+        told.append(f"{heading}: {np.diag(share).mean():.0f} % of a class are right on average"
+                    + (f", {names[i]} is taken for {names[j]} most often" if wrong.any() else ""))  # fmt: skip
+    axes[-1].set_xticks(range(len(names)), names, rotation=90)
+    axes[-1].set_xlabel("Predicted class")
     drawn.suptitle(title)
-    return Picture(save(drawn, destination), f"{title}: which class was taken for which")
+    return Picture(save(drawn, destination), f"{title}: which class was taken for which [%]", f"{'; '.join(told)}.")

@@ -27,13 +27,13 @@ def build(table: PaperTable, outcome: Outcome) -> dict[str, dict[str, Entry]]:
     The noiseless row, which the paper gives in captions, repeats one value; ``< -50`` is a censored speed-up.
     """
     return {
-        label: {column: _entry(table, outcome, "none" if kind == "none" else f"{kind}-{column}") for column in COLUMNS}
+        label: {column: entry(table, outcome, "none" if kind == "none" else f"{kind}-{column}") for column in COLUMNS}
         for label, kind in ROWS
     }
 
 
-def _entry(table: PaperTable, outcome: Outcome, condition: str) -> Entry:
-    """Return one cell of a table."""
+def entry(table: PaperTable, outcome: Outcome, condition: str) -> Entry:
+    """Return one cell of a table: the condition's value, interval and the paper's number."""
     values: list[float | str | None] = [None, None, None]
     if condition in outcome.summary and table.quantity == "speed_up":
         speed = outcome.summary[condition]["speed_up_percent"]
