@@ -3,12 +3,13 @@
 Files are the truth. A run has a *slot*: its task, cell, condition, repetition and settings, which are all else that
 decides a network (seed, device and data among it). It also carries a digest of its numbers: :func:`sync` keeps the one
 of a slot whose digest fits the files, deletes the slot's others, and makes what is missing. Training logs each
-repetition as it ends under the same keys; where the store cannot be reached it goes on.
+repetition as it ends under the same keys, and only then are times known; where the store cannot be reached it goes on.
 
 Slots belong to a *project* (:func:`project`): clones that share a server delete only their own runs. Writers of one
 folder wait for each other; two folders with one ``NEM_PROJECT`` may disturb each other's runs until the next sync.
 """
 
+import base64
 import functools
 import hashlib
 import json
@@ -16,10 +17,12 @@ import logging
 import os
 import platform
 import sys
-import warnings
+import time
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +41,13 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.tracking import MlflowClient
 from mlflow.tracking.context.registry import resolve_tags
-from mlflow.types import Schema, TensorSpec
+from mlflow.types import ColSpec, Schema, TensorSpec
 from ruamel.yaml import YAML
 from sqlalchemy.exc import SQLAlchemyError
 
 import nem
 from nem import conditions
-from pipeline.common import paths, records
+from pipeline.common import paths, records, sequences
 from pipeline.training import models, results
 from pipeline.training.engine import METRICS, Repetition
 
@@ -52,9 +55,10 @@ from pipeline.training.engine import METRICS, Repetition
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 SLOT, DIGEST, COMPLETE, PARENT = "nem.slot", "nem.digest", "nem.complete", "mlflow.parentRunId"
-PROJECT, GROUP, ROLE = "nem.project", "nem.group", "nem.role"
+PROJECT, GROUP, ROLE, TIMES = "nem.project", "nem.group", "nem.role", "nem.times"
 OWN = "this folder"  # the project of a store that lies in the project's folder, wherever that is copied or moved to
 BATCH = 1000  # metrics that one log_batch call may hold
+PAGE = 100  # runs that MLflow's page reads at once, and averages over
 PATIENCE, PATIENCE_LIVE = 600, 30  # seconds that a sync waits for another writer, and training before it leaves it be
 # Which result of the paper speaks of noise at a head, or in a cell's gates.
 THEOREMS = {
@@ -67,6 +71,24 @@ THEOREMS = {
 
 class StoreError(OSError):
     """The MLflow store cannot be read or written; the message says which, why, and what to do."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A task's I inputs as people have them: raw = scaled * scale + offset."""
+
+    names: tuple[str, ...]
+    offset: tuple[float, ...]  # (I,) in raw units
+    scale: tuple[float, ...]  # (I,) in raw units
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A training in the store, and where MLflow's pages show it: what they show → the link's part after the host."""
+
+    name: str  # task, split and cell
+    added: int  # runs that were made
+    links: dict[str, str]
 
 
 def home() -> Path:
@@ -170,8 +192,8 @@ def _dvc_tags(task: str, cell: str) -> dict[str, str]:
 class _Runs:
     """The project's whole runs of one group (a task and cell) by slot; what a kill left is deleted, others counted."""
 
-    def __init__(self, client: MlflowClient, title: str, group: str) -> None:
-        self.client, self.group, self.project = client, group, project()
+    def __init__(self, client: MlflowClient, title: str, group: str, times: tuple[int, int] | None = None) -> None:
+        self.client, self.group, self.project, self.times = client, group, project(), times
         self.experiment = experiment(client, title)
         self.by_slot: dict[str, list[Any]] = {}
         self.others: Counter[str] = Counter()
@@ -198,30 +220,37 @@ class _Runs:
             if kept.data.tags.get(PARENT) != tags.get(PARENT):
                 self.client.set_tag(kept.info.run_id, PARENT, tags[PARENT])
             return kept.info.run_id, False
+        start, end = self.times or (_now(),) * 2  # a duration that nobody measured is shown as none
         own = {PROJECT: self.project, GROUP: self.group, SLOT: slot, DIGEST: digest}
-        run = self.client.create_run(self.experiment, tags={**_source_tags(), **own, **tags}, run_name=name)
+        own[TIMES] = "of training" if self.times else "of the sync"
+        run = self.client.create_run(self.experiment, start, {**_source_tags(), **own, **tags}, name)
         run_id = run.info.run_id
         self.client.log_batch(run_id, params=[Param(key, value[:500]) for key, value in params.items()])
-        for start in range(0, len(metrics), BATCH):  # one call per value would take minutes
-            self.client.log_batch(run_id, metrics=metrics[start : start + BATCH])
+        metrics = sorted(metrics, key=lambda m: not m.key.startswith("test_"))  # MLflow's Compare shows the first
+        for first in range(0, len(metrics), BATCH):  # one call per value would take minutes
+            self.client.log_batch(run_id, metrics=metrics[first : first + BATCH])
         try:
             self.client.log_inputs(run_id, list(data))
         except MlflowException:  # another project entered the same data just now: the second time they are found
             self.client.log_inputs(run_id, list(data))
-        self.client.set_terminated(run_id, "FAILED" if failed else "FINISHED")
+        self.client.set_terminated(run_id, "FAILED" if failed else "FINISHED", end)
         # Last of all: a run that has the mark is never touched again.
         self.client.set_tag(run_id, COMPLETE, "true")
         return run_id, True
 
 
+def _now() -> int:
+    return int(1000 * time.time())  # ms, as MLflow counts
+
+
 class _Training:
     """The runs of one training: a parent for its settings, and a child per condition and repetition."""
 
-    def __init__(self, client: MlflowClient, record: dict[str, Any]) -> None:
+    def __init__(self, client: MlflowClient, record: dict[str, Any], times: tuple[int, int] | None = None) -> None:
         self.record, self.settings = record, settings_of(record)
         self.base = f"{paths.run_name(record['task'], record['split'])} {record['cell']}"
         self.digest = digest_of(self.settings)[:12]
-        self.runs = _Runs(client, self.base.split()[0], self.base.replace(" ", "/"))
+        self.runs = _Runs(client, self.base.split()[0], self.base.replace(" ", "/"), times)
         self.suffix = self._differing()
         tags = {ROLE: "parent", "nem.settings": self.digest}
         slot = f"{self.runs.group}/{self.digest}"
@@ -240,6 +269,11 @@ class _Training:
         parts = [f" {k.removeprefix('noise.')}={v}" for k, v in self.settings.items() if first.get(k) != v[:500]]
         return "".join(parts[:3]) + (" …" if len(parts) > 3 else "")
 
+    def trained_live(self) -> int:
+        """Return how many of its networks' runs have true times."""
+        tags = [run.data.tags for slot, runs in self.runs.by_slot.items() if slot.endswith(self.digest) for run in runs]
+        return sum(tag.get(TIMES) == "of training" and tag.get(ROLE) == "network" for tag in tags)
+
     def add(self, condition: str, repetition: int, curve: list[Metric]) -> bool:
         """Make the run of a condition and repetition unless it is there; return whether it was made."""
         axes, settings = axes_of(self.record, condition, repetition), self.record["settings"]
@@ -253,17 +287,20 @@ class _Training:
 
 def live(record: dict[str, Any]) -> Callable[[Repetition], None]:
     """Return a callback that logs each finished repetition of what will be in ``run.json``; it never stops training."""
-    broken, record = False, json.loads(json.dumps(record))
+    broken, record, began = False, json.loads(json.dumps(record)), _now()
 
     def log(repetition: Repetition) -> None:
         nonlocal broken
         if broken:
             return
         try:
+            ended = _now()
             with connected(PATIENCE_LIVE) as client:
-                training = _Training(client, record)
+                training, added = _Training(client, record, (began, ended)), False
                 for condition, curves in zip(repetition.conditions, repetition.curves, strict=True):
-                    training.add(condition, repetition.number, _curve(curves))
+                    added |= training.add(condition, repetition.number, _curve(curves))
+                if added:
+                    client.set_terminated(training.parent, "FINISHED", ended)
         except Exception as error:  # whatever it is: hours of training are worth more than a view of them
             broken = True
             print(f"tracking: {str(error)[:1200]} (training goes on)", file=sys.stderr)
@@ -281,11 +318,23 @@ def finished(tasks: Sequence[str], cells: Sequence[str]) -> list[tuple[str, str,
 def sync(trainings: Iterable[tuple[str, str, str | None]]) -> int:
     """Bring the store up to date with the files of trainings (task, cell, split); return how many runs were made.
 
+    No models are registered. Raises what :func:`show` does.
+    """
+    return sum(training.added for training in show(trainings))
+
+
+def show(trainings: Iterable[tuple[str, str, str | None]],
+         inputs: Callable[[str], Inputs | None] | None = None) -> Iterator[Shown]:  # fmt: skip
+    """Bring the store up to date with the files of trainings (task, cell, split), one by one; yield where they are.
+
+    ``inputs`` says what a task's inputs are, or ``None`` where networks take them as people have them; its ``OSError``
+    or ``ValueError`` is told, and costs the model alone. Without it no models are registered.
+
     FileNotFoundError: there is no such training; ValueError: its files are damaged; StoreError: as :func:`connected`.
     """
-    added, others = 0, Counter[str]()
+    others = Counter[str]()
     for task, cell, split in trainings:
-        files = results.load(task, cell, split)
+        files, added = results.load(task, cell, split), 0
         with connected() as client:
             training = _Training(client, files.record)
             for condition in files.conditions:
@@ -295,47 +344,179 @@ def sync(trainings: Iterable[tuple[str, str, str | None]]) -> int:
                     added += training.add(condition, repetition, _curve(curve))
             for key, value in _dvc_tags(task, cell).items():
                 client.set_tag(training.parent, key, value)
-            _log_artifacts(client, training.parent, files)
+            model = None
+            try:
+                model = _log_best(client, training, files, inputs(task)) if inputs else None
+            except (ValueError, FileNotFoundError) as error:
+                print(f"tracking: no model of {training.base} was registered: {error}", file=sys.stderr)
+            _describe(client, training, files, model)
+            links = _save_views(client, training, files)
             others.update(training.runs.others)
+        yield Shown(training.base, added, links)
     if others:
         owners = ", ".join(f"{count} of {owner}" for owner, count in others.most_common(5)) + ", …" * (len(others) > 5)
         told = f"tracking: this project is {project()!r}; runs of other projects in the store were left alone: {owners}"
         print(told, "(to take over those of its former folder, set NEM_PROJECT to that name)", file=sys.stderr)
-    return added
 
 
-def _log_artifacts(client: MlflowClient, parent: str, files: results.TrainedRun) -> None:
-    """Log figures, tables and the model of the condition that is best on the test set, once per content."""
-    from pipeline.evaluation.metrics import best_condition  # draws with matplotlib, which takes seconds to import
+def _describe(client: MlflowClient, training: _Training, files: results.TrainedRun, model: str | None) -> None:
+    """Give the parent its summary: metrics, a text, and its own pictures and curves, each unless it has them."""
+    from pipeline import tasks  # draws with matplotlib, which takes seconds to import
+    from pipeline.evaluation.metrics import best_condition
+    from pipeline.evaluation.statistics import speed_up
 
-    shown = [*sorted(paths.FIGURES.glob("*.png")), *sorted(paths.TABLES.glob("*.csv"))]
-    tags, state = client.get_run(parent).data.tags, digest_of([[f.name, records.sha256_of(f)] for f in shown])
-    if tags.get("nem.artifacts") != state:
-        for file in shown:
-            client.log_artifact(parent, str(file), file.suffix[1:])
-        client.set_tag(parent, "nem.artifacts", state)
-    folder = paths.run_folder(files.task, files.cell, files.record["split"]) / "models"
-    weights = folder / f"{best_condition(files)}.safetensors"
-    if weights.is_file() and tags.get("nem.model") != (content := records.sha256_of(weights)[:32]):
-        _log_model(parent, weights, files.record)
-        client.set_tag(parent, "nem.model", content)
+    task, record, noiseless = tasks.of(files.task), files.record, files.curve("none", "test_loss")
+    measure, best, parent = task.measure, best_condition(files), client.get_run(training.parent)
+    unit, metrics, rows = measure.unit.format(unit=record["unit"]), {"failed_networks": 0.0}, ""
+    for condition in files.conditions:
+        final, failed = files.final(condition, measure.curve), files.failed(condition)
+        speeds = speed_up(files.curve(condition, "test_loss"), noiseless, files.epochs, files.max_epochs).percent
+        row = {
+            f"{measure.curve}_at_R": float(np.nanmean(final)) if np.isfinite(final).any() else np.nan,
+            "speed_up_percent": float(np.median(speeds)) if len(speeds) and condition != "none" else np.nan,
+        }
+        metrics["failed_networks"] += failed
+        metrics |= {f"{name}/{condition}": value for name, value in row.items() if np.isfinite(value)}
+        shown = f"{row[f'{measure.curve}_at_R'] * measure.scale:.4g}", f"{row['speed_up_percent']:.0f}"
+        name = f"**{condition}**" if condition == best else condition
+        rows += f"| {name} | {shown[0]} | {shown[1].replace('nan', '')} | {failed} |\n"
+    if best is not None:
+        key = f"{measure.curve}_at_R"
+        metrics["best_minus_none"] = metrics[f"{key}/{best}"] - metrics.get(f"{key}/none", np.nan)
+    if any(parent.data.metrics.get(key) != value for key, value in metrics.items() if np.isfinite(value)):
+        finite = [Metric(key, value, _now(), files.epochs) for key, value in metrics.items() if np.isfinite(value)]
+        client.log_batch(training.parent, metrics=finite)
+    own = f"{paths.run_name(files.task, record['split'])}_{files.cell}"
+    artifacts = [*sorted(paths.FIGURES.glob(f"*_{own}.png")), *sorted(paths.PLOTS.glob(f"{own}.csv"))]
+    state = digest_of([[file.name, records.sha256_of(file)] for file in artifacts])
+    if parent.data.tags.get("nem.artifacts") != state:
+        for file in artifacts:
+            client.log_artifact(training.parent, str(file), file.suffix[1:])
+        client.set_tag(training.parent, "nem.artifacts", state)
+    source = paths.source_record(files.task)
+    live = training.trained_live()
+    text = (
+        f"**{task.title}{', ' + task.splits.get(record['split'], record['split']) if record['split'] else ''}, "
+        f"{files.cell.upper()}**: {len(files.conditions)} noise conditions, {files.repetitions} paired repetitions of "
+        f"each, {files.max_epochs} epochs, judged at R = {files.epochs} on {record['test_sequences']} test sequences. "
+        f"{task.note(records.read_json(source)) if source.is_file() else ''}\n\n"
+        f"| condition | mean {measure.words} at R [{unit}] | median speed-up [%] | failed |\n| --- | --- | --- | --- |\n"
+        f"{rows}\nBest on the *test* data: {best or 'none, as all failed'}. A difference is no finding: intervals and "
+        f"tests are in the report.\n\nPictures: artifacts {', '.join(f'`png/{f.name}`' for f in artifacts[:-1])}. "
+        f"Model: {f'`{model}`, alias `best`' if model else 'none registered'}.\n\n"
+        f"{live} of {len(files.conditions) * files.repetitions} runs were logged while they trained: they start with "
+        "the training of all and end when their repetition ended. The others were made from files, which hold no times."
+    )
+    if parent.data.tags.get("mlflow.note.content") != text:
+        client.set_tag(training.parent, "mlflow.note.content", text)
 
 
-def _log_model(run_id: str, weights: Path, record: dict[str, Any]) -> None:
-    """Log a model as code plus safetensors: no pickle is written, and none is read when it is loaded."""
-    inputs = Schema([TensorSpec(np.dtype("float32"), (-1, record["slices"], record["inputs"]))])
-    outputs = Schema([TensorSpec(np.dtype("float32"), (-1, record["outputs"]))])
+def _save_views(client: MlflowClient, training: _Training, files: results.TrainedRun) -> dict[str, str]:
+    """Save two views as MLflow's button "Share" does, unless they are there; return what each shows with its link."""
+    metrics = ["test_loss", *(["test_accuracy"] if files.record["classes"] else [])]
+    final, family = [f"{metric}_at_R" for metric in metrics], f"tags.`{PARENT}` = '{training.parent}'"
+    beyond = [f" AND params.repetition != '{r}'" for r in range(PAGE // len(files.conditions), files.repetitions)]
+
+    def chart(kind: str, metric: str, **more: object) -> dict[str, object]:
+        own = {"type": kind, "uuid": f"{kind} {metric}", "metricSectionId": "nem", "metricKey": metric}
+        return {**own, "displayName": metric, "deleted": False, "isGenerated": False, **more}
+
+    views: dict[str, dict[str, object]] = {
+        "mean and band over repetitions": {
+            "searchFilter": family + "".join(beyond),
+            "groupBy": {"aggregateFunction": "average", "groupByKeys": [{"mode": "param", "groupByData": "condition"}]},
+            "groupsExpanded": {f"param.condition.{condition}": False for condition in files.conditions},
+            "compareRunCharts": [
+                *(chart("LINE", m, selectedMetricKeys=[m], scaleType="log", range={}) for m in metrics),
+                *(chart("BAR", m) for m in final),
+            ],
+        },
+        "conditions side by side": {
+            "searchFilter": f"{family} AND params.repetition = '0'",
+            "compareRunCharts": [
+                chart("PARALLEL", m, selectedParams=["kind", "mode", "place"], selectedMetrics=[m]) for m in final[::-1]
+            ],
+        },
+    }
+    section = {"uuid": "nem", "name": "Noise conditions", "display": True, "columns": 1, "cardHeight": 480}
+    saved = client.get_experiment(training.runs.experiment).tags
+    links = {}
+    for what, view in views.items():
+        state = json.dumps({
+            "orderByKey": f"metrics.`{final[0]}`", "orderByAsc": True, "runsHiddenMode": "SHOW_ALL",
+            "selectedColumns": [f"metrics.`{m}`" for m in final], "compareRunSections": [section],
+            "isAccordionReordered": True, **view,
+        })  # fmt: skip
+        packed = f"deflate;{base64.b64encode(zlib.compress(state.encode())).decode()}"
+        named = {"name": f"{training.base}{training.suffix}: {what}", "createdAt": 0, "updatedAt": 0, "state": packed}
+        key = digest_of([training.runs.project, training.base, training.digest, what])[:12]
+        if saved.get(f"mlflow.sharedViewState.{key}") != json.dumps(named):
+            client.set_experiment_tag(training.runs.experiment, f"mlflow.sharedViewState.{key}", json.dumps(named))
+        page = f"#/experiments/{training.runs.experiment}/runs?workflowType=machine_learning&compareRunsMode=CHART"
+        links[what] = f"{page}&viewStateShareKey={key}"
+    return links
+
+
+def _log_best(
+    client: MlflowClient, training: _Training, files: results.TrainedRun, inputs: Inputs | None
+) -> str | None:
+    """Register the network that is best on the test data as the task's and cell's model; return its name and version.
+
+    Which condition that is, is said by :func:`pipeline.evaluation.metrics.best_condition`, and which of its networks by
+    training, in the file. ``None``: all networks failed. ValueError: the data at hand are not those of training.
+    """
+    from pipeline.evaluation.metrics import best_condition
+
+    record, parent = files.record, client.get_run(training.parent)
+    weights = (
+        paths.run_folder(files.task, files.cell, record["split"]) / "models" / f"{best_condition(files)}.safetensors"
+    )
+    if not weights.is_file():
+        return None
+    owner = "" if training.runs.project == OWN else f"-{digest_of(training.runs.project)[:6]}"
+    name = f"nem-{training.base.replace(' ', '-')}{owner}"
+    content = digest_of([records.sha256_of(weights), str(inputs)])
+    versions = client.search_model_versions(f"name = '{name}' AND run_id = '{training.parent}'")
+    version = max((int(v.version) for v in versions), default=None)
+    if version is None or parent.data.tags.get("nem.model") != content:
+        model = _log_model(training.parent, weights, record, inputs)
+        client.set_terminated(training.parent, "FINISHED", parent.info.end_time)  # MLflow ended the run once more
+        if not client.search_registered_models(f"name = '{name}'"):
+            client.create_registered_model(name)
+        version = int(client.create_model_version(name, f"models:/{model}", training.parent, model_id=model,
+                                                  await_creation_for=0).version)  # fmt: skip
+        client.set_tag(training.parent, "nem.model", content)
+    if client.get_registered_model(name).aliases.get("best") != str(version):
+        client.set_registered_model_alias(name, "best", str(version))
+    return f"{name} version {version}"
+
+
+def _log_model(run_id: str, weights: Path, record: dict[str, Any], inputs: Inputs | None) -> str:
+    """Log a model as code plus safetensors: no pickle is written, and none is read when it is loaded; return its id."""
     about, houses = models.load(weights).about, [Path(__file__).parent, Path(nem.__file__).parent]
+    data = sequences.load(paths.sequences(record["task"]), record["split"])
+    if data.digest != record["data"]:
+        raise ValueError(f"expected the data of the training in {paths.sequences(record['task'])}, found others")
+    example = data.test.pool[data.test.index[-1:]].numpy()
+    if inputs is not None:
+        example = example.astype(np.float64) * inputs.scale + inputs.offset
+    taken = Schema([TensorSpec(example.dtype, (-1, *example.shape[1:]))])
+    given = [ColSpec("string", "class"), *(ColSpec("float", name) for name in about["classes"])]
     torch = f"torch=={record['versions']['torch'].split('+')[0]}"
-    with warnings.catch_warnings(), mlflow.start_run(run_id=run_id, log_system_metrics=False):
-        # MLflow asks for type hints as a schema; the schema is the explicit signature.
-        warnings.simplefilter("ignore", UserWarning)
-        mlflow.pyfunc.log_model(
+    with mlflow.start_run(run_id=run_id, log_system_metrics=False):
+        logged = mlflow.pyfunc.log_model(
             name="model",
             python_model=str(houses[0] / "serving.py"),
             artifacts={"weights": str(weights)},
             code_paths=[str(house) for house in houses],
-            signature=ModelSignature(inputs, outputs),
-            pip_requirements=[torch, "safetensors", "scipy", "numpy", "pyarrow"],
-            metadata={key: about[key] for key in ("condition", "repetition", "chosen_by")},
+            signature=ModelSignature(taken, Schema(given if about["classes"] else [ColSpec("double", "value")])),
+            input_example=example,
+            pip_requirements=[torch, "safetensors", "scipy", "numpy", "pandas", "pyarrow"],
+            model_config={} if inputs is None else {"offset": inputs.offset, "scale": inputs.scale},
+            metadata={
+                **{key: about[key] for key in ("task", "split", "cell", "condition", "repetition", "classes", "unit")},
+                "inputs": list(inputs.names) if inputs else f"{record['inputs']} features of each slice",
+                "chosen_by": f"condition: least mean test loss at epoch R; repetition: {about['chosen_by']}",
+            },
         )
+    return str(logged.model_id)

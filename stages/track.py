@@ -1,11 +1,15 @@
 """Bring MLflow up to date with the run files, and (``--serve``) start its server on the loopback interface."""
 
+import functools
 import os
 import socket
 import sys
 
+import torch
+
 from pipeline import params, tracking
-from pipeline.common import command
+from pipeline.common import command, paths, sequences
+from pipeline.fx import rates, windows
 
 SERVE = {"action": "store_true", "help": "start MLflow's server afterwards"}
 
@@ -25,6 +29,25 @@ def free(port: int) -> None:
         raise OSError(f"expected a free port, found {port} ({error}); {cure}") from error
 
 
+def inputs(task: str, chosen: params.Params) -> tracking.Inputs | None:
+    """Return what the inputs of a task are: rates, or features of frames, which nobody scaled.
+
+    A ``ValueError`` or ``FileNotFoundError`` says that the rates are not those that networks were trained on.
+    """
+    if task != "fx":
+        return None
+    series, settings, folder = rates.read(rates.RATES), chosen.fx.windows, paths.sequences(task)
+    first = windows.split_days(series, settings)
+    names = settings.inputs
+    if not torch.equal(windows.table(series, settings).pools[""], sequences.load(folder).train.pool):
+        raise ValueError(
+            f"expected the scaled days of {rates.RATES} in {folder}, found others; run `dvc repro windows`"
+        )
+    scaler = windows.Scaler.fit(series.values[: first.day_index[first.where("test")][0]], settings.scaling)
+    at = [windows.FEATURES.index(name) for name in names]
+    return tracking.Inputs(tuple(names), tuple(scaler.offset[at].tolist()), tuple(scaler.scale[at].tolist()))
+
+
 @command.stage("track", {"--serve": SERVE, "--port": {"type": int, "default": 5000}})
 def main(serve: bool, port: int) -> None:
     """Sync, then serve if asked; a store that is a server has its own."""
@@ -32,11 +55,17 @@ def main(serve: bool, port: int) -> None:
     remote = uri.startswith(("http://", "https://"))
     if serve and not remote:
         free(port)
-    added = tracking.sync(tracking.finished(chosen.tasks, chosen.cells))
-    print(f"track: {added} run(s) added to {uri.split('://')[0]} store")
-    if serve and remote:
+    trainings = tracking.finished(chosen.tasks, chosen.cells)
+    shown = list(tracking.show(trainings, functools.partial(inputs, chosen=chosen)))
+    print(f"track: {sum(one.added for one in shown)} run(s) added to {uri.split('://')[0]} store")
+    if not serve:
+        return
+    server_at = uri.rstrip("/") if remote else f"http://127.0.0.1:{port}"
+    for one in shown:
+        print("\n".join([one.name, *(f"  {what}: {server_at}/{link}" for what, link in one.links.items())]))
+    if remote:
         print(f"Compare runs on {uri}")
-    elif serve:
-        print(f"Compare runs on http://127.0.0.1:{port} (Ctrl-C ends)")
-        sys.stdout.flush()
-        os.execv(sys.executable, server(port))
+        return
+    print(f"Compare runs on {server_at} (Ctrl-C ends)")
+    sys.stdout.flush()
+    os.execv(sys.executable, server(port))
