@@ -21,7 +21,7 @@ class ServedNetwork(PythonModel):
         self.offset, self.scale = (np.asarray(scaling.get(n, v)) for n, v in (("offset", 0.0), ("scale", 1.0)))
 
     # This very type, as MLflow warns of all but those that it knows.
-    def predict(self, context: Any, model_input: np.ndarray, params: Any = None) -> pd.DataFrame:  # type: ignore[type-arg]  # noqa: ANN401
+    def predict(self, context: Any, model_input: np.ndarray, params: Any = None) -> pd.DataFrame:  # noqa: ANN401
         """Return the class and the probability of each, or the value in its unit, for ``(N, T, I)`` raw inputs."""
         about, scaled = self.network.about, (np.asarray(model_input) - self.offset) / self.scale
         outputs = self.network.predict(scaled.astype(np.float32))

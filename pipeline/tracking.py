@@ -53,9 +53,11 @@ from pipeline.training.engine import METRICS, Repetition
 
 # A store's fault becomes one message of ours; MLflow would print its traceback first.
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
 
 SLOT, DIGEST, COMPLETE, PARENT = "nem.slot", "nem.digest", "nem.complete", "mlflow.parentRunId"
 PROJECT, GROUP, ROLE, TIMES = "nem.project", "nem.group", "nem.role", "nem.times"
+OF_TRAINING = "of the training"
 OWN = "this folder"  # the project of a store that lies in the project's folder, wherever that is copied or moved to
 BATCH = 1000  # metrics that one log_batch call may hold
 PAGE = 100  # runs that MLflow's page reads at once, and averages over
@@ -80,15 +82,6 @@ class Inputs:
     names: tuple[str, ...]
     offset: tuple[float, ...]  # (I,) in raw units
     scale: tuple[float, ...]  # (I,) in raw units
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A training in the store, and where MLflow's pages show it: what they show → the link's part after the host."""
-
-    name: str  # task, split and cell
-    added: int  # runs that were made
-    links: dict[str, str]
 
 
 def home() -> Path:
@@ -222,7 +215,7 @@ class _Runs:
             return kept.info.run_id, False
         start, end = self.times or (_now(),) * 2  # a duration that nobody measured is shown as none
         own = {PROJECT: self.project, GROUP: self.group, SLOT: slot, DIGEST: digest}
-        own[TIMES] = "of training" if self.times else "of the sync"
+        own[TIMES] = OF_TRAINING if self.times else "of the sync"
         run = self.client.create_run(self.experiment, start, {**_source_tags(), **own, **tags}, name)
         run_id = run.info.run_id
         self.client.log_batch(run_id, params=[Param(key, value[:500]) for key, value in params.items()])
@@ -269,11 +262,6 @@ class _Training:
         parts = [f" {k.removeprefix('noise.')}={v}" for k, v in self.settings.items() if first.get(k) != v[:500]]
         return "".join(parts[:3]) + (" …" if len(parts) > 3 else "")
 
-    def trained_live(self) -> int:
-        """Return how many of its networks' runs have true times."""
-        tags = [run.data.tags for slot, runs in self.runs.by_slot.items() if slot.endswith(self.digest) for run in runs]
-        return sum(tag.get(TIMES) == "of training" and tag.get(ROLE) == "network" for tag in tags)
-
     def add(self, condition: str, repetition: int, curve: list[Metric]) -> bool:
         """Make the run of a condition and repetition unless it is there; return whether it was made."""
         axes, settings = axes_of(self.record, condition, repetition), self.record["settings"]
@@ -316,25 +304,23 @@ def finished(tasks: Sequence[str], cells: Sequence[str]) -> list[tuple[str, str,
 
 
 def sync(trainings: Iterable[tuple[str, str, str | None]]) -> int:
-    """Bring the store up to date with the files of trainings (task, cell, split); return how many runs were made.
-
-    No models are registered. Raises what :func:`show` does.
-    """
-    return sum(training.added for training in show(trainings))
+    """Do what :func:`show` does, but for models; return how many runs were made."""
+    return sum(added for _, added, _ in show(trainings))
 
 
-def show(trainings: Iterable[tuple[str, str, str | None]],
-         inputs: Callable[[str], Inputs | None] | None = None) -> Iterator[Shown]:  # fmt: skip
-    """Bring the store up to date with the files of trainings (task, cell, split), one by one; yield where they are.
+def show(trainings: Iterable[tuple[str, str, str | None]], inputs: Callable[[str], Inputs | None] | None = None,
+         ) -> Iterator[tuple[str, int, dict[str, str]]]:  # fmt: skip
+    """Bring the store up to date with the files of trainings (task, cell, split), one by one.
 
-    ``inputs`` says what a task's inputs are, or ``None`` where networks take them as people have them; its ``OSError``
-    or ``ValueError`` is told, and costs the model alone. Without it no models are registered.
+    Yield a training's name, how many runs were made, and what MLflow's pages show of it with the link behind the host.
+    ``inputs`` says what a task's inputs are, ``None`` where networks take them as they are; its ``FileNotFoundError``
+    or ``ValueError`` is told, and costs the model alone. Without it no model is registered.
 
     FileNotFoundError: there is no such training; ValueError: its files are damaged; StoreError: as :func:`connected`.
     """
     others = Counter[str]()
     for task, cell, split in trainings:
-        files, added = results.load(task, cell, split), 0
+        files, added, model = results.load(task, cell, split), 0, None
         with connected() as client:
             training = _Training(client, files.record)
             for condition in files.conditions:
@@ -344,15 +330,14 @@ def show(trainings: Iterable[tuple[str, str, str | None]],
                     added += training.add(condition, repetition, _curve(curve))
             for key, value in _dvc_tags(task, cell).items():
                 client.set_tag(training.parent, key, value)
-            model = None
             try:
-                model = _log_best(client, training, files, inputs(task)) if inputs else None
-            except (ValueError, FileNotFoundError) as error:
+                model = _register(client, training, files, inputs(task)) if inputs else None
+            except (FileNotFoundError, ValueError) as error:
                 print(f"tracking: no model of {training.base} was registered: {error}", file=sys.stderr)
             _describe(client, training, files, model)
             links = _save_views(client, training, files)
             others.update(training.runs.others)
-        yield Shown(training.base, added, links)
+        yield training.base + training.suffix, added, links
     if others:
         owners = ", ".join(f"{count} of {owner}" for owner, count in others.most_common(5)) + ", …" * (len(others) > 5)
         told = f"tracking: this project is {project()!r}; runs of other projects in the store were left alone: {owners}"
@@ -360,135 +345,121 @@ def show(trainings: Iterable[tuple[str, str, str | None]],
 
 
 def _describe(client: MlflowClient, training: _Training, files: results.TrainedRun, model: str | None) -> None:
-    """Give the parent its summary: metrics, a text, and its own pictures and curves, each unless it has them."""
+    """Give the parent its summary: metrics, its own pictures and curves, and a text."""
     from pipeline import tasks  # draws with matplotlib, which takes seconds to import
     from pipeline.evaluation.metrics import best_condition
     from pipeline.evaluation.statistics import speed_up
 
-    task, record, noiseless = tasks.of(files.task), files.record, files.curve("none", "test_loss")
-    measure, best, parent = task.measure, best_condition(files), client.get_run(training.parent)
-    unit, metrics, rows = measure.unit.format(unit=record["unit"]), {"failed_networks": 0.0}, ""
-    for condition in files.conditions:
-        final, failed = files.final(condition, measure.curve), files.failed(condition)
-        speeds = speed_up(files.curve(condition, "test_loss"), noiseless, files.epochs, files.max_epochs).percent
-        row = {
-            f"{measure.curve}_at_R": float(np.nanmean(final)) if np.isfinite(final).any() else np.nan,
-            "speed_up_percent": float(np.median(speeds)) if len(speeds) and condition != "none" else np.nan,
-        }
-        metrics["failed_networks"] += failed
-        metrics |= {f"{name}/{condition}": value for name, value in row.items() if np.isfinite(value)}
-        shown = f"{row[f'{measure.curve}_at_R'] * measure.scale:.4g}", f"{row['speed_up_percent']:.0f}"
-        name = f"**{condition}**" if condition == best else condition
-        rows += f"| {name} | {shown[0]} | {shown[1].replace('nan', '')} | {failed} |\n"
-    if best is not None:
-        key = f"{measure.curve}_at_R"
-        metrics["best_minus_none"] = metrics[f"{key}/{best}"] - metrics.get(f"{key}/none", np.nan)
-    if any(parent.data.metrics.get(key) != value for key, value in metrics.items() if np.isfinite(value)):
-        finite = [Metric(key, value, _now(), files.epochs) for key, value in metrics.items() if np.isfinite(value)]
-        client.log_batch(training.parent, metrics=finite)
-    own = f"{paths.run_name(files.task, record['split'])}_{files.cell}"
-    artifacts = [*sorted(paths.FIGURES.glob(f"*_{own}.png")), *sorted(paths.PLOTS.glob(f"{own}.csv"))]
-    state = digest_of([[file.name, records.sha256_of(file)] for file in artifacts])
-    if parent.data.tags.get("nem.artifacts") != state:
-        for file in artifacts:
+    task, record, best = tasks.of(files.task), files.record, best_condition(files)
+    final, unit = f"{task.measure.curve}_at_R", task.measure.unit.format(unit=record["unit"])
+    metrics = {"failed_networks": float(sum(map(files.failed, files.conditions)))}
+    losses = {condition: files.curve(condition, "test_loss") for condition in files.conditions}
+    for condition, loss in losses.items():
+        speeds = speed_up(loss, losses["none"], files.epochs, files.max_epochs).percent
+        metrics[f"{final}/{condition}"] = float(pd.Series(files.final(condition, task.measure.curve)).mean())
+        metrics[f"speed_up_percent/{condition}"] = float(pd.Series(speeds).median())
+    metrics = {key: value for key, value in metrics.items() if np.isfinite(value)}
+    parent, own = client.get_run(training.parent).data, f"{paths.run_name(files.task, record['split'])}_{files.cell}"
+    if not metrics.items() <= parent.metrics.items():
+        client.log_batch(training.parent, [Metric(k, value, _now(), files.epochs) for k, value in metrics.items()])
+    shown = [*sorted(paths.FIGURES.glob(f"*_{own}.png")), *paths.PLOTS.glob(f"{own}.csv")]
+    state = digest_of([[file.name, records.sha256_of(file)] for file in shown])
+    if parent.tags.get("nem.artifacts") != state:
+        for file in shown:
             client.log_artifact(training.parent, str(file), file.suffix[1:])
         client.set_tag(training.parent, "nem.artifacts", state)
-    source = paths.source_record(files.task)
-    live = training.trained_live()
+    runs = [run.data.tags for slot, (run, *_) in training.runs.by_slot.items() if slot.endswith(training.digest)]
+    live = sum(tags.get(TIMES) == OF_TRAINING and tags.get(ROLE) == "network" for tags in runs)
+    source, count = paths.source_record(files.task), len(files.conditions) * files.repetitions
+    values = [f"{metrics[f'{final}/{c}'] * task.measure.scale:.4g} {unit} ({c})" for c in dict.fromkeys((best, "none"))
+              if f"{final}/{c}" in metrics]  # fmt: skip
     text = (
-        f"**{task.title}{', ' + task.splits.get(record['split'], record['split']) if record['split'] else ''}, "
-        f"{files.cell.upper()}**: {len(files.conditions)} noise conditions, {files.repetitions} paired repetitions of "
-        f"each, {files.max_epochs} epochs, judged at R = {files.epochs} on {record['test_sequences']} test sequences. "
-        f"{task.note(records.read_json(source)) if source.is_file() else ''}\n\n"
-        f"| condition | mean {measure.words} at R [{unit}] | median speed-up [%] | failed |\n| --- | --- | --- | --- |\n"
-        f"{rows}\nBest on the *test* data: {best or 'none, as all failed'}. A difference is no finding: intervals and "
-        f"tests are in the report.\n\nPictures: artifacts {', '.join(f'`png/{f.name}`' for f in artifacts[:-1])}. "
-        f"Model: {f'`{model}`, alias `best`' if model else 'none registered'}.\n\n"
-        f"{live} of {len(files.conditions) * files.repetitions} runs were logged while they trained: they start with "
-        "the training of all and end when their repetition ended. The others were made from files, which hold no times."
+        f"**{task.title}, {record['split'] or 'first split'}, {files.cell.upper()}**: {len(files.conditions)} noise "
+        f"conditions, {files.repetitions} paired repetitions, {files.max_epochs} epochs, judged at epoch R = "
+        f"{files.epochs} on {record['test_sequences']} test sequences. "
+        f"{task.note(records.read_json(source)) if source.is_file() else ''}\n\nMean {task.measure.words} at R of the "
+        f"condition that is best on these test data and of no noise: {', '.join(values) or 'all failed'}. "
+        "Intervals and tests are in `data/results/report.html`. Pictures: the folder `png` of the artifacts, above all "
+        f"`overview_{own}.png`. Model: {model or 'none registered'}.\n\nTimes are true of {live} of {count} runs, "
+        "which were logged as they trained: from the training's start to the repetition's end. The others were made "
+        "from files, which hold no times."
     )
-    if parent.data.tags.get("mlflow.note.content") != text:
-        client.set_tag(training.parent, "mlflow.note.content", text)
+    client.set_tag(training.parent, "mlflow.note.content", text)
 
 
 def _save_views(client: MlflowClient, training: _Training, files: results.TrainedRun) -> dict[str, str]:
-    """Save two views as MLflow's button "Share" does, unless they are there; return what each shows with its link."""
+    """Save two views as MLflow's button "Share" does; return what each shows with its link."""
     metrics = ["test_loss", *(["test_accuracy"] if files.record["classes"] else [])]
-    final, family = [f"{metric}_at_R" for metric in metrics], f"tags.`{PARENT}` = '{training.parent}'"
-    beyond = [f" AND params.repetition != '{r}'" for r in range(PAGE // len(files.conditions), files.repetitions)]
+    final, where = [f"{metric}_at_R" for metric in metrics], training.runs.experiment
+    family, fitting = f"tags.`{PARENT}` = '{training.parent}'", range(PAGE // len(files.conditions), files.repetitions)
 
     def chart(kind: str, metric: str, **more: object) -> dict[str, object]:
-        own = {"type": kind, "uuid": f"{kind} {metric}", "metricSectionId": "nem", "metricKey": metric}
-        return {**own, "displayName": metric, "deleted": False, "isGenerated": False, **more}
+        return {"type": kind, "uuid": f"{kind} {metric}", "metricSectionId": "nem", "metricKey": metric, **more}
 
+    bars = [chart("BAR", metric) for metric in final]
+    scales = {metric: "log" if metric == "test_loss" else "linear" for metric in metrics}
+    lines = [chart("LINE", m, selectedMetricKeys=[m], scaleType=scale, range={}) for m, scale in scales.items()]
+    axes = chart("PARALLEL", final[0], selectedParams=["kind", "mode", "place"], selectedMetrics=final[:1])
     views: dict[str, dict[str, object]] = {
         "mean and band over repetitions": {
-            "searchFilter": family + "".join(beyond),
+            "searchFilter": family + "".join(f" AND params.repetition != '{r}'" for r in fitting),
             "groupBy": {"aggregateFunction": "average", "groupByKeys": [{"mode": "param", "groupByData": "condition"}]},
             "groupsExpanded": {f"param.condition.{condition}": False for condition in files.conditions},
-            "compareRunCharts": [
-                *(chart("LINE", m, selectedMetricKeys=[m], scaleType="log", range={}) for m in metrics),
-                *(chart("BAR", m) for m in final),
-            ],
+            "compareRunCharts": [chart for pair in zip(lines, bars, strict=True) for chart in pair],
         },
         "conditions side by side": {
-            "searchFilter": f"{family} AND params.repetition = '0'",
-            "compareRunCharts": [
-                chart("PARALLEL", m, selectedParams=["kind", "mode", "place"], selectedMetrics=[m]) for m in final[::-1]
-            ],
+            "searchFilter": f"{family} AND params.repetition = '0'", "compareRunCharts": [axes, *bars],
         },
-    }
-    section = {"uuid": "nem", "name": "Noise conditions", "display": True, "columns": 1, "cardHeight": 480}
-    saved = client.get_experiment(training.runs.experiment).tags
-    links = {}
+    }  # fmt: skip
+    links, section = {}, {"uuid": "nem", "name": "Noise conditions", "display": True, "columns": 2, "cardHeight": 480}
     for what, view in views.items():
-        state = json.dumps({
+        state = json.dumps(view | {
             "orderByKey": f"metrics.`{final[0]}`", "orderByAsc": True, "runsHiddenMode": "SHOW_ALL",
-            "selectedColumns": [f"metrics.`{m}`" for m in final], "compareRunSections": [section],
-            "isAccordionReordered": True, **view,
+            "selectedColumns": [f"metrics.`{metric}`" for metric in final],
+            "compareRunSections": [section], "isAccordionReordered": True,
         })  # fmt: skip
         packed = f"deflate;{base64.b64encode(zlib.compress(state.encode())).decode()}"
-        named = {"name": f"{training.base}{training.suffix}: {what}", "createdAt": 0, "updatedAt": 0, "state": packed}
-        key = digest_of([training.runs.project, training.base, training.digest, what])[:12]
-        if saved.get(f"mlflow.sharedViewState.{key}") != json.dumps(named):
-            client.set_experiment_tag(training.runs.experiment, f"mlflow.sharedViewState.{key}", json.dumps(named))
-        page = f"#/experiments/{training.runs.experiment}/runs?workflowType=machine_learning&compareRunsMode=CHART"
+        named = {"name": f"{training.base}{training.suffix}: {what}", "createdAt": 0, "state": packed}
+        key = digest_of([training.runs.project, training.runs.group, training.digest, what])[:12]
+        client.set_experiment_tag(where, f"mlflow.sharedViewState.{key}", json.dumps(named))
+        page = f"#/experiments/{where}/runs?workflowType=machine_learning&compareRunsMode=CHART"
         links[what] = f"{page}&viewStateShareKey={key}"
     return links
 
 
-def _log_best(
+def _register(
     client: MlflowClient, training: _Training, files: results.TrainedRun, inputs: Inputs | None
 ) -> str | None:
-    """Register the network that is best on the test data as the task's and cell's model; return its name and version.
+    """Register the best network as the model of the task and cell, unless it is; return its name and version.
 
-    Which condition that is, is said by :func:`pipeline.evaluation.metrics.best_condition`, and which of its networks by
-    training, in the file. ``None``: all networks failed. ValueError: the data at hand are not those of training.
+    Which condition is best is said by :func:`pipeline.evaluation.metrics.best_condition`, and which of its networks by
+    training. ``None``: no network lasted. ValueError: the data at hand are not those of the training.
     """
     from pipeline.evaluation.metrics import best_condition
 
-    record, parent = files.record, client.get_run(training.parent)
-    weights = (
-        paths.run_folder(files.task, files.cell, record["split"]) / "models" / f"{best_condition(files)}.safetensors"
-    )
+    folder = paths.run_folder(files.task, files.cell, files.record["split"]) / "models"
+    weights, parent = folder / f"{best_condition(files)}.safetensors", client.get_run(training.parent)
     if not weights.is_file():
         return None
     owner = "" if training.runs.project == OWN else f"-{digest_of(training.runs.project)[:6]}"
-    name = f"nem-{training.base.replace(' ', '-')}{owner}"
-    content = digest_of([records.sha256_of(weights), str(inputs)])
+    name, content = (
+        f"nem-{training.base.replace(' ', '-')}{owner}",
+        digest_of([records.sha256_of(weights), str(inputs)]),
+    )
     versions = client.search_model_versions(f"name = '{name}' AND run_id = '{training.parent}'")
-    version = max((int(v.version) for v in versions), default=None)
-    if version is None or parent.data.tags.get("nem.model") != content:
-        model = _log_model(training.parent, weights, record, inputs)
+    version = max((int(one.version) for one in versions), default=0)
+    if not version or parent.data.tags.get("nem.model") != content:
+        model = _log_model(training.parent, weights, files.record, inputs)
         client.set_terminated(training.parent, "FINISHED", parent.info.end_time)  # MLflow ended the run once more
         if not client.search_registered_models(f"name = '{name}'"):
             client.create_registered_model(name)
-        version = int(client.create_model_version(name, f"models:/{model}", training.parent, model_id=model,
-                                                  await_creation_for=0).version)  # fmt: skip
+        made = client.create_model_version(
+            name, f"models:/{model}", training.parent, await_creation_for=0, model_id=model
+        )
+        version = int(made.version)
         client.set_tag(training.parent, "nem.model", content)
-    if client.get_registered_model(name).aliases.get("best") != str(version):
-        client.set_registered_model_alias(name, "best", str(version))
-    return f"{name} version {version}"
+    client.set_registered_model_alias(name, "best", str(version))
+    return f"`{name}`, version {version}, alias `best`"
 
 
 def _log_model(run_id: str, weights: Path, record: dict[str, Any], inputs: Inputs | None) -> str:
@@ -501,7 +472,8 @@ def _log_model(run_id: str, weights: Path, record: dict[str, Any], inputs: Input
     if inputs is not None:
         example = example.astype(np.float64) * inputs.scale + inputs.offset
     taken = Schema([TensorSpec(example.dtype, (-1, *example.shape[1:]))])
-    given = [ColSpec("string", "class"), *(ColSpec("float", name) for name in about["classes"])]
+    given: list[ColSpec | TensorSpec] = [ColSpec("float", name) for name in about["classes"]]
+    given = [ColSpec("string", "class"), *given] if given else [ColSpec("double", "value")]
     torch = f"torch=={record['versions']['torch'].split('+')[0]}"
     with mlflow.start_run(run_id=run_id, log_system_metrics=False):
         logged = mlflow.pyfunc.log_model(
@@ -509,7 +481,7 @@ def _log_model(run_id: str, weights: Path, record: dict[str, Any], inputs: Input
             python_model=str(houses[0] / "serving.py"),
             artifacts={"weights": str(weights)},
             code_paths=[str(house) for house in houses],
-            signature=ModelSignature(taken, Schema(given if about["classes"] else [ColSpec("double", "value")])),
+            signature=ModelSignature(taken, Schema(given)),
             input_example=example,
             pip_requirements=[torch, "safetensors", "scipy", "numpy", "pandas", "pyarrow"],
             model_config={} if inputs is None else {"offset": inputs.offset, "scale": inputs.scale},

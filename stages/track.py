@@ -9,7 +9,7 @@ import torch
 
 from pipeline import params, tracking
 from pipeline.common import command, paths, sequences
-from pipeline.fx import rates, windows
+from pipeline.fx import csv_format, rates, windows
 
 SERVE = {"action": "store_true", "help": "start MLflow's server afterwards"}
 
@@ -32,20 +32,19 @@ def free(port: int) -> None:
 def inputs(task: str, chosen: params.Params) -> tracking.Inputs | None:
     """Return what the inputs of a task are: rates, or features of frames, which nobody scaled.
 
-    A ``ValueError`` or ``FileNotFoundError`` says that the rates are not those that networks were trained on.
+    A ``ValueError`` or ``FileNotFoundError`` says that the rates at hand are not those that the sequences hold.
     """
     if task != "fx":
         return None
     series, settings, folder = rates.read(rates.RATES), chosen.fx.windows, paths.sequences(task)
-    first = windows.split_days(series, settings)
-    names = settings.inputs
-    if not torch.equal(windows.table(series, settings).pools[""], sequences.load(folder).train.pool):
+    if not torch.equal(torch.as_tensor(windows.table(series, settings).pools[""]), sequences.load(folder).train.pool):
         raise ValueError(
             f"expected the scaled days of {rates.RATES} in {folder}, found others; run `dvc repro windows`"
         )
-    scaler = windows.Scaler.fit(series.values[: first.day_index[first.where("test")][0]], settings.scaling)
-    at = [windows.FEATURES.index(name) for name in names]
-    return tracking.Inputs(tuple(names), tuple(scaler.offset[at].tolist()), tuple(scaler.scale[at].tolist()))
+    days = windows.split_days(series, settings)
+    scaler = windows.Scaler.fit(series.values[: days.day_index[days.where("test")][0]], settings.scaling)
+    at = [csv_format.FEATURES.index(name) for name in settings.inputs]
+    return tracking.Inputs(tuple(settings.inputs), tuple(scaler.offset[at].tolist()), tuple(scaler.scale[at].tolist()))
 
 
 @command.stage("track", {"--serve": SERVE, "--port": {"type": int, "default": 5000}})
@@ -57,15 +56,12 @@ def main(serve: bool, port: int) -> None:
         free(port)
     trainings = tracking.finished(chosen.tasks, chosen.cells)
     shown = list(tracking.show(trainings, functools.partial(inputs, chosen=chosen)))
-    print(f"track: {sum(one.added for one in shown)} run(s) added to {uri.split('://')[0]} store")
-    if not serve:
-        return
-    server_at = uri.rstrip("/") if remote else f"http://127.0.0.1:{port}"
-    for one in shown:
-        print("\n".join([one.name, *(f"  {what}: {server_at}/{link}" for what, link in one.links.items())]))
-    if remote:
-        print(f"Compare runs on {uri}")
-        return
-    print(f"Compare runs on {server_at} (Ctrl-C ends)")
-    sys.stdout.flush()
-    os.execv(sys.executable, server(port))
+    print(f"track: {sum(added for _, added, _ in shown)} run(s) added to {uri.split('://')[0]} store")
+    if serve:
+        at = uri.rstrip("/") if remote else f"http://127.0.0.1:{port}"
+        for name, _, links in shown:
+            print(name, *(f"  {what}: {at}/{link}" for what, link in links.items()), sep="\n")
+        print(f"Compare runs on {at}{'' if remote else ' (Ctrl-C ends)'}")
+        sys.stdout.flush()
+        if not remote:
+            os.execv(sys.executable, server(port))

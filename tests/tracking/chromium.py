@@ -80,7 +80,7 @@ class Tab:
         """Return the first value of ``expression`` that is true; TimeoutError says what the page says instead."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            if value := self.ask(expression):
+            if value := self.ask(f"(v => v instanceof Object ? true : v)({expression})"):
                 return value
             time.sleep(0.3)
         raise TimeoutError(f"expected {expression}, found this page:\n{self.text()[:3000]}")
