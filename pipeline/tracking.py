@@ -17,12 +17,13 @@ import logging
 import os
 import platform
 import sys
+import tempfile
 import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 import mlflow
 import numpy as np
@@ -358,6 +360,7 @@ def _describe(client: MlflowClient, training: _Training, files: results.TrainedR
         speeds = speed_up(loss, losses["none"], files.epochs, files.max_epochs).percent
         metrics[f"{final}/{condition}"] = float(pd.Series(files.final(condition, task.measure.curve)).mean())
         metrics[f"speed_up_percent/{condition}"] = float(pd.Series(speeds).median())
+    metrics["best_minus_none"] = metrics.get(f"{final}/{best}", np.nan) - metrics[f"{final}/none"]
     metrics = {key: value for key, value in metrics.items() if np.isfinite(value)}
     parent, own = client.get_run(training.parent).data, f"{paths.run_name(files.task, record['split'])}_{files.cell}"
     if not metrics.items() <= parent.metrics.items():
@@ -380,8 +383,8 @@ def _describe(client: MlflowClient, training: _Training, files: results.TrainedR
         f"{task.note(records.read_json(source)) if source.is_file() else ''}\n\nMean {task.measure.words} at R of the "
         f"condition that is best on these test data and of no noise: {', '.join(values) or 'all failed'}. "
         "Intervals and tests are in `data/results/report.html`. Pictures: the folder `png` of the artifacts, above all "
-        f"`overview_{own}.png`. Model: {model or 'none registered'}.\n\nTimes are true of {live} of {count} runs, "
-        "which were logged as they trained: from the training's start to the repetition's end. The others were made "
+        f"`overview_{own}.png`. Model: {model or 'none registered'}.\n\nTimes: {live} of {count} runs were logged as "
+        "they trained, and last from the start of the training to the end of their repetition; the others were made "
         "from files, which hold no times."
     )
     client.set_tag(training.parent, "mlflow.note.content", text)
@@ -391,7 +394,7 @@ def _save_views(client: MlflowClient, training: _Training, files: results.Traine
     """Save two views as MLflow's button "Share" does; return what each shows with its link."""
     metrics = ["test_loss", *(["test_accuracy"] if files.record["classes"] else [])]
     final, where = [f"{metric}_at_R" for metric in metrics], training.runs.experiment
-    family, fitting = f"tags.`{PARENT}` = '{training.parent}'", range(PAGE // len(files.conditions), files.repetitions)
+    family, beyond = f"tags.`{PARENT}` = '{training.parent}'", range(PAGE // len(files.conditions), files.repetitions)
 
     def chart(kind: str, metric: str, **more: object) -> dict[str, object]:
         return {"type": kind, "uuid": f"{kind} {metric}", "metricSectionId": "nem", "metricKey": metric, **more}
@@ -402,7 +405,7 @@ def _save_views(client: MlflowClient, training: _Training, files: results.Traine
     axes = chart("PARALLEL", final[0], selectedParams=["kind", "mode", "place"], selectedMetrics=final[:1])
     views: dict[str, dict[str, object]] = {
         "mean and band over repetitions": {
-            "searchFilter": family + "".join(f" AND params.repetition != '{r}'" for r in fitting),
+            "searchFilter": family + "".join(f" AND params.repetition != '{r}'" for r in beyond),
             "groupBy": {"aggregateFunction": "average", "groupByKeys": [{"mode": "param", "groupByData": "condition"}]},
             "groupsExpanded": {f"param.condition.{condition}": False for condition in files.conditions},
             "compareRunCharts": [chart for pair in zip(lines, bars, strict=True) for chart in pair],
@@ -473,18 +476,20 @@ def _log_model(run_id: str, weights: Path, record: dict[str, Any], inputs: Input
         example = example.astype(np.float64) * inputs.scale + inputs.offset
     taken = Schema([TensorSpec(example.dtype, (-1, *example.shape[1:]))])
     given: list[ColSpec | TensorSpec] = [ColSpec("float", name) for name in about["classes"]]
-    given = [ColSpec("string", "class"), *given] if given else [ColSpec("double", "value")]
+    given = [ColSpec("string", "class"), *given] if given else [ColSpec("double", about["unit"] or "value")]
     torch = f"torch=={record['versions']['torch'].split('+')[0]}"
-    with mlflow.start_run(run_id=run_id, log_system_metrics=False):
+    with tempfile.TemporaryDirectory() as made, mlflow.start_run(run_id=run_id, log_system_metrics=False):
+        # Not as MLflow's model configuration, which it makes parameters of the run.
+        scaling = Path(made) / "inputs.json"
+        records.write_json(scaling, {"offset": 0.0, "scale": 1.0} if inputs is None else asdict(inputs))
         logged = mlflow.pyfunc.log_model(
             name="model",
             python_model=str(houses[0] / "serving.py"),
-            artifacts={"weights": str(weights)},
+            artifacts={"weights": str(weights), "inputs": str(scaling)},
             code_paths=[str(house) for house in houses],
             signature=ModelSignature(taken, Schema(given)),
             input_example=example,
             pip_requirements=[torch, "safetensors", "scipy", "numpy", "pandas", "pyarrow"],
-            model_config={} if inputs is None else {"offset": inputs.offset, "scale": inputs.scale},
             metadata={
                 **{key: about[key] for key in ("task", "split", "cell", "condition", "repetition", "classes", "unit")},
                 "inputs": list(inputs.names) if inputs else f"{record['inputs']} features of each slice",

@@ -37,7 +37,9 @@ def inputs(task: str, chosen: params.Params) -> tracking.Inputs | None:
     if task != "fx":
         return None
     series, settings, folder = rates.read(rates.RATES), chosen.fx.windows, paths.sequences(task)
-    if not torch.equal(torch.as_tensor(windows.table(series, settings).pools[""]), sequences.load(folder).train.pool):
+    own, held = windows.table(series, settings), sequences.load(folder)
+    same = (own.target_offset, own.target_scale) == (held.target_offset, held.target_scale)
+    if not (same and torch.equal(torch.as_tensor(own.pools[""]), held.train.pool)):
         raise ValueError(
             f"expected the scaled days of {rates.RATES} in {folder}, found others; run `dvc repro windows`"
         )
