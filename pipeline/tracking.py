@@ -414,11 +414,13 @@ def _save_views(client: MlflowClient, training: _Training, files: results.Traine
             "searchFilter": f"{family} AND params.repetition = '0'", "compareRunCharts": [axes, *bars],
         },
     }  # fmt: skip
+    shown = [*final, "train_loss_at_R", "acceptance_output_at_R", "acceptance_hidden_at_R"]
+    columns = ["attributes.`Run Name`", *(f"metrics.`{metric}`" for metric in shown)]
     links, section = {}, {"uuid": "nem", "name": "Noise conditions", "display": True, "columns": 2, "cardHeight": 480}
     for what, view in views.items():
         state = json.dumps(view | {
             "orderByKey": f"metrics.`{final[0]}`", "orderByAsc": True, "runsHiddenMode": "SHOW_ALL",
-            "selectedColumns": [f"metrics.`{metric}`" for metric in final],
+            "selectedColumns": columns[1:], "columnOrder": columns, "columnWidths": dict.fromkeys(columns, 250),
             "compareRunSections": [section], "isAccordionReordered": True,
         })  # fmt: skip
         packed = f"deflate;{base64.b64encode(zlib.compress(state.encode())).decode()}"
@@ -456,10 +458,9 @@ def _register(
         client.set_terminated(training.parent, "FINISHED", parent.info.end_time)  # MLflow ended the run once more
         if not client.search_registered_models(f"name = '{name}'"):
             client.create_registered_model(name)
-        made = client.create_model_version(
-            name, f"models:/{model}", training.parent, await_creation_for=0, model_id=model
-        )
-        version = int(made.version)
+        version = int(client.create_model_version(
+            name, f"models:/{model}", training.parent, {"condition": weights.stem}, await_creation_for=0, model_id=model
+        ).version)  # fmt: skip
         client.set_tag(training.parent, "nem.model", content)
     client.set_registered_model_alias(name, "best", str(version))
     return f"`{name}`, version {version}, alias `best`"
