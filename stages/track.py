@@ -17,7 +17,8 @@ SERVE = {"action": "store_true", "help": "start MLflow's server afterwards"}
 def server(port: int) -> list[str]:
     """Return the command of MLflow's own server on the loopback interface."""
     options = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--backend-store-uri", tracking.store()]
-    return [sys.executable, "-m", "mlflow", "server", *options]
+    quiet = ["--uvicorn-opts", "--log-level warning"]
+    return [sys.executable, "-m", "mlflow", "server", *options, *quiet]
 
 
 def free(port: int) -> None:
@@ -66,4 +67,6 @@ def main(serve: bool, port: int) -> None:
         print(f"Compare runs on {at}{'' if remote else ' (Ctrl-C ends)'}")
         sys.stdout.flush()
         if not remote:
-            os.execv(sys.executable, server(port))
+            # Or the links would scroll away.
+            quiet = {"PYTHONWARNINGS": "ignore", "MLFLOW_LOGGING_LEVEL": "WARNING"}
+            os.execve(sys.executable, server(port), {**os.environ, **quiet})
