@@ -64,7 +64,7 @@ bench: setup ## Measure the engine against torch.nn, side by side in one run
 track: setup ## Bring MLflow up to date with the run files
 	@$(BIN)/python -m stages.track
 
-ui: setup ## Compare the noise conditions in MLflow's UI on http://127.0.0.1:5000 (PORT=5001: on another port)
+ui: setup ## Compare the noise conditions in MLflow: prints links for each task and cell (PORT=5001: on another port)
 	@$(BIN)/python -m stages.track --serve $(if $(PORT),--port $(PORT))
 
 tune: setup ## Choose hyperparameters on validation sequences (TASK=fx SPLIT=…)

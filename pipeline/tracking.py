@@ -3,12 +3,13 @@
 Files are the truth. A run has a *slot*: its task, cell, condition, repetition and settings, which are all else that
 decides a network (seed, device and data among it). It also carries a digest of its numbers: :func:`sync` keeps the one
 of a slot whose digest fits the files, deletes the slot's others, and makes what is missing. Training logs each
-repetition as it ends under the same keys; where the store cannot be reached it goes on.
+repetition as it ends under the same keys, and only then are times known; where the store cannot be reached it goes on.
 
 Slots belong to a *project* (:func:`project`): clones that share a server delete only their own runs. Writers of one
 folder wait for each other; two folders with one ``NEM_PROJECT`` may disturb each other's runs until the next sync.
 """
 
+import base64
 import functools
 import hashlib
 import json
@@ -16,10 +17,13 @@ import logging
 import os
 import platform
 import sys
-import warnings
+import tempfile
+import time
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +32,7 @@ os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 import mlflow
 import numpy as np
@@ -38,23 +43,26 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.tracking import MlflowClient
 from mlflow.tracking.context.registry import resolve_tags
-from mlflow.types import Schema, TensorSpec
+from mlflow.types import ColSpec, Schema, TensorSpec
 from ruamel.yaml import YAML
 from sqlalchemy.exc import SQLAlchemyError
 
 import nem
 from nem import conditions
-from pipeline.common import paths, records
+from pipeline.common import paths, records, sequences
 from pipeline.training import models, results
 from pipeline.training.engine import METRICS, Repetition
 
 # A store's fault becomes one message of ours; MLflow would print its traceback first.
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
 
 SLOT, DIGEST, COMPLETE, PARENT = "nem.slot", "nem.digest", "nem.complete", "mlflow.parentRunId"
-PROJECT, GROUP, ROLE = "nem.project", "nem.group", "nem.role"
+PROJECT, GROUP, ROLE, TIMES = "nem.project", "nem.group", "nem.role", "nem.times"
+OF_TRAINING = "of the training"
 OWN = "this folder"  # the project of a store that lies in the project's folder, wherever that is copied or moved to
 BATCH = 1000  # metrics that one log_batch call may hold
+PAGE = 100  # runs that MLflow's page reads at once, and averages over
 PATIENCE, PATIENCE_LIVE = 600, 30  # seconds that a sync waits for another writer, and training before it leaves it be
 # Which result of the paper speaks of noise at a head, or in a cell's gates.
 THEOREMS = {
@@ -67,6 +75,15 @@ THEOREMS = {
 
 class StoreError(OSError):
     """The MLflow store cannot be read or written; the message says which, why, and what to do."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A task's I inputs as people have them: raw = scaled * scale + offset."""
+
+    names: tuple[str, ...]
+    offset: tuple[float, ...]  # (I,) in raw units
+    scale: tuple[float, ...]  # (I,) in raw units
 
 
 def home() -> Path:
@@ -170,8 +187,8 @@ def _dvc_tags(task: str, cell: str) -> dict[str, str]:
 class _Runs:
     """The project's whole runs of one group (a task and cell) by slot; what a kill left is deleted, others counted."""
 
-    def __init__(self, client: MlflowClient, title: str, group: str) -> None:
-        self.client, self.group, self.project = client, group, project()
+    def __init__(self, client: MlflowClient, title: str, group: str, times: tuple[int, int] | None = None) -> None:
+        self.client, self.group, self.project, self.times = client, group, project(), times
         self.experiment = experiment(client, title)
         self.by_slot: dict[str, list[Any]] = {}
         self.others: Counter[str] = Counter()
@@ -198,30 +215,37 @@ class _Runs:
             if kept.data.tags.get(PARENT) != tags.get(PARENT):
                 self.client.set_tag(kept.info.run_id, PARENT, tags[PARENT])
             return kept.info.run_id, False
+        start, end = self.times or (_now(),) * 2  # a duration that nobody measured is shown as none
         own = {PROJECT: self.project, GROUP: self.group, SLOT: slot, DIGEST: digest}
-        run = self.client.create_run(self.experiment, tags={**_source_tags(), **own, **tags}, run_name=name)
+        own[TIMES] = OF_TRAINING if self.times else "of the sync"
+        run = self.client.create_run(self.experiment, start, {**_source_tags(), **own, **tags}, name)
         run_id = run.info.run_id
         self.client.log_batch(run_id, params=[Param(key, value[:500]) for key, value in params.items()])
-        for start in range(0, len(metrics), BATCH):  # one call per value would take minutes
-            self.client.log_batch(run_id, metrics=metrics[start : start + BATCH])
+        metrics = sorted(metrics, key=lambda m: not m.key.startswith("test_"))  # MLflow's Compare shows the first
+        for first in range(0, len(metrics), BATCH):  # one call per value would take minutes
+            self.client.log_batch(run_id, metrics=metrics[first : first + BATCH])
         try:
             self.client.log_inputs(run_id, list(data))
         except MlflowException:  # another project entered the same data just now: the second time they are found
             self.client.log_inputs(run_id, list(data))
-        self.client.set_terminated(run_id, "FAILED" if failed else "FINISHED")
+        self.client.set_terminated(run_id, "FAILED" if failed else "FINISHED", end)
         # Last of all: a run that has the mark is never touched again.
         self.client.set_tag(run_id, COMPLETE, "true")
         return run_id, True
 
 
+def _now() -> int:
+    return int(1000 * time.time())  # ms, as MLflow counts
+
+
 class _Training:
     """The runs of one training: a parent for its settings, and a child per condition and repetition."""
 
-    def __init__(self, client: MlflowClient, record: dict[str, Any]) -> None:
+    def __init__(self, client: MlflowClient, record: dict[str, Any], times: tuple[int, int] | None = None) -> None:
         self.record, self.settings = record, settings_of(record)
         self.base = f"{paths.run_name(record['task'], record['split'])} {record['cell']}"
         self.digest = digest_of(self.settings)[:12]
-        self.runs = _Runs(client, self.base.split()[0], self.base.replace(" ", "/"))
+        self.runs = _Runs(client, self.base.split()[0], self.base.replace(" ", "/"), times)
         self.suffix = self._differing()
         tags = {ROLE: "parent", "nem.settings": self.digest}
         slot = f"{self.runs.group}/{self.digest}"
@@ -253,17 +277,20 @@ class _Training:
 
 def live(record: dict[str, Any]) -> Callable[[Repetition], None]:
     """Return a callback that logs each finished repetition of what will be in ``run.json``; it never stops training."""
-    broken, record = False, json.loads(json.dumps(record))
+    broken, record, began = False, json.loads(json.dumps(record)), _now()
 
     def log(repetition: Repetition) -> None:
         nonlocal broken
         if broken:
             return
         try:
+            ended = _now()
             with connected(PATIENCE_LIVE) as client:
-                training = _Training(client, record)
+                training, added = _Training(client, record, (began, ended)), False
                 for condition, curves in zip(repetition.conditions, repetition.curves, strict=True):
-                    training.add(condition, repetition.number, _curve(curves))
+                    added |= training.add(condition, repetition.number, _curve(curves))
+                if added:
+                    client.set_terminated(training.parent, "FINISHED", ended)
         except Exception as error:  # whatever it is: hours of training are worth more than a view of them
             broken = True
             print(f"tracking: {str(error)[:1200]} (training goes on)", file=sys.stderr)
@@ -279,13 +306,23 @@ def finished(tasks: Sequence[str], cells: Sequence[str]) -> list[tuple[str, str,
 
 
 def sync(trainings: Iterable[tuple[str, str, str | None]]) -> int:
-    """Bring the store up to date with the files of trainings (task, cell, split); return how many runs were made.
+    """Do what :func:`show` does, but for models; return how many runs were made."""
+    return sum(added for _, added, _ in show(trainings))
+
+
+def show(trainings: Iterable[tuple[str, str, str | None]], inputs: Callable[[str], Inputs | None] | None = None,
+         ) -> Iterator[tuple[str, int, dict[str, str]]]:  # fmt: skip
+    """Bring the store up to date with the files of trainings (task, cell, split), one by one.
+
+    Yield a training's name, how many runs were made, and what MLflow's pages show of it with the link behind the host.
+    ``inputs`` says what a task's inputs are, ``None`` where networks take them as they are; its ``FileNotFoundError``
+    or ``ValueError`` is told, and costs the model alone. Without it no model is registered.
 
     FileNotFoundError: there is no such training; ValueError: its files are damaged; StoreError: as :func:`connected`.
     """
-    added, others = 0, Counter[str]()
+    others = Counter[str]()
     for task, cell, split in trainings:
-        files = results.load(task, cell, split)
+        files, added, model = results.load(task, cell, split), 0, None
         with connected() as client:
             training = _Training(client, files.record)
             for condition in files.conditions:
@@ -295,47 +332,169 @@ def sync(trainings: Iterable[tuple[str, str, str | None]]) -> int:
                     added += training.add(condition, repetition, _curve(curve))
             for key, value in _dvc_tags(task, cell).items():
                 client.set_tag(training.parent, key, value)
-            _log_artifacts(client, training.parent, files)
+            try:
+                model = _register(client, training, files, inputs(task)) if inputs else None
+            except (FileNotFoundError, ValueError) as error:
+                print(f"tracking: no model of {training.base} was registered: {error}", file=sys.stderr)
+            _describe(client, training, files, model)
+            links = _save_views(client, training, files)
             others.update(training.runs.others)
+        yield training.base + training.suffix, added, links
     if others:
         owners = ", ".join(f"{count} of {owner}" for owner, count in others.most_common(5)) + ", …" * (len(others) > 5)
         told = f"tracking: this project is {project()!r}; runs of other projects in the store were left alone: {owners}"
         print(told, "(to take over those of its former folder, set NEM_PROJECT to that name)", file=sys.stderr)
-    return added
 
 
-def _log_artifacts(client: MlflowClient, parent: str, files: results.TrainedRun) -> None:
-    """Log figures, tables and the model of the condition that is best on the test set, once per content."""
-    from pipeline.evaluation.metrics import best_condition  # draws with matplotlib, which takes seconds to import
+def _describe(client: MlflowClient, training: _Training, files: results.TrainedRun, model: str | None) -> None:
+    """Give the parent its summary: metrics, its own pictures and curves, and a text."""
+    from pipeline import tasks  # draws with matplotlib, which takes seconds to import
+    from pipeline.evaluation.metrics import best_condition
+    from pipeline.evaluation.statistics import speed_up
 
-    shown = [*sorted(paths.FIGURES.glob("*.png")), *sorted(paths.TABLES.glob("*.csv"))]
-    tags, state = client.get_run(parent).data.tags, digest_of([[f.name, records.sha256_of(f)] for f in shown])
-    if tags.get("nem.artifacts") != state:
+    task, record, best = tasks.of(files.task), files.record, best_condition(files)
+    final, unit = f"{task.measure.curve}_at_R", task.measure.unit.format(unit=record["unit"])
+    metrics = {"failed_networks": float(sum(map(files.failed, files.conditions)))}
+    losses = {condition: files.curve(condition, "test_loss") for condition in files.conditions}
+    for condition, loss in losses.items():
+        speeds = speed_up(loss, losses["none"], files.epochs, files.max_epochs).percent
+        metrics[f"{final}/{condition}"] = float(pd.Series(files.final(condition, task.measure.curve)).mean())
+        metrics[f"speed_up_percent/{condition}"] = float(pd.Series(speeds).median())
+    metrics["best_minus_none"] = metrics.get(f"{final}/{best}", np.nan) - metrics[f"{final}/none"]
+    metrics = {key: value for key, value in metrics.items() if np.isfinite(value)}
+    parent, own = client.get_run(training.parent).data, f"{paths.run_name(files.task, record['split'])}_{files.cell}"
+    if not metrics.items() <= parent.metrics.items():
+        client.log_batch(training.parent, [Metric(k, value, _now(), files.epochs) for k, value in metrics.items()])
+    shown = [*sorted(paths.FIGURES.glob(f"*_{own}.png")), *paths.PLOTS.glob(f"{own}.csv")]
+    state = digest_of([[file.name, records.sha256_of(file)] for file in shown])
+    if parent.tags.get("nem.artifacts") != state:
         for file in shown:
-            client.log_artifact(parent, str(file), file.suffix[1:])
-        client.set_tag(parent, "nem.artifacts", state)
+            client.log_artifact(training.parent, str(file), file.suffix[1:])
+        client.set_tag(training.parent, "nem.artifacts", state)
+    runs = [run.data.tags for slot, (run, *_) in training.runs.by_slot.items() if slot.endswith(training.digest)]
+    live = sum(tags.get(TIMES) == OF_TRAINING and tags.get(ROLE) == "network" for tags in runs)
+    source, count = paths.source_record(files.task), len(files.conditions) * files.repetitions
+    values = [f"{metrics[f'{final}/{c}'] * task.measure.scale:.4g} {unit} ({c})" for c in dict.fromkeys((best, "none"))
+              if f"{final}/{c}" in metrics]  # fmt: skip
+    text = (
+        f"**{task.title}, {record['split'] or 'first split'}, {files.cell.upper()}**: {len(files.conditions)} noise "
+        f"conditions, {files.repetitions} paired repetitions, {files.max_epochs} epochs, judged at epoch R = "
+        f"{files.epochs} on {record['test_sequences']} test sequences. "
+        f"{task.note(records.read_json(source)) if source.is_file() else ''}\n\nMean {task.measure.words} at R of the "
+        f"condition that is best on these test data and of no noise: {', '.join(values) or 'all failed'}. "
+        "Intervals and tests are in `data/results/report.html`. Pictures: the folder `png` of the artifacts, above all "
+        f"`overview_{own}.png`. Model: {model or 'none registered'}.\n\nTimes: {live} of {count} runs were logged as "
+        "they trained, and last from the start of the training to the end of their repetition; the others were made "
+        "from files, which hold no times."
+    )
+    client.set_tag(training.parent, "mlflow.note.content", text)
+
+
+def _save_views(client: MlflowClient, training: _Training, files: results.TrainedRun) -> dict[str, str]:
+    """Save two views as MLflow's button "Share" does; return what each shows with its link."""
+    metrics = ["test_loss", *(["test_accuracy"] if files.record["classes"] else [])]
+    final, where = [f"{metric}_at_R" for metric in metrics], training.runs.experiment
+    family, beyond = f"tags.`{PARENT}` = '{training.parent}'", range(PAGE // len(files.conditions), files.repetitions)
+
+    def chart(kind: str, metric: str, **more: object) -> dict[str, object]:
+        return {"type": kind, "uuid": f"{kind} {metric}", "metricSectionId": "nem", "metricKey": metric, **more}
+
+    bars = [chart("BAR", metric) for metric in final]
+    scales = {metric: "log" if metric == "test_loss" else "linear" for metric in metrics}
+    lines = [chart("LINE", m, selectedMetricKeys=[m], scaleType=scale, range={}) for m, scale in scales.items()]
+    axes = chart("PARALLEL", final[0], selectedParams=["kind", "mode", "place"], selectedMetrics=final[:1])
+    views: dict[str, dict[str, object]] = {
+        "mean and band over repetitions": {
+            "searchFilter": family + "".join(f" AND params.repetition != '{r}'" for r in beyond),
+            "groupBy": {"aggregateFunction": "average", "groupByKeys": [{"mode": "param", "groupByData": "condition"}]},
+            "groupsExpanded": {f"param.condition.{condition}": False for condition in files.conditions},
+            "compareRunCharts": [chart for pair in zip(lines, bars, strict=True) for chart in pair],
+        },
+        "conditions side by side": {
+            "searchFilter": f"{family} AND params.repetition = '0'", "compareRunCharts": [axes, *bars],
+        },
+    }  # fmt: skip
+    shown = [*final, "train_loss_at_R", "acceptance_output_at_R", "acceptance_hidden_at_R"]
+    columns = ["attributes.`Run Name`", *(f"metrics.`{metric}`" for metric in shown)]
+    links, section = {}, {"uuid": "nem", "name": "Noise conditions", "display": True, "columns": 2, "cardHeight": 480}
+    for what, view in views.items():
+        state = json.dumps(view | {
+            "orderByKey": f"metrics.`{final[0]}`", "orderByAsc": True, "runsHiddenMode": "SHOW_ALL",
+            "selectedColumns": columns[1:], "columnOrder": columns, "columnWidths": dict.fromkeys(columns, 250),
+            "compareRunSections": [section], "isAccordionReordered": True,
+        })  # fmt: skip
+        packed = f"deflate;{base64.b64encode(zlib.compress(state.encode())).decode()}"
+        named = {"name": f"{training.base}{training.suffix}: {what}", "createdAt": 0, "state": packed}
+        key = digest_of([training.runs.project, training.runs.group, training.digest, what])[:12]
+        client.set_experiment_tag(where, f"mlflow.sharedViewState.{key}", json.dumps(named))
+        page = f"#/experiments/{where}/runs?workflowType=machine_learning&compareRunsMode=CHART"
+        links[what] = f"{page}&viewStateShareKey={key}"
+    return links
+
+
+def _register(
+    client: MlflowClient, training: _Training, files: results.TrainedRun, inputs: Inputs | None
+) -> str | None:
+    """Register the best network as the model of the task and cell, unless it is; return its name and version.
+
+    Which condition is best is said by :func:`pipeline.evaluation.metrics.best_condition`, and which of its networks by
+    training. ``None``: no network lasted. ValueError: the data at hand are not those of the training.
+    """
+    from pipeline.evaluation.metrics import best_condition
+
     folder = paths.run_folder(files.task, files.cell, files.record["split"]) / "models"
-    weights = folder / f"{best_condition(files)}.safetensors"
-    if weights.is_file() and tags.get("nem.model") != (content := records.sha256_of(weights)[:32]):
-        _log_model(parent, weights, files.record)
-        client.set_tag(parent, "nem.model", content)
+    weights, parent = folder / f"{best_condition(files)}.safetensors", client.get_run(training.parent)
+    if not weights.is_file():
+        return None
+    owner = "" if training.runs.project == OWN else f"-{digest_of(training.runs.project)[:6]}"
+    name, content = (
+        f"nem-{training.base.replace(' ', '-')}{owner}",
+        digest_of([records.sha256_of(weights), str(inputs)]),
+    )
+    versions = client.search_model_versions(f"name = '{name}' AND run_id = '{training.parent}'")
+    version = max((int(one.version) for one in versions), default=0)
+    if not version or parent.data.tags.get("nem.model") != content:
+        model = _log_model(training.parent, weights, files.record, inputs)
+        client.set_terminated(training.parent, "FINISHED", parent.info.end_time)  # MLflow ended the run once more
+        if not client.search_registered_models(f"name = '{name}'"):
+            client.create_registered_model(name)
+        version = int(client.create_model_version(
+            name, f"models:/{model}", training.parent, {"condition": weights.stem}, await_creation_for=0, model_id=model
+        ).version)  # fmt: skip
+        client.set_tag(training.parent, "nem.model", content)
+    client.set_registered_model_alias(name, "best", str(version))
+    return f"`{name}`, version {version}, alias `best`"
 
 
-def _log_model(run_id: str, weights: Path, record: dict[str, Any]) -> None:
-    """Log a model as code plus safetensors: no pickle is written, and none is read when it is loaded."""
-    inputs = Schema([TensorSpec(np.dtype("float32"), (-1, record["slices"], record["inputs"]))])
-    outputs = Schema([TensorSpec(np.dtype("float32"), (-1, record["outputs"]))])
+def _log_model(run_id: str, weights: Path, record: dict[str, Any], inputs: Inputs | None) -> str:
+    """Log a model as code plus safetensors: no pickle is written, and none is read when it is loaded; return its id."""
     about, houses = models.load(weights).about, [Path(__file__).parent, Path(nem.__file__).parent]
+    data = sequences.load(paths.sequences(record["task"]), record["split"])
+    if data.digest != record["data"]:
+        raise ValueError(f"expected the data of the training in {paths.sequences(record['task'])}, found others")
+    example = data.test.pool[data.test.index[-1:]].numpy()
+    if inputs is not None:
+        example = example.astype(np.float64) * inputs.scale + inputs.offset
+    taken = Schema([TensorSpec(example.dtype, (-1, *example.shape[1:]))])
+    given: list[ColSpec | TensorSpec] = [ColSpec("float", name) for name in about["classes"]]
+    given = [ColSpec("string", "class"), *given] if given else [ColSpec("double", about["unit"] or "value")]
     torch = f"torch=={record['versions']['torch'].split('+')[0]}"
-    with warnings.catch_warnings(), mlflow.start_run(run_id=run_id, log_system_metrics=False):
-        # MLflow asks for type hints as a schema; the schema is the explicit signature.
-        warnings.simplefilter("ignore", UserWarning)
-        mlflow.pyfunc.log_model(
+    with tempfile.TemporaryDirectory() as made, mlflow.start_run(run_id=run_id, log_system_metrics=False):
+        # Not as MLflow's model configuration, which it makes parameters of the run.
+        scaling = Path(made) / "inputs.json"
+        records.write_json(scaling, {"offset": 0.0, "scale": 1.0} if inputs is None else asdict(inputs))
+        logged = mlflow.pyfunc.log_model(
             name="model",
             python_model=str(houses[0] / "serving.py"),
-            artifacts={"weights": str(weights)},
+            artifacts={"weights": str(weights), "inputs": str(scaling)},
             code_paths=[str(house) for house in houses],
-            signature=ModelSignature(inputs, outputs),
-            pip_requirements=[torch, "safetensors", "scipy", "numpy", "pyarrow"],
-            metadata={key: about[key] for key in ("condition", "repetition", "chosen_by")},
+            signature=ModelSignature(taken, Schema(given)),
+            input_example=example,
+            pip_requirements=[torch, "safetensors", "scipy", "numpy", "pandas", "pyarrow"],
+            metadata={
+                **{key: about[key] for key in ("task", "split", "cell", "condition", "repetition", "classes", "unit")},
+                "inputs": list(inputs.names) if inputs else f"{record['inputs']} features of each slice",
+                "chosen_by": f"condition: least mean test loss at epoch R; repetition: {about['chosen_by']}",
+            },
         )
+    return str(logged.model_id)

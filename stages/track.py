@@ -1,13 +1,24 @@
 """Bring MLflow up to date with the run files, and (``--serve``) start its server on the loopback interface."""
 
+import functools
 import os
 import socket
 import sys
 
+import torch
+
 from pipeline import params, tracking
-from pipeline.common import command
+from pipeline.common import command, paths, sequences
+from pipeline.fx import csv_format, rates, windows
 
 SERVE = {"action": "store_true", "help": "start MLflow's server afterwards"}
+
+
+def server(port: int) -> list[str]:
+    """Return the command of MLflow's own server on the loopback interface."""
+    options = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--backend-store-uri", tracking.store()]
+    quiet = ["--uvicorn-opts", "--log-level warning"]
+    return [sys.executable, "-m", "mlflow", "server", *options, *quiet]
 
 
 def free(port: int) -> None:
@@ -19,6 +30,26 @@ def free(port: int) -> None:
         raise OSError(f"expected a free port, found {port} ({error}); {cure}") from error
 
 
+def inputs(task: str, chosen: params.Params) -> tracking.Inputs | None:
+    """Return what the inputs of a task are: rates, or features of frames, which nobody scaled.
+
+    A ``ValueError`` or ``FileNotFoundError`` says that the rates at hand are not those that the sequences hold.
+    """
+    if task != "fx":
+        return None
+    series, settings, folder = rates.read(rates.RATES), chosen.fx.windows, paths.sequences(task)
+    own, held = windows.table(series, settings), sequences.load(folder)
+    same = (own.target_offset, own.target_scale) == (held.target_offset, held.target_scale)
+    if not (same and torch.equal(torch.as_tensor(own.pools[""]), held.train.pool)):
+        raise ValueError(
+            f"expected the scaled days of {rates.RATES} in {folder}, found others; run `dvc repro windows`"
+        )
+    days = windows.split_days(series, settings)
+    scaler = windows.Scaler.fit(series.values[: days.day_index[days.where("test")][0]], settings.scaling)
+    at = [csv_format.FEATURES.index(name) for name in settings.inputs]
+    return tracking.Inputs(tuple(settings.inputs), tuple(scaler.offset[at].tolist()), tuple(scaler.scale[at].tolist()))
+
+
 @command.stage("track", {"--serve": SERVE, "--port": {"type": int, "default": 5000}})
 def main(serve: bool, port: int) -> None:
     """Sync, then serve if asked; a store that is a server has its own."""
@@ -26,12 +57,16 @@ def main(serve: bool, port: int) -> None:
     remote = uri.startswith(("http://", "https://"))
     if serve and not remote:
         free(port)
-    added = tracking.sync(tracking.finished(chosen.tasks, chosen.cells))
-    print(f"track: {added} run(s) added to {uri.split('://')[0]} store")
-    if serve and remote:
-        print(f"Compare runs on {uri}")
-    elif serve:
-        print(f"Compare runs on http://127.0.0.1:{port} (Ctrl-C ends)")
+    trainings = tracking.finished(chosen.tasks, chosen.cells)
+    shown = list(tracking.show(trainings, functools.partial(inputs, chosen=chosen)))
+    print(f"track: {sum(added for _, added, _ in shown)} run(s) added to {uri.split('://')[0]} store")
+    if serve:
+        at = uri.rstrip("/") if remote else f"http://127.0.0.1:{port}"
+        for name, _, links in shown:
+            print(name, *(f"  {what}: {at}/{link}" for what, link in links.items()), sep="\n")
+        print(f"Compare runs on {at}{'' if remote else ' (Ctrl-C ends)'}")
         sys.stdout.flush()
-        options = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--backend-store-uri", uri]
-        os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *options])
+        if not remote:
+            # Or the links would scroll away.
+            quiet = {"PYTHONWARNINGS": "ignore", "MLFLOW_LOGGING_LEVEL": "WARNING"}
+            os.execve(sys.executable, server(port), {**os.environ, **quiet})

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +24,7 @@ from pipeline.tasks import fx, video
 from pipeline.training import results
 from tests.conftest import refused
 from tests.evaluation import fabricate
-from tools import readme
+from tools import closing, readme
 
 OWN = Task("gestures", "Own gestures", "softmax")
 """A further task: nothing but a name and a head."""
@@ -57,7 +58,13 @@ def table(name):
 def test_every_file_is_there_and_two_evaluations_are_equal_bytes():
     tables = ["paired_differences", "forecast_comparisons", "class_accuracy", "confusion", "leakage_gap"]
     tables += [f"table_{n}" for n in range(1, 9)] + [f"groups_table_{n}" for n in range(1, 5)]
-    wanted = {"metrics.json", "report.html", "figures/figure_7.png", *(f"tables/{name}.csv" for name in tables)}
+    wanted = {
+        "metrics.json",
+        "summary.json",
+        "report.html",
+        "figures/figure_7.png",
+        *(f"tables/{name}.csv" for name in tables),
+    }
     wanted |= {f"figures/figure_{n}.png" for n in ("10", "11", "12", "13", "14", "14_multiplicative")}
     for prefix in ("", "groups_"):
         names = ("9", "9_multiplicative", "1b", "9_gru", "9_gru_multiplicative", "1b_gru")
@@ -85,7 +92,7 @@ def test_a_new_task_has_metrics_tables_and_its_part_of_the_report():
     assert not rows["RBP with NEM noise"]["additive_both_paper"]
     section = page[page.index('<section id="gestures-gru"') :]
     assert 'class="paper"' not in page
-    assert "Generated data (Exchange rate)." in page
+    assert "Generated data (Exchange rate, " in page
     differences = pd.read_csv(paths.TABLES / "paired_differences.csv")
     assert set(differences.metric[differences.task == "gestures"]) == {"test_accuracy", "test_cross_entropy"}
     means = {metric: entry["none"][metric]["mean"] for metric in ("test_accuracy", "calibration_error")}
@@ -93,6 +100,27 @@ def test_a_new_task_has_metrics_tables_and_its_part_of_the_report():
     gaps = [abs(0.8 - share) for share in right]  # all answers are given with probability 0.8
     assert means == {"test_accuracy": pytest.approx(np.mean(right)), "calibration_error": pytest.approx(np.mean(gaps))}
     assert f"<td>{100 * np.mean(right):.1f} <span" in section
+
+
+def test_the_summary_compares_experiments_with_few_numbers(capsys):
+    content, metrics_of = json.loads(paths.SUMMARY.read_text()), json.loads(paths.METRICS.read_text())
+    own, everything = content["gestures"]["gru"], metrics_of["gestures"]["gru"]
+    means = {name: numbers["test_accuracy"]["mean"] for name, numbers in everything.items()}
+    assert own["none"] == means["none"]
+    assert (own["nem"], own["best"]) == (1.0, 1.0)
+    assert own["blind"] == pytest.approx(np.mean([means[name] for name in means if name.startswith("blind")]))
+    # Four repetitions cannot be significant; NEM is twice as fast.
+    assert (own["better"], own["worse"], own["speed_up_percent"]) == (0, 0, 50)
+    assert content["fx"]["gru"]["best"] == min(
+        numbers["test_mse"]["mean"] for numbers in metrics_of["fx"]["gru"].values()
+    )
+    # Two tasks, one of two splits: at most 60 numbers in all.
+    assert 3 * len(CELLS) * len(own) <= 60
+    records.write_json(paths.TIMES, {"train fx gru": 12.5})
+    closing.main()
+    printed = capsys.readouterr().out
+    assert re.search(r"gestures +gru +0\.\d+ .* 1 +1 +0 better, 0 worse\n", printed)
+    assert "train fx gru 12.5" in printed
 
 
 def test_runs_of_other_data_missing_runs_and_unknown_tasks_are_named(project):
@@ -184,7 +212,7 @@ def test_figure_7_shows_the_frames_of_its_clip():
 def test_the_readme_gets_one_table_of_real_results_and_what_has_none_stays(tmp_path, monkeypatch):
     """Columns: two splits, the paper's, speed-ups, the paper's; of the LSTM, then of the GRU."""
     head, tail = "<!-- fx:start -->\nkept\n<!-- fx:end -->\n<!-- video:start -->\n", "<!-- video:end -->\nend\n"
-    for name in ("README", "STUDY"):
+    for name in ("README", "RESULTS", "STUDY"):
         (tmp_path / name).write_text(f"{head}old text\n{tail}")
         monkeypatch.setattr(readme, name, tmp_path / name)
     assert readme.main() == 0

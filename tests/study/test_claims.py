@@ -235,7 +235,7 @@ def test_the_page_gets_the_summary_and_its_pictures(project):
     """Where there is no study, the page stays."""
     before = "Rules\n<!-- study:start -->\nold\n<!-- study:end -->\nend\n"
     readme.IMAGES.mkdir(parents=True)
-    for file in (readme.README, readme.STUDY):
+    for file in (readme.README, readme.RESULTS, readme.STUDY):
         file.write_text(before)
     assert readme.main() == 0
     assert readme.STUDY.read_text() == before
