@@ -30,7 +30,7 @@ FORMS = ("all-days", "raw")
 STEEPER = replace(FIRST, sigma_hidden=1.2)
 """Noise in pre-activations that moves a gate near ½ as much as :data:`FIRST` does: a sigmoid's slope is ¼ there."""
 PENALISED = (FIRST, Strength(0.1, 0.0, 0.1, 0.0), Strength(1.0, 1.0, 1.0, 1.0))
-"""Where blind gate noise is compared with its mean effect; in the last one the first epochs are far from small noise."""
+"""Where blind gate noise is compared with its mean effect; the last one's first epochs are far from small noise."""
 CHANGE = replace(MAIN, data="change")
 RATES: dict[tuple[str, Optimiser, float], tuple[float, ...]] = {
     ("min-max", "sgd", 0.0): (0.03, 0.07, 0.1, 0.14, 0.2, 0.3),

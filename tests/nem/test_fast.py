@@ -114,7 +114,8 @@ def test_what_is_served(monkeypatch):
 
     assert all(serves(kind) for kind in ("nem", "blind", "matched", "reversed-nem"))
     assert serves(latent="sampled")
-    others = ({"granularity": "neuron"}, {"granularity": "time"}, {"injection": "backward"}, {"clamp": True})
+    others = ({"granularity": "neuron"}, {"granularity": "time"}, {"injection": "backward"}, {"clamp": True},
+              {"injection": "pre-activation"})  # fmt: skip
     means = ({"kind": "expected-nem"}, {"kind": "expected-reversed-nem"})
     for options in (*others, *means, {"mode": "multiplicative", "latent": "sampled"}):
         assert not serves(**options)

@@ -46,7 +46,8 @@ def test_a_cell_differs_in_what_it_says_and_nothing_else_and_is_a_plain_dictiona
         ("noise.output.additive.decay", None, r"noise\.output\.additive\.decay"),
         ("batch_size", None, "batch_size"), ("granularity", "all", "granularity"), ("conditions", [], "conditions"),
         ("conditions", ["none", "none"], "conditions"), ("first_target", 0, "first_target"),
-        ("output_delta", "b21", "output_delta"),
+        ("output_delta", "b21", "output_delta"), ("one_draw_per", "day", "one_draw_per"),
+        ("output_test", "49", "output_test"),
         ("hiden", 3, "network, found .hiden"), ("cell", "rnn", "cell to be lstm or gru"),
     ],
 )  # fmt: skip
