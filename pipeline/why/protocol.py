@@ -185,15 +185,15 @@ def _varied(stack: Stack) -> Stack:
 
 
 def further(sizes: Sizes) -> Iterator[Stack]:
-    """Yield more interpretations; blind gate noise beside its second-order mean, a penalty without any noise."""
+    """Yield blind gate noise beside its mean effect, a penalty without any noise, and more interpretations."""
     for repetition, cell in itertools.product(range(sizes.vary), GATES):
-        for variant in FURTHER:
-            yield _varied(Stack(cell, MAIN, FIRST, EVERY, (repetition,), variant))
-        yield _varied(Stack(cell, MAIN, STEEPER, EVERY, (repetition,), "pre-activation"))
         for own in PENALISED:
             modes = MODES if own == FIRST else MODES[:1]
             names = tuple(f"{kind}-{mode}-hidden" for mode in modes for kind in ("blind", "expected-blind"))
             yield Stack(cell, MAIN, own, ("none", *names), (repetition,))
+        for variant in FURTHER:
+            yield _varied(Stack(cell, MAIN, FIRST, EVERY, (repetition,), variant))
+        yield _varied(Stack(cell, MAIN, STEEPER, EVERY, (repetition,), "pre-activation"))
 
 
 def about(regime: Regime) -> str:
