@@ -133,11 +133,13 @@ def forward(
     noise: tuple[GateNoise, Draws] | None = None,
     columns: int | None = None,
     keep_logits: bool = False,
+    shift: Tensor | None = None,
 ) -> Pass:
     """Run networks with inputs ``u`` (of :func:`project`) and weights ``V`` ``(…, rows, J)`` over T slices.
 
     ``noise`` enters the gates of the first C' networks of each group, and needs stack axes ``(G, C)``; the first
-    ``columns`` of the B sequences (all with ``None``) count for its acceptance.
+    ``columns`` of the B sequences (all with ``None``) count for its acceptance. ``shift`` ``(T, G, C', n, J, B)`` is
+    added to its increments, and may be differentiated through.
     """
     start, J = start or Start(), V.shape[-1]
     zero = u.new_zeros(*u.shape[1:-2], J, u.shape[-1])
@@ -157,7 +159,7 @@ def forward(
     for t, now in enumerate(u.unbind(0)):
         v = torch.zeros_like(now) if t == 0 and start.h is None else V @ h
         v = v if bias is None else v + bias
-        gates = clean if noise is None else _noisy_gates(noise, t, fixed[t], masks)
+        gates = clean if noise is None else _noisy_gates(noise, t, fixed[t], masks, None if shift is None else shift[t])
         q = lstm_step(now, v, s, gates) if cell == "lstm" else gru_step(now, v, h, gates)
         h, s = q.a_h, q.s if cell == "lstm" else s
         states.append(h)
@@ -166,7 +168,9 @@ def forward(
     return Pass(torch.stack(states), s if cell == "lstm" else None, torch.stack(kept) if kept else None, acceptance)
 
 
-def _noisy_gates(noise: tuple[GateNoise, Draws], t: int, fixed: Tensor | None, masks: list[Tensor]) -> Gates:
+def _noisy_gates(
+    noise: tuple[GateNoise, Draws], t: int, fixed: Tensor | None, masks: list[Tensor], shift: Tensor | None
+) -> Gates:
     """Return what turns pre-activations ``(G, C, n, J, B)`` of slice ``t`` into gates, noisy in the first C'."""
     layer, draws = noise[0], noise[1].at(t)
 
@@ -176,8 +180,9 @@ def _noisy_gates(noise: tuple[GateNoise, Draws], t: int, fixed: Tensor | None, m
         with torch.no_grad():
             increment, accepted = layer.increments(logit[:, : len(layer)], noisy, draws, fixed)
         masks.append(accepted)
-        used = torch.cat([layer.noisy(noisy, increment), rest], 1)
-        if layer.injection == "forward":
+        increment = increment if shift is None else increment + shift
+        used = torch.cat([layer.moved(logit[:, : len(layer)], noisy, increment), rest], 1)
+        if layer.injection != "backward":
             return used.unbind(-3)
         parts = (logit.unbind(-3), activation.detach().unbind(-3), used.detach().unbind(-3))
         return [BackwardGate(o, g, n) for o, g, n in zip(*parts, strict=True)]

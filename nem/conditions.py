@@ -6,7 +6,8 @@ A condition is a point on three axes:
   gain is not negative (Theorems 2-5, Algorithm 1). Beyond the paper: ``matched`` is blind noise thinned to the
   acceptance rate that the NEM test would have had (it tells "less noise" from "better noise"); ``reversed-nem`` is the
   noise that the NEM test refuses, injected only where its gain is not positive; ``expected-nem`` and
-  ``expected-reversed-nem`` are the mean effects of the two with no noise at all.
+  ``expected-reversed-nem`` are the mean effects of the two with no noise at all, and ``expected-blind`` is that of
+  blind noise: nothing in the outputs, a penalty in the gates (:func:`nem.stack.penalise`).
 - ``mode``: ``additive`` noise is N(0, σ²I), ``multiplicative`` noise is N(1, σ²I).
 - ``place``: the ``output`` layer's targets, the ``hidden`` layer's sigmoid gates, or ``both``.
 """
@@ -15,7 +16,9 @@ import difflib
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Kind = Literal["none", "blind", "nem", "matched", "expected-nem", "reversed-nem", "expected-reversed-nem"]
+Kind = Literal[
+    "none", "blind", "nem", "matched", "expected-nem", "reversed-nem", "expected-reversed-nem", "expected-blind"
+]
 Mode = Literal["additive", "multiplicative"]
 Place = Literal["output", "hidden", "both"]
 

@@ -7,7 +7,8 @@ latent. Additive noise n ~ N(0, σ²I) moves a signal s to s + n, multiplicative
 - output neurons: Δ = σ ε (additive) or σ y∘ε (multiplicative). The gain is Σ_k Δ_k log a_k for softmax (Theorem 2,
   Corollary 1) and ‖y - a‖² - ‖y + Δ - a‖² for identity neurons (Theorem 3, Corollary 2).
 - gates: g + δ or g∘(1 + δ) with δ = σ ε. The gain is Σ_j δ_j logit g_j (Theorems 4, 5) or Σ_j z_j δ_j logit g_j
-  (Corollaries 3, 4).
+  (Corollaries 3, 4). With noise in what a gate receives, o + δ or o∘(1 + δ), the gate moves from g to g′, and the gain
+  is Σ_j (g′_j - g_j) logit g_j.
 
 :func:`decide` is Algorithm 1: draw once, inject where the gain is not negative, elsewhere inject nothing. The two
 signals, :class:`OutputNoise` and :class:`GateNoise`, decide nothing. Both treat all networks of a stack at once, along
@@ -30,9 +31,10 @@ from nem.theory import expected_ball_noise, expected_halfspace_noise
 
 Granularity = Literal["slice", "neuron", "time"]
 Latent = Literal["mean-field", "sampled"]
-Injection = Literal["forward", "backward"]
+Injection = Literal["forward", "backward", "pre-activation"]
 Head = Literal["softmax", "identity"]
 OutputDelta = Literal["loss", "literal"]
+OutputTest = Literal["likelihood", "printed", "printed-centred"]
 
 
 def annealed(sigma: float, decay: float, epoch: int) -> float:
@@ -61,7 +63,8 @@ class Noise:
     decay: float = 0.0  # exponent of :func:`annealed`
 
     def __post_init__(self) -> None:
-        for value, known in ((self.kind, get_args(Kind)[1:]), (self.mode, MODES)):
+        kinds = [kind for kind in get_args(Kind)[1:] if kind != "expected-blind"]  # a penalty, no noise
+        for value, known in ((self.kind, kinds), (self.mode, MODES)):
             if value not in known:
                 raise ValueError(f"expected {', '.join(known[:-1])} or {known[-1]}, found {value!r}")
         annealed(self.sigma, self.decay, 0)
@@ -94,8 +97,8 @@ class LayerNoise:
     """Which noise enters one layer of C networks that train side by side; the base of the two signals.
 
     One test decides on a ``slice`` (Algorithm 1: a layer at one time slice), on a ``neuron``, or on all slices
-    (``time``: the sums over t of (79)-(89) as printed). A ValueError says that kinds and modes do not fit together, or
-    that expected noise is asked for a test over all slices, whose mean no slice knows.
+    (``time``: the sums over t of (79)-(89) as printed). A ValueError says that kinds and modes do not fit together,
+    that expected noise is asked for a test over all slices, whose mean no slice knows, or that a kind is no noise.
     """
 
     kinds: tuple[Kind, ...]  # per network; ``none`` where the layer receives no noise
@@ -109,12 +112,19 @@ class LayerNoise:
     def __post_init__(self) -> None:
         if [kind == "none" for kind in self.kinds] != [mode is None for mode in self.modes]:
             raise ValueError(f"expected a mode for every kind but 'none', found {self.kinds} with {self.modes}")
-        if self.granularity == "time" and not EXPECTED.keys().isdisjoint(self.kinds):
+        if "expected-blind" in self.kinds:
+            raise ValueError("expected noise, found kind 'expected-blind', a penalty; use nem.stack.penalise")
+        if self.granularity == "time" and self.expected:
             raise ValueError("expected granularity slice or neuron for expected noise, found 'time'; use one of these")
 
     def __len__(self) -> int:
         """Number of networks."""
         return len(self.kinds)
+
+    @property
+    def expected(self) -> bool:
+        """Whether any network has a mean effect in place of noise."""
+        return not EXPECTED.keys().isdisjoint(self.kinds)
 
     @property
     def random(self) -> bool:
@@ -199,7 +209,20 @@ def decide(layer: LayerNoise, gain: Callable[[Tensor], Tensor], draws: Draws, li
 
 @dataclass(frozen=True)
 class OutputNoise(LayerNoise):
-    """Noise in the targets of the output neurons of C networks (Theorems 2, 3; Corollaries 1, 2)."""
+    """Noise in the targets of the output neurons of C networks (Theorems 2, 3; Corollaries 1, 2).
+
+    ``test`` is what identity neurons test multiplicative noise by: its likelihood, or (49) as printed, -nᵀ(2y + 2n - a)
+    for the gain, with n = 1 + σ ε (``printed``) or n = σ ε (``printed-centred``, the mean 0 of the text beside
+    Figure 6). What is injected is y∘(1 + σ ε) in each case. Its mean has no closed form: with expected noise it is a
+    ValueError.
+    """
+
+    test: OutputTest = "likelihood"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.test != "likelihood" and self.expected:
+            raise ValueError(f"expected the test 'likelihood' for expected noise, found {self.test!r}; use it")
 
     def increments(self, head: Head, target: Tensor, activation: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         """Return what is added to the targets, ``(S, G, C, K, B)``, and the mask of :func:`decide`.
@@ -219,7 +242,12 @@ class OutputNoise(LayerNoise):
             if head == "softmax":
                 return lever * draw * activation
             residual = target - activation
-            return residual.square() - (residual + lever * draw).square()
+            gain = residual.square() - (residual + lever * draw).square()
+            if self.test == "likelihood":
+                return gain
+            n = sigma * draw + (self.test == "printed")
+            printed = -n * (2 * target + 2 * n - activation)  # (49)
+            return torch.where(self.where("multiplicative", target), printed, gain)
 
         accepted = decide(self, gain, draws, activation)
         increment = torch.zeros_like(activation) if draws.normal is None else lever * draws.normal * accepted
@@ -246,6 +274,8 @@ class GateNoise(LayerNoise):
 
     Injection ``forward``: the noisy gate replaces the gate. ``backward``: the forward pass is clean, and every
     occurrence of a gate's activation in the backward recursions is the noisy one (Algorithm 1, read literally).
+    ``pre-activation``: noise enters what the gate receives; as the latent z is not what it moves, z is not sampled, and
+    the mean of such noise has no closed form: either is a ValueError.
     """
 
     latent: Latent = "mean-field"  # z of the multiplicative gain: z := g, or ``sampled``: z ~ Bernoulli(g)
@@ -253,6 +283,14 @@ class GateNoise(LayerNoise):
     clamp: bool = False  # clip noisy gates to [0, 1]
 
     AXES: ClassVar[int] = 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.injection == "pre-activation" and (self.expected or self.needs_uniform):
+            raise ValueError(
+                "expected neither expected noise nor latent 'sampled' with noise in pre-activations, found "
+                f"{self.kinds}, {self.latent!r}; use hidden_injection forward"
+            )
 
     @property
     def needs_uniform(self) -> bool:
@@ -273,12 +311,16 @@ class GateNoise(LayerNoise):
         axes may be added. ``accepted`` is a mask decided before. A ValueError says which draws are missing.
         """
         direction = logit
-        if "multiplicative" in self.modes:
+        if "multiplicative" in self.modes and self.injection != "pre-activation":
             direction = torch.where(self.where("multiplicative", logit), self._latent(gate, draws) * logit, logit)
-        if accepted is None:
-            # A gain's sign does not depend on σ > 0, so the standard draws are tested themselves.
-            accepted = decide(self, lambda draw: direction * draw, draws, logit)
         sigma = self.scale(draws.sigma)
+
+        def gain(draw: Tensor) -> Tensor:
+            if self.injection == "pre-activation":
+                return logit * (self.moved(logit, gate, sigma * draw) - gate)
+            return direction * draw  # its sign does not depend on σ > 0, so the standard draws are tested themselves
+
+        accepted = decide(self, gain, draws, logit) if accepted is None else accepted
         increment = torch.zeros_like(logit) if draws.normal is None else accepted * sigma * draws.normal
 
         def mean() -> Tensor:
@@ -292,6 +334,13 @@ class GateNoise(LayerNoise):
         if draws.uniform is None:
             raise ValueError("expected uniform draws for latent 'sampled', found None; pass Draws(uniform=...)")
         return (draws.uniform < gate).to(gate.dtype)
+
+    def moved(self, logit: Tensor, gate: Tensor, increment: Tensor) -> Tensor:
+        """Return the noisy gates that :meth:`increments` make; differentiable in all three."""
+        if self.injection == "pre-activation":
+            grown = torch.where(self.where("multiplicative", logit), logit * increment, increment)
+            return torch.sigmoid(logit + grown)
+        return self.noisy(gate, increment)
 
     def noisy(self, gate: Tensor, increment: Tensor) -> Tensor:
         """Return g + δ, or g∘(1 + δ) for multiplicative noise, clipped where asked; differentiable in g."""

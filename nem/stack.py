@@ -28,7 +28,18 @@ from nem import cells, fast
 from nem.cells import BLOCKS, GATES, CellName
 from nem.conditions import Condition, Kind, Mode
 from nem.fast import LANES, Workspace
-from nem.noise import Draws, GateNoise, Granularity, Head, Injection, Latent, OutputDelta, OutputNoise, stacked
+from nem.noise import (
+    Draws,
+    GateNoise,
+    Granularity,
+    Head,
+    Injection,
+    Latent,
+    OutputDelta,
+    OutputNoise,
+    OutputTest,
+    stacked,
+)
 
 Layer = Literal["output", "hidden"]
 
@@ -125,15 +136,17 @@ class StackDraws(NamedTuple):
 
     gates: Draws | None = None
     output: Draws | None = None
+    penalty: Tensor | None = None  # (C',) standard deviations of the noise that :func:`penalise` stands for
 
 
 @dataclass(frozen=True)
 class StackNoise:
-    """The noise conditions of a group's networks, those with gate noise first."""
+    """The noise conditions of a group's networks, those with gate noise first, then those with its penalty."""
 
     conditions: tuple[Condition, ...]  # in the networks' order
     gates: GateNoise | None  # gate noise of the first ``len(gates)`` networks, if there is any
     output: OutputNoise | None  # output noise of all networks, if there is any
+    penalty: GateNoise | None = None  # blind gate noise of the next ``len(penalty)`` networks, whose mean they have
 
     @classmethod
     def of(
@@ -144,19 +157,32 @@ class StackNoise:
         latent: Latent = "mean-field",
         injection: Injection = "forward",
         clamp: bool = False,
+        test: OutputTest = "likelihood",
     ) -> "StackNoise":
-        """Sort the conditions called ``names``; the options are those of :class:`nem.noise.GateNoise`."""
+        """Sort the conditions called ``names``; options are those of the two signals of :mod:`nem.noise`.
+
+        A ValueError says that options do not fit a condition.
+        """
         kinds = ("nem", "matched", "blind", "expected-nem", "reversed-nem", "expected-reversed-nem")
         parsed = [Condition.parse(name) for name in names]
-        hidden = [condition for condition in parsed if condition.in_hidden]
+        hidden = [c for c in parsed if c.in_hidden and c.kind != "expected-blind"]
         hidden.sort(key=lambda condition: (condition.mode != "additive", kinds.index(condition.kind)))
-        conditions = (*hidden, *(condition for condition in parsed if not condition.in_hidden))
+        mean = [c for c in parsed if c.in_hidden and c.kind == "expected-blind"]
+        if mean and injection == "backward":
+            raise ValueError(f"expected noise with a loss for {mean[0].name}, found injection 'backward'; use forward")
+        conditions = (*hidden, *mean, *(condition for condition in parsed if not condition.in_hidden))
         gates = GateNoise(*stacked([(c.kind, c.mode) for c in hidden]), granularity, latent, injection, clamp)
         places: list[tuple[Kind, Mode | None]] = [
-            (c.kind, c.mode) if c.in_output else ("none", None) for c in conditions
+            (c.kind, c.mode) if c.in_output and c.kind != "expected-blind" else ("none", None) for c in conditions
         ]
-        output = OutputNoise(*stacked(places), granularity)
-        return cls(conditions, gates if hidden else None, output if any(mode for _, mode in places) else None)
+        output = OutputNoise(*stacked(places), granularity, test)
+        penalty = GateNoise(*stacked([("blind", c.mode) for c in mean]), injection=injection, clamp=clamp)
+        return cls(
+            conditions,
+            gates if hidden else None,
+            output if any(mode for _, mode in places) else None,
+            penalty if mean else None,
+        )
 
     def __len__(self) -> int:
         """Number of networks per group."""
@@ -165,12 +191,14 @@ class StackNoise:
     def sigma(self, layer: Layer, strength: Callable[[Layer, Mode], float], like: Tensor | None = None) -> Tensor:
         """Return the standard deviations of a layer's noise: ``strength(layer, mode)``, 0 where no noise enters.
 
-        One per network for ``output``, one per network with gate noise for ``hidden``; in type and place of ``like``.
+        One per network for ``output``, one per network with gate noise or its penalty for ``hidden``; in type and place
+        of ``like``.
         """
-        if layer == "output":
-            modes = [condition.mode if condition.in_output else None for condition in self.conditions]
-        else:
-            modes = [condition.mode for condition in self.conditions[: len(self.gates or ())]]
+        modes: list[Mode | None] = [None] * len(self) if layer == "output" else []
+        if layer == "output" and self.output is not None:
+            modes = [*self.output.modes]
+        elif layer == "hidden":
+            modes = [mode for part in (self.gates, self.penalty) if part is not None for mode in part.modes]
         values = [0.0 if mode is None else strength(layer, mode) for mode in modes]
         like = torch.empty(0) if like is None else like
         return torch.tensor(values, dtype=like.dtype, device=like.device)
@@ -192,10 +220,13 @@ class StackNoise:
         hidden = (T, size.groups, 1, GATES[size.cell], size.hidden, B)
         outputs = (T - first % T, size.groups, 1, size.outputs, B)
         names = {"normal": ("gate", "output"), "test": ("gate-test", "output-test"), "uniform": ("latent", "")}
-        gates, output = self.gates, self.output
+        gates, output, noisy = self.gates, self.output, len(self.gates or ())
         return StackDraws(
-            None if gates is None else gates.draws(sigma["hidden"], lambda name: sample(names[name][0], hidden)),
+            None
+            if gates is None
+            else gates.draws(sigma["hidden"][:noisy], lambda name: sample(names[name][0], hidden)),
             None if output is None else output.draws(sigma["output"], lambda name: sample(names[name][1], outputs)),
+            None if self.penalty is None else sigma["hidden"][noisy:],
         )
 
 
@@ -263,7 +294,54 @@ def gradients(
         total = torch.stack(products).sum(0) if len(products) > 1 else products[0]
         networks.grad_U.copy_(total.view_as(networks.grad_U))
     back(grad_h)
+    if noise.penalty is not None and draws.penalty is not None:
+        begin = len(noise.gates or ())
+        means["loss"][:, begin : begin + len(noise.penalty)] += penalise(networks, batch, head, noise, draws, first)
     return means
+
+
+def penalise(
+    networks: Networks, batch: Batch, head: Head, noise: StackNoise, draws: StackDraws, first: int = -1
+) -> Tensor:
+    """Add the gradient of blind gate noise's mean effect to ``networks.grad``; return that effect ``(G, C')``.
+
+    Over increments δ ~ N(0, σ²I) of all gates the error is ℓ + ½σ² tr ∂²ℓ/∂δ² + O(σ⁴) on average. This is the
+    Gauss-Newton part of the trace, Σ fᵀ(∂²ℓ/∂o²)f over gates with f = ∂o/∂δ, in the output neurons' inputs o: what
+    the noise makes of the prediction's variance. Left out is ∂ℓ/∂o·tr ∂²o/∂δ², what it makes of its mean.
+    Networks are those with ``noise.penalty``, σ are ``draws.penalty``; ``docs/theory.md``, "Blind noise in gates".
+    """
+    layer, sigma, size = noise.penalty, draws.penalty, networks.size
+    if layer is None or sigma is None:
+        raise ValueError("expected networks with a penalty, found none; use a condition expected-blind-…-hidden")
+    own = slice(len(noise.gates or ()), len(noise.gates or ()) + len(layer))
+    with torch.enable_grad():
+        leaves = [networks.W[:, :, own], *(part[:, own] for part in (networks.V, networks.U, networks.b))]
+        W, V, U, b = leaves = [leaf.detach().requires_grad_() for leaf in leaves]
+        shape = (len(batch.x), size.groups, len(layer), GATES[size.cell], size.hidden, batch.x.shape[3])
+        delta = W.new_zeros(shape).requires_grad_()
+        silent = layer, Draws(torch.zeros_like(sigma), delta.detach())
+        h = cells.forward(size.cell, cells.project(batch.x, W), V, noise=silent, shift=delta).h[first % len(batch.x) :]
+        outputs = (U @ h + b)[..., : batch.columns]
+        total = outputs.new_zeros(shape[1:3])
+        for slices in outputs.unbind(0):
+            slopes = [torch.autograd.grad(o.sum(), delta, create_graph=True)[0] for o in slices.unbind(-2)]
+            f = torch.stack(slopes, -2)[..., : batch.columns]  # (T, G, C', n, J, K, B)
+            if head == "softmax":
+                a = torch.softmax(slices, -2)[:, :, None, None]
+                curved = (a * f.square()).sum(-2) - (a * f).sum(-2).square()
+            else:
+                curved = 2 * f.square().sum(-2)
+            total = total + curved.sum((0, 3, 4, 5))
+        penalty = 0.5 * sigma.square() * total / batch.columns
+        gradients = torch.autograd.grad(penalty.sum(), leaves, allow_unused=True)
+    whole = (
+        networks.grad_W[:, :, own],
+        *(part[:, own] for part in (networks.grad_V, networks.grad_U, networks.grad_b)),
+    )
+    for view, gradient in zip(whole, gradients, strict=True):
+        if gradient is not None:  # of identity neurons the biases do not matter, nor recurrent weights of one slice
+            view.add_(gradient)
+    return penalty.detach()
 
 
 def _recurrent(

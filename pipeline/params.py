@@ -204,7 +204,7 @@ class Training(Section):
     repetitions: int = Field(2, ge=1, le=10_000, description="paired runs (seeds) of every condition [repetitions]")
     conditions: Conditions = Field(list(CONDITIONS), description="noise conditions to train")
     hidden_injection: Injection = Field(
-        "forward", description="forward: all sees noisy gates | backward: that pass only"
+        "forward", description="forward: all sees noisy gates | backward: that pass only | pre-activation"
     )
     latent: Latent = Field("mean-field", description="z of (81), (89): mean-field: g | sampled: Bernoulli(g)")
     granularity: Granularity = Field("slice", description="one NEM test per layer and slice | neuron | time: sequence")

@@ -21,12 +21,12 @@ from pipeline.common import paths, records
 
 # Okabe & Ito's palette: told apart by the colour-blind, and in print.
 COLOURS = {"none": "#000000", "blind": "#D55E00", "nem": "#0072B2", "matched": "#E69F00", "expected-nem": "#009E73"}
-COLOURS |= {"reversed-nem": "#CC79A7", "expected-reversed-nem": "#56B4E9"}
+COLOURS |= {"reversed-nem": "#CC79A7", "expected-reversed-nem": "#56B4E9", "expected-blind": "#F0E442"}
 LINES = {"none": "-", "blind": "--", "nem": "-", "matched": ":", "expected-nem": "-."}
-LINES |= {"reversed-nem": "-", "expected-reversed-nem": "-."}
+LINES |= {"reversed-nem": "-", "expected-reversed-nem": "-.", "expected-blind": "-."}
 LABELS = {"none": "No noise", "blind": "Blind noise", "nem": "NEM noise", "matched": "Matched blind noise",
           "expected-nem": "Expected NEM", "reversed-nem": "Reversed NEM noise",
-          "expected-reversed-nem": "Expected reversed NEM"}  # fmt: skip
+          "expected-reversed-nem": "Expected reversed NEM", "expected-blind": "Expected blind noise"}  # fmt: skip
 PLACES = {"output": "Output layer", "hidden": "Hidden layer (gates)", "both": "Output and hidden layers"}
 SHORT = {"output": "outputs", "hidden": "gates", "both": "both"}
 RC: dict[str, Any] = {

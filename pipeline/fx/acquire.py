@@ -1,5 +1,6 @@
 """Acquiring the exchange-rate series: synthetic, the paper's own, or anybody's file."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,13 @@ PAPER_SHA256 = "96d085f998b114413340fcb9155c9a511310b3341030e4e6473ad20c7d7b515f
 PAPER_MIRROR = "fx/USD_INR.csv"
 
 
+def paper_series() -> tuple[rates.Rates, Mapping[str, object]]:
+    """Return the paper's series and where it came from; a ``DownloadError`` says that it is not to be had."""
+    file = paths.CHECKPOINTS / "downloads" / Path(PAPER_MIRROR).name
+    origin = download.fetch(PAPER_URL, file, sha256=PAPER_SHA256, mirror_path=PAPER_MIRROR)
+    return rates.read(file), origin
+
+
 def acquire(settings: "FxAcquire", seed: int) -> None:
     """Write the series to :data:`rates.RATES` and its provenance beside it; ``seed`` is the root of the seed tree.
 
@@ -28,9 +36,8 @@ def acquire(settings: "FxAcquire", seed: int) -> None:
         series = synthetic.generate(settings.synthetic_days, seed)
         record |= {"seed": seed, "note": "generated data: nothing computed from it says anything about real rates"}
     elif settings.source == "paper":
-        original = paths.CHECKPOINTS / "downloads" / "USD_INR.csv"
-        record |= download.fetch(PAPER_URL, original, sha256=PAPER_SHA256, mirror_path=PAPER_MIRROR)
-        series = rates.read(original)
+        series, origin = paper_series()
+        record |= origin
     else:
         if settings.csv_path is None:
             raise RatesError("expected fx.acquire.csv_path with source csv, found none; name your file there")

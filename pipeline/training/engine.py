@@ -25,7 +25,7 @@ from nem.stack import Batch, Layer, Networks, Size, StackNoise, activations, err
 from nem.theory.montecarlo import noise_benefit
 from pipeline.common import jobs, seeds
 from pipeline.common.sequences import Dataset, Sequences
-from pipeline.training.settings import Settings
+from pipeline.training.settings import Settings, Share
 
 METRICS = (
     "train_loss", "test_loss", "train_accuracy", "test_accuracy",
@@ -66,7 +66,7 @@ class Engine:
     """Trains one stack of networks: a group per repetition.
 
     Seeds come from the root ``seed`` and from the task's name in the seed tree, ``stream``. A ValueError says that the
-    first slice with a target is none, or a condition's name is unknown.
+    first slice with a target is none, or a condition's name is unknown, or settings do not fit it.
     """
 
     def __init__(self, dataset: Dataset, settings: Settings, *, seed: int, stream: str, repetitions: Sequence[int],
@@ -81,7 +81,7 @@ class Engine:
         self.first = t0 - 1
         self.noise = StackNoise.of(
             settings.conditions, granularity=settings.granularity, latent=settings.latent,
-            injection=settings.hidden_injection, clamp=settings.gate_clamp,
+            injection=settings.hidden_injection, clamp=settings.gate_clamp, test=settings.output_test,
         )  # fmt: skip
         self.train, self.test, self.validation = dataset.train, dataset.test, dataset.validation
         if self.device.type == "cuda":
@@ -105,9 +105,20 @@ class Engine:
         # data does not appear either, so networks of all splits start from the same weights.
         return (self.stream, self.settings.cell, repetition, name, *more)
 
-    def _sampler(self, prefix: str = "") -> Callable[[str, tuple[int, ...]], Tensor]:
-        """Return what draws from this epoch's streams: ``(name, shape)``, with groups as second axis."""
+    def _sampler(self, prefix: str = "", one_per: Share = "sequence") -> Callable[[str, tuple[int, ...]], Tensor]:
+        """Return what draws from this epoch's streams: ``(name, shape)``, groups as second axis and sequences last.
+
+        All sequences of a batch or of the epoch share one draw of noise, if asked for; slices never do.
+        """
         streams: dict[str, list[torch.Generator]] = {}
+        shared: dict[str, Tensor] = {}
+
+        def share(name: str, shape: tuple[int, ...]) -> Tensor:
+            if one_per == "sequence" or name == "latent":  # which is no noise
+                return sample(name, shape)
+            if one_per == "batch" or name not in shared:
+                shared[name] = sample(name, (*shape[:-1], 1))
+            return shared[name].expand(shape).contiguous()
 
         def sample(name: str, shape: tuple[int, ...]) -> Tensor:
             if name not in streams:
@@ -118,7 +129,7 @@ class Engine:
             draws = [draw(one, generator=g, dtype=self.dtype, device=self.device) for g in streams[name]]
             return draws[0].unsqueeze(1) if len(draws) == 1 else torch.stack(draws, 1)
 
-        return sample
+        return share
 
     def _strength(self, layer: Layer, mode: Mode) -> float:
         """Return the standard deviation of a layer's noise in this epoch."""
@@ -133,7 +144,7 @@ class Engine:
 
     def _train_epoch(self) -> dict[str, Tensor]:
         """Train for one epoch; return means over it, each ``(G, C)``."""
-        sample, like = self._sampler(), self.networks.flat
+        sample, like = self._sampler(one_per=self.settings.one_draw_per), self.networks.flat
         layers: tuple[Layer, ...] = ("hidden", "output")
         sigma = {layer: self.noise.sigma(layer, self._strength, like) for layer in layers}
         names = [self._name(repetition, "batches", self.epoch) for repetition in self.repetitions]
@@ -197,11 +208,14 @@ class Engine:
         logit, sample = logits[:, :, : len(gates)], self._sampler("benefit-")
         one = (1, len(self.repetitions), 1, GATES[self.settings.cell], self.settings.hidden, x.shape[3])
         drawn = [torch.cat([sample(name, one) for _ in x]) for name in ("normal", "test", "uniform")]
-        draws = Draws(self.noise.sigma("hidden", self._strength, nets.flat), *drawn)
+        draws = Draws(self.noise.sigma("hidden", self._strength, nets.flat)[: len(gates)], *drawn)
         gate = torch.sigmoid(logit)
         increment, _ = gates.increments(logit, gate, draws)
         latent = gate if draws.uniform is None or gates.latent == "mean-field" else (draws.uniform < gate).to(gate)
-        increment = torch.where(gates.where("multiplicative", x), increment * latent, increment)
+        if gates.injection == "pre-activation":
+            increment = gates.moved(logit, gate, increment) - gate
+        else:
+            increment = torch.where(gates.where("multiplicative", x), increment * latent, increment)
         likelihood = logit.new_zeros((1, *logit.shape[:-2], logit.shape[-1]))
         vectors = (values.transpose(-1, -2) for values in (latent[None], logit, increment[None]))
         return noise_benefit(likelihood, *vectors)[..., : len(rows)].sum((0, 3)).mean(-1)
@@ -214,7 +228,7 @@ class Engine:
         if "loss" in totals:
             row["noisy_loss"] = totals["loss"].double().cpu()
         if "output" in totals:
-            noisy = torch.tensor([condition.in_output for condition in self.noise.conditions])
+            noisy = self.noise.sigma("output", lambda *_: 1.0) > 0
             row["acceptance_output"] = totals["output"].double().cpu().where(noisy, math.nan)
         hidden = {"acceptance_hidden": totals.get("hidden")}
         if self.settings.noise_benefit and self.noise.gates is not None:

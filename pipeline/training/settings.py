@@ -9,9 +9,10 @@ from pydantic.dataclasses import dataclass
 
 from nem.cells import CellName
 from nem.conditions import MODES, Mode
-from nem.noise import Granularity, Injection, Latent, OutputDelta
+from nem.noise import Granularity, Injection, Latent, OutputDelta, OutputTest
 
 Place = Literal["output", "hidden"]
+Share = Literal["sequence", "batch", "epoch"]
 PLACES: tuple[Place, ...] = get_args(Place)
 Whole = Annotated[int, Field(strict=True, ge=1)]
 Number = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
@@ -66,6 +67,9 @@ class Settings:
     first_target: Whole | None = None  # t0, first slice with a target, from 1; ``None``: the last
     probe: Whole = 1024  # training sequences that the clean training loss is measured on
     noise_benefit: StrictBool = False  # log Q_N - Q (70) per epoch
+    # Readings of the paper that `make why` compares; no parameters of the pipeline.
+    one_draw_per: Share = "sequence"  # all sequences of a ``batch``, or of an ``epoch``, receive the same draws
+    output_test: OutputTest = "likelihood"  # :class:`nem.noise.OutputNoise`
 
     def __post_init__(self) -> None:
         if self.max_epochs < self.epochs:

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from nem import cells
 from nem.conditions import MODES
-from pipeline.common import download, jobs, kept, paths, sequences
+from pipeline.common import jobs, kept, paths, sequences
 from pipeline.common.sequences import Dataset, Sequences
 from pipeline.evaluation.statistics import Floats
-from pipeline.fx import acquire, rates, synthetic, windows
+from pipeline.fx import acquire, synthetic, windows
 from pipeline.fx.csv_format import FEATURES
 from pipeline.params import FxWindows
 from pipeline.training import settings, train
@@ -40,12 +40,7 @@ def sequences_of(data: str, days: int | None, train_end: int) -> Path:
     targets that a factor alone maps to rupees, so that multiplicative noise is that of rupees; ``change`` has as target
     the z-scored difference from yesterday, whose error is that of the price.
     """
-    if days is None:
-        file = paths.CHECKPOINTS / "downloads" / Path(acquire.PAPER_MIRROR).name
-        download.fetch(acquire.PAPER_URL, file, sha256=acquire.PAPER_SHA256, mirror_path=acquire.PAPER_MIRROR)
-        series = rates.read(file)
-    else:
-        series = synthetic.generate(days, SEED)
+    series = acquire.paper_series()[0] if days is None else synthetic.generate(days, SEED)
     how = FxWindows(train_end=train_end, scaling="z-score" if data == "z-score" else "min-max")
     about = windows.table(series, how, unit="rupees")
     rows, price = about.rows, series.price

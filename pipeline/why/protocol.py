@@ -13,7 +13,7 @@ import pandas as pd
 from nem.cells import GATES
 from nem.conditions import MODES
 from pipeline.why import calibrate, table
-from pipeline.why.table import EVERY, VARIANTS, Optimiser, Regime, Stack, Strength
+from pipeline.why.table import EVERY, FURTHER, VARIANTS, Optimiser, Regime, Stack, Strength
 
 FRESH = 100
 MAIN = Regime()
@@ -27,6 +27,10 @@ DECAYS = (0.5, 0.0, 1.0)
 CENTRAL = DECAYS[0]  # the decay at which all pairs of levels are tried
 ELSEWHERE = (FIRST, Strength(0.05, 0.5, 0.1, 0.5), Strength(0.3, 0.5, 1.0, 0.5))
 FORMS = ("all-days", "raw")
+STEEPER = replace(FIRST, sigma_hidden=1.2)
+"""Noise in pre-activations that moves a gate near ½ as much as :data:`FIRST` does: a sigmoid's slope is ¼ there."""
+PENALISED = (FIRST, Strength(0.1, 0.0, 0.1, 0.0), Strength(1.0, 1.0, 1.0, 1.0))
+"""Where blind gate noise is compared with its mean effect; the last one's first epochs are far from small noise."""
 CHANGE = replace(MAIN, data="change")
 RATES: dict[tuple[str, Optimiser, float], tuple[float, ...]] = {
     ("min-max", "sgd", 0.0): (0.03, 0.07, 0.1, 0.14, 0.2, 0.3),
@@ -90,6 +94,7 @@ def parts(source: Path, sizes: Sizes) -> Iterator[tuple[str, Iterator[Stack]] | 
     yield "interpretations", interpretations(sizes)
     yield "target `change`", _paired(CHANGE, (FIRST,), range(sizes.several))
     yield "seed lottery", confirmation(sizes.lottery)
+    yield "further interpretations", further(sizes)
 
 
 def stacks(source: Path, sizes: Sizes) -> Iterator[Stack | None]:
@@ -166,13 +171,29 @@ def interpretations(sizes: Sizes) -> Iterator[Stack]:
     for repetition, cell in itertools.product(range(sizes.vary), GATES):
         yield Stack(cell, MAIN, FIRST, EVERY, (repetition,))
         for variant, (_, concerned) in VARIANTS.items():
-            if concerned:
-                stack = Stack(cell, MAIN, FIRST, EVERY, (repetition,), variant)
-                names = tuple(name for name in EVERY if stack.about(name)["variant"])
-                yield replace(stack, conditions=("none", *(name for name in names if name != "none")))
+            if concerned and variant not in FURTHER:
+                yield _varied(Stack(cell, MAIN, FIRST, EVERY, (repetition,), variant))
         for data in FORMS:
             several = EVERY if data == "all-days" else ("none", *(name for name in EVERY if "multiplicative" in name))
             yield Stack(cell, replace(MAIN, data=data), FIRST, several, (repetition,))
+
+
+def _varied(stack: Stack) -> Stack:
+    """Return the part of a stack that its variant concerns, and the noiseless network."""
+    names = tuple(name for name in stack.conditions if stack.about(name)["variant"])
+    return replace(stack, conditions=("none", *(name for name in names if name != "none")))
+
+
+def further(sizes: Sizes) -> Iterator[Stack]:
+    """Yield blind gate noise beside its mean effect, a penalty without any noise, and more interpretations."""
+    for repetition, cell in itertools.product(range(sizes.vary), GATES):
+        for own in PENALISED:
+            modes = MODES if own == FIRST else MODES[:1]
+            names = tuple(f"{kind}-{mode}-hidden" for mode in modes for kind in ("blind", "expected-blind"))
+            yield Stack(cell, MAIN, own, ("none", *names), (repetition,))
+        for variant in FURTHER:
+            yield _varied(Stack(cell, MAIN, FIRST, EVERY, (repetition,), variant))
+        yield _varied(Stack(cell, MAIN, STEEPER, EVERY, (repetition,), "pre-activation"))
 
 
 def about(regime: Regime) -> str:

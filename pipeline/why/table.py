@@ -22,6 +22,7 @@ NEM = tuple(name for name in CONDITIONS if name.startswith("nem"))
 BLIND = tuple(name for name in CONDITIONS if name.startswith("blind"))
 REVERSED = tuple(f"reversed-{name}" for name in NEM)
 EVERY = (*CONDITIONS, *REVERSED)
+PRINTED = ("*nem-multiplicative-output", "*nem-multiplicative-both")  # what (49) concerns
 # What the paper leaves open beyond the regime: fields of the settings, and which conditions they concern.
 VARIANTS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "": ({}, ()),
@@ -31,7 +32,14 @@ VARIANTS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "time": ({"granularity": "time"}, ("*nem-*-hidden", "*nem-*-both")),
     "clamp": ({"gate_clamp": True}, ("*-hidden", "*-both")),
     "every-slice": ({"first_target": 1}, ("*",)),
+    "pre-activation": ({"hidden_injection": "pre-activation"}, ("*-hidden", "*-both")),
+    "per-batch": ({"one_draw_per": "batch"}, ("*-*",)),
+    "per-epoch": ({"one_draw_per": "epoch"}, ("*-*",)),
+    "printed-49": ({"output_test": "printed"}, PRINTED),
+    "printed-49-centred": ({"output_test": "printed-centred"}, PRINTED),
 }
+FURTHER = ("pre-activation", "per-batch", "per-epoch", "printed-49", "printed-49-centred")
+"""Variants of the protocol's last part."""
 
 
 @dataclass(frozen=True)

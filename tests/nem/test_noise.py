@@ -1,12 +1,14 @@
 """Algorithm 1: what is injected has a gain, what has none is not, and nothing else changes."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.distributions import Bernoulli, Categorical, Normal
+from torch.distributions import Bernoulli, Categorical, Normal, kl_divergence
+from torch.nn import functional
 
 from nem import theory
 from nem.conditions import MODES
@@ -18,7 +20,7 @@ from tests.nem.stacks import AXES, draw, generator
 SEEDS = st.integers(0, 2**31)
 HEADS = st.sampled_from(["softmax", "identity"])
 EXPECTED = [(kind, mode) for kind in MEANS for mode in MODES]
-DOUBLE = torch.float64
+DOUBLE, LIKELY = torch.float64, "likelihood"
 
 
 def gates(axes, sigma, seed, *, n=2, J=3, B=6, G=1, logit=None, **options):
@@ -73,21 +75,65 @@ def test_accepted_output_noise_makes_the_target_more_probable(seed, head, sigma,
         right(kind, taken, gain, 1e-12)
 
 
+@pytest.mark.parametrize("injection", ["forward", "pre-activation"])
 @given(SEEDS, st.floats(0, 2), st.integers(1, 9))
-def test_accepted_gate_noise_makes_the_latent_more_probable(seed, sigma, J):
-    layer, logit, gate, draws = gates(AXES, sigma, seed, J=J, B=40)
+def test_accepted_gate_noise_makes_the_latent_more_probable(injection, seed, sigma, J):
+    """With noise in what a gate receives: the latent's mean is moved to what the noisy gate is."""
+    layer, logit, gate, draws = gates(AXES, sigma, seed, J=J, B=40, injection=injection)
     increment, accepted = layer.increments(logit, gate, draws)
-    noisy = layer.noisy(gate, increment)
+    noisy = layer.moved(logit, gate, increment)
     law = Bernoulli(logits=logit, validate_args=False)
     for c, (kind, mode) in enumerate(AXES):
-        tested = draws.test if kind == "matched" else draws.normal
-        moved = gate + tested if mode == "additive" else gate * (1 + tested)
-        gain = (law.log_prob(moved) - law.log_prob(gate)).sum(-2)[:, c]
+
+        def moved(draw, scale, signal=gate if injection == "forward" else logit, additive=mode == "additive"):
+            signal = signal + scale * draw * (1 if additive else signal)
+            return signal if injection == "forward" else torch.sigmoid(signal)
+
+        # The sign of a gain that is linear in the draw does not depend on σ.
+        tested = moved(draws.test if kind == "matched" else draws.normal, 1 if injection == "forward" else sigma)
+        gain = (law.log_prob(tested) - law.log_prob(gate)).sum(-2)
         taken = accepted[:, c, :, 0]
-        right(kind, taken, gain, 1e-10)
-        change = sigma * draws.normal[:, 0] * (1 if mode == "additive" else gate[:, c])
-        expected = torch.where(taken.unsqueeze(-2), gate[:, c] + change, gate[:, c])
+        right(kind, taken, gain[:, c], 1e-10)
+        expected = torch.where(taken.unsqueeze(-2), moved(draws.normal, sigma)[:, c], gate[:, c])
         torch.testing.assert_close(noisy[:, c], expected, rtol=1e-12, atol=1e-12)
+
+
+@given(SEEDS, st.floats(0.01, 2))
+def test_a_gates_own_mean_is_never_more_probable_under_a_noisy_gate(seed, sigma):
+    """Why that is the gain: the likelihood ratio of noise as a parameter, log p(g; o + n) - log p(g; o), is -KL."""
+    logit, n = draw(seed, 50), sigma * draw(seed + 1, 50)
+    gate, old, new = torch.sigmoid(logit), Bernoulli(logits=logit), Bernoulli(logits=logit + n)
+    ratio = (gate * n) - (functional.softplus(logit + n) - functional.softplus(logit))
+    torch.testing.assert_close(ratio, -kl_divergence(old, new), rtol=1e-6, atol=1e-12)
+    assert (ratio < 0).all()
+    assert torch.equal(gate, old.mean)
+
+
+@pytest.mark.parametrize(("test", "mean"), [("printed", 1), ("printed-centred", 0)])
+@given(SEEDS, st.floats(0.01, 3), st.integers(1, 4))
+def test_49_as_printed_tests_by_its_own_formula_and_concerns_nothing_else(test, mean, seed, sigma, K):
+    layer, y, a, draws = outputs(AXES, "identity", sigma, seed, K=K, B=50, test=test)
+    (increment, accepted), plain = (t.increments("identity", y, a, draws) for t in (layer, replace(layer, test=LIKELY)))
+    classes = outputs(AXES, "softmax", sigma, seed, K=K, test=test)
+    assert torch.equal(classes[0].increments("softmax", *classes[1:])[0],
+                       replace(classes[0], test=LIKELY).increments("softmax", *classes[1:])[0])  # fmt: skip
+    for c, (kind, mode) in enumerate(AXES):
+        if mode == "additive":
+            assert torch.equal(increment[:, :, c], plain[0][:, :, c])
+            continue
+        n = mean + sigma * (draws.test if kind == "matched" else draws.normal)
+        printed = ((2 * y + 2 * n - a) * n).sum(-2)[:, :, c]
+        right(kind, accepted[:, :, c, 0], -printed, 1e-12)
+        blind = (y * (1 + sigma * draws.normal) - y)[:, :, 0]
+        expected = torch.where(accepted[:, :, c], blind, 0.0)
+        torch.testing.assert_close(increment[:, :, c], expected, rtol=1e-9, atol=1e-12)
+
+
+def test_49_as_printed_refuses_nearly_all_noise_of_mean_1():
+    """With one output it wants n between 0 and a/2 - y, which is negative for a prediction near a positive target."""
+    layer, _, _, draws = outputs([("nem", "multiplicative")], "identity", 0.3, 1, K=1, B=20_000, test="printed")
+    y, off = (torch.rand(1, 1, 1, 1, 20_000, generator=generator(k), dtype=DOUBLE) for k in (1, 2))
+    assert layer.increments("identity", y, y + 0.1 * (off - 0.5), draws)[1].double().mean() < 1e-3
 
 
 @pytest.mark.parametrize("granularity", ["slice", "neuron", "time"])
@@ -181,7 +227,14 @@ def test_annealing_never_grows_and_starts_at_sigma(sigma, decay, epoch):
 
 
 def test_bad_sources_missing_draws_and_modes_are_named():
-    for bad in ({"kind": "none"}, {"mode": "both"}, {"sigma": -1.0}, {"sigma": math.nan}, {"decay": -0.1}):
+    for bad in (
+        {"kind": "none"},
+        {"kind": "expected-blind"},
+        {"mode": "both"},
+        {"sigma": -1.0},
+        {"sigma": math.nan},
+        {"decay": -0.1},
+    ):
         refused(ValueError, "expected", Noise, **{"kind": "nem", "mode": "additive", "sigma": 0.1, **bad})
     layer, logit, gate, draws = gates([("matched", "multiplicative")], 0.1, 1, latent="sampled")
     some = {"uniform": draws.uniform}
@@ -191,5 +244,9 @@ def test_bad_sources_missing_draws_and_modes_are_named():
     refused(ValueError, "expected a mode for every kind", OutputNoise, ("nem", "none"), ("additive", "additive"))
     for kind in MEANS:
         refused(ValueError, "expected granularity slice or neuron", GateNoise, (kind,), ("additive",), "time")
+        refused(ValueError, "expected the test 'likelihood'", OutputNoise, (kind,), ("additive",), test="printed")
+        both = "expected neither expected noise nor latent 'sampled'"
+        refused(ValueError, both, GateNoise, (kind,), ("additive",), injection="pre-activation")
+    refused(ValueError, both, GateNoise, ("nem",), ("multiplicative",), latent="sampled", injection="pre-activation")
     layer, target, activation, draws = outputs([("expected-nem", "multiplicative")], "identity", 0.1, 1)
     refused(ValueError, "expected one output", layer.increments, "identity", target, activation, draws)

@@ -44,7 +44,7 @@ def test_the_papers_conditions_are_thirteen_and_a_wrong_name_or_axis_is_an_error
     assert ("none", *own) == CONDITIONS
     assert (MODES, PLACES) == (("additive", "multiplicative"), ("output", "hidden", "both"))
     assert [Condition.parse(name).name for name in EVERY] == list(dict.fromkeys(EVERY))
-    beyond = ("matched", "expected-nem", "reversed-nem", "expected-reversed-nem")
+    beyond = ("matched", "expected-nem", "reversed-nem", "expected-reversed-nem", "expected-blind")
     assert tuple(f"{kind}-{mode}-{place}" for kind in beyond for mode in MODES for place in PLACES) == BEYOND
     with pytest.raises(ValueError, match="did you mean 'nem-additive-both'"):
         Condition.parse("nem-aditive-both")
@@ -57,24 +57,32 @@ def test_conditions_are_sorted_with_gate_noise_first():
     noise = StackNoise.of(EVERY)
     names = [condition.name for condition in noise.conditions]
     assert sorted(names) == sorted(EVERY)
-    assert [name.endswith(("hidden", "both")) for name in names] == [c < len(noise.gates) for c in range(len(noise))]
+    noisy, mean = len(noise.gates), len(noise.penalty)
+    assert [name.endswith(("hidden", "both")) for name in names] == [c < noisy + mean for c in range(len(noise))]
+    assert all(name.startswith("expected-blind") for name in names[noisy : noisy + mean])
+    assert noise.sigma("hidden", lambda layer, mode: 1.0).tolist() == [1.0] * (noisy + mean)
     sigma = noise.sigma("output", lambda layer, mode: {"additive": 1.0, "multiplicative": 2.0}[mode])
     for value, name in zip(sigma.tolist(), names, strict=True):
-        assert value == (0 if not name.endswith(("output", "both")) else 1 if "-additive-" in name else 2)
+        noisy = name.endswith(("output", "both")) and not name.startswith("expected-blind")
+        assert value == (0 if not noisy else 1 if "-additive-" in name else 2)
     quiet = StackNoise.of(["none"])
     assert quiet.gates is quiet.output is None
 
 
 @pytest.mark.parametrize("cell", CELLS)
 @HEADS
-@pytest.mark.parametrize(("injection", "delta"), [("forward", "loss"), ("backward", "loss"), ("forward", "literal")])
+@pytest.mark.parametrize(
+    ("injection", "delta"),
+    [("forward", "loss"), ("backward", "loss"), ("forward", "literal"), ("pre-activation", "loss")],
+)
 @given(first=st.integers(-T, T - 1), granularity=st.sampled_from(["slice", "neuron", "time"]))
 def test_gradients_are_those_of_the_mean_noisy_error(cell, head, injection, delta, first, granularity):
     """Of all parameters, against autograd through the whole objective with the noise held fixed.
 
     The literal delta of a softmax has the objective log Σ exp o - Σ (y + n) o.
     """
-    names = [name for name in EVERY if granularity != "time" or not name.startswith("expected")]
+    means = granularity != "time" and injection != "pre-activation"
+    names = [name for name in EVERY if not name.startswith("expected" if not means else "expected-blind")]
     options = {"first": first, "injection": injection, "granularity": granularity}
     networks, batch, noise, draws = stack(cell, head, names, **options)
     means = gradients(networks, batch, head, noise, draws, first, output_delta=delta)
@@ -208,7 +216,10 @@ def test_what_is_served(monkeypatch):
 
     assert all(serves(kind) for kind in ("nem", "blind", "matched", "reversed-nem"))
     assert serves(latent="sampled")
-    others = ({"granularity": "neuron"}, {"granularity": "time"}, {"injection": "backward"}, {"clamp": True})
+    others = (
+        {"granularity": "neuron"}, {"granularity": "time"}, {"clamp": True}, {"injection": "backward"},
+        {"injection": "pre-activation"},
+    )  # fmt: skip
     means = ({"kind": "expected-nem"}, {"kind": "expected-reversed-nem"})
     for options in (*others, *means, {"mode": "multiplicative", "latent": "sampled"}):
         assert not serves(**options)

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 from nem import NoisyGRU, NoisyLSTM
-from nem.conditions import BEYOND, CONDITIONS
+from nem.conditions import BEYOND, CONDITIONS, PLACES
 from pipeline.common import paths, records, seeds, sequences
 from pipeline.common.sequences import Dataset, Sequences
 from pipeline.training import models, results, train
@@ -205,6 +205,40 @@ def test_the_literal_delta_matters_to_noisy_classifiers_alone(head):
     for c, name in enumerate(loss.conditions):
         noisy = head == "softmax" and name.endswith(("output", "both"))
         assert torch.equal(loss.predictions[c], literal.predictions[c]) != noisy, name
+
+
+@CELLS
+def test_sequences_share_what_they_are_told_to_share_and_slices_never_do(cell):
+    """And networks without noise do not notice, nor does the draw of latents, which is no noise."""
+    alone, shape = [engine(cell, one_draw_per=share) for share in ("sequence", "batch", "epoch")], (3, 1, 1, 2, 5, 8)
+    for made, share in zip(alone, ("sequence", "batch", "epoch"), strict=True):
+        sample, latent = made._sampler(one_per=share), made._sampler(one_per=share)("latent", shape)
+        first, second = (sample("gate", (*shape[:-1], width)) for width in (8, 6))
+        assert bool((first == first[..., :1]).all()) == (share != "sequence")
+        assert torch.equal(first[..., :6], second) == (share == "epoch")
+        assert not torch.equal(first[0], first[1])
+        assert (latent[..., 1:] != latent[..., :1]).all()
+    sequence, batch, epoch = (made.run()[0] for made in alone)
+    for c, name in enumerate(sequence.conditions):
+        same = [torch.equal(sequence.predictions[c], other.predictions[c]) for other in (batch, epoch)]
+        assert same == [name == "none"] * 2, name
+
+
+@CELLS
+@HEADS
+def test_blind_noises_mean_is_a_penalty_in_the_gates_and_nothing_in_the_outputs(cell, head):
+    """In every precision and beside whatever else trains; and acceptance knows nothing of it."""
+    names = [f"{kind}-multiplicative-{place}" for kind in ("expected-blind", "nem") for place in PLACES]
+    result = engine(cell, head, ["none", *names]).run()[0]
+    own = dict(zip(result.conditions, result.predictions, strict=True))
+    assert torch.equal(own["expected-blind-multiplicative-output"], own["none"])
+    assert torch.equal(own["expected-blind-multiplicative-both"], own["expected-blind-multiplicative-hidden"])
+    assert not torch.equal(own["expected-blind-multiplicative-hidden"], own["none"])
+    for place in ("hidden", "output"):
+        shares = result.curves[:, -1, METRICS.index(f"acceptance_{place}")]
+        assert [name for name, share in zip(result.conditions, shares.tolist(), strict=True) if share >= 0] == [
+            f"nem-multiplicative-{where}" for where in PLACES if where in (place, "both")
+        ]
 
 
 @pytest.mark.parametrize("latent", ["mean-field", "sampled"])

@@ -341,7 +341,8 @@ def test_settings_are_a_plain_dictionary_or_a_key():
         ("noise.output.additive.decay", None, r"noise\.output_additive\.decay"),
         ("batch_size", None, "batch_size"), ("granularity", "all", "granularity"), ("conditions", [], "conditions"),
         ("conditions", ["none", "none"], "conditions"), ("first_target", 0, "first_target"),
-        ("output_delta", "b21", "output_delta"),
+        ("output_delta", "b21", "output_delta"), ("one_draw_per", "day", "one_draw_per"),
+        ("output_test", "49", "output_test"),
         ("hiden", 3, "hiden"), ("cell", "rnn", "'lstm' or 'gru'"),
     ],
 )  # fmt: skip

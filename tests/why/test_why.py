@@ -3,6 +3,8 @@
 import itertools
 import shutil
 from dataclasses import replace
+from fnmatch import fnmatch
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nem.cells import GATES
-from nem.conditions import Condition
+from nem.conditions import MODES, Condition
 from pipeline import params
 from pipeline.training import train
 from pipeline.why import calibrate, lottery, networks, page, protocol, results, table
@@ -45,6 +47,7 @@ def test_the_quick_path_is_whole_and_goes_on_after_a_kill(quick, monkeypatch, ca
     assert not rows.failed.any()
     np.testing.assert_allclose(rows.level_mse + rows.daily_mse, rows.test_mse, rtol=1e-4)
     assert "| LSTM | `reversed-nem-multiplicative-both` |" in written
+    every_reading_is_another_algorithm(rows)
     assert {f.name for f in quick.parent.iterdir()} == {"rows.csv", "why.md", "confirmation.png", "lottery.png"}
 
     monkeypatch.setattr(page, "write", lambda *_: None)
@@ -69,6 +72,47 @@ def test_the_quick_path_is_whole_and_goes_on_after_a_kill(quick, monkeypatch, ca
     assert "why: expected the errors of" in told.err
     off = [line.split() for line in told.out.splitlines() if "-" in line]
     assert {line[0] for line in off if float(line[-1]) > stage.SAME} == {"gru"}
+
+
+def every_reading_is_another_algorithm(rows):
+    """Each variant trained all networks that it concerns, reversed ones too, and gave other errors than the main one.
+
+    But for clamped gates, if none leaves [0, 1], and for (49) as printed, which refuses all noise of mean 1 here.
+    """
+    errors = rows.set_index([name for name in table.KEY if name != "variant"]).test_mse
+    main = errors[(rows.variant == "").to_numpy()]
+    for variant, (_, patterns) in table.VARIANTS.items():
+        own = errors[(rows.variant == variant).to_numpy()]
+        concerned = {name for name in EVERY if any(fnmatch(name, pattern) for pattern in patterns)}
+        assert {*own.index.get_level_values("condition")} == (concerned or {*rows.condition}), variant
+        if variant == "printed-49":
+            printed = rows[(rows.variant == variant) & (rows.condition == "nem-multiplicative-output")]
+            for line in printed.assign(condition="none", sigma_output=0.0, decay_output=0.0).itertuples():
+                assert line.test_mse == main[tuple(getattr(line, name) for name in errors.index.names)]
+            assert len(printed) == len(GATES) * QUICK.vary
+        elif variant and variant != "clamp":
+            assert (own != main.reindex(own.index)).all(), variant
+    means = rows[rows.condition.str.startswith("expected-blind")]
+    assert {*means.condition} == {f"expected-blind-{mode}-hidden" for mode in MODES}
+    assert {*zip(means.sigma_hidden, means.decay_hidden, strict=True)} == {
+        (own.sigma_hidden, own.decay_hidden) for own in protocol.PENALISED
+    }
+    assert (rows[rows.variant == "pre-activation"].sigma_hidden == protocol.STEEPER.sigma_hidden).any()
+
+
+def test_the_protocols_last_part_takes_nothing_from_the_parts_before():
+    """A table that another machine fills by an older protocol fits: parts, order and keys are as they were."""
+
+    def keys(stacks):
+        return {key for stack in stacks for *_, key in stack.networks()}
+
+    older = [stack for stack in protocol.interpretations(Sizes()) if stack.variant]
+    assert not {stack.variant for stack in older} & {*table.FURTHER}
+    assert {stack.variant for stack in older} | {*table.FURTHER} | {""} == {*table.VARIANTS}
+    late, main = keys(protocol.further(Sizes())), keys(protocol.exploration(Sizes()))
+    shared = {key[table.KEY.index("condition")] for key in late & (main | keys(protocol.interpretations(Sizes())))}
+    assert shared == {"none", "blind-additive-hidden", "blind-multiplicative-hidden"}
+    assert [part[0] for part in protocol.parts(Path("nowhere.csv"), QUICK) if part][-1] == "further interpretations"
 
 
 def test_every_table_of_the_page_can_be_shown_and_an_unknown_one_is_named(quick, capsys):
