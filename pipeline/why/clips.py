@@ -1,0 +1,273 @@
+"""The classifier's half of docs/why.md: Tables 1-4 on real clips, with both output errors, in a table of its own.
+
+The clips are the paper's kind and not the paper's: UCF-101's first 11 classes as features (``profiles/ucf101.yaml``).
+The noiseless accuracies of the paper choose split, learning rate, momentum and R; all else is as for the rates.
+"""
+
+import io
+import itertools
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from nem.cells import GATES, CellName
+from nem.conditions import MODES, Condition
+from nem.noise import OutputDelta
+from pipeline.common import jobs, kept, paths, records, seeds, sequences
+from pipeline.params import Split, VideoClips
+from pipeline.training import settings, train
+from pipeline.training.engine import METRICS, Repetition
+from pipeline.video import clips
+from pipeline.video.acquire import ucf101
+from pipeline.video.features import features
+from pipeline.video.frames import frames
+from pipeline.video.frames.sampling import Sampling
+from pipeline.why import calibrate, networks
+from pipeline.why.protocol import FIRST, FRESH
+from pipeline.why.table import EVERY, Strength
+
+KEEP, DATA, STREAM = "why-clips", paths.CHECKPOINTS / "why-clips-data", "why-clips"
+DELTAS: tuple[OutputDelta, ...] = ("loss", "literal")
+OF_OUTPUT = tuple(name for name in EVERY if Condition.parse(name).in_output)
+
+
+@dataclass(frozen=True)
+class Regime:
+    """All that decides the noiseless network but cell and seed: plain or momentum SGD, B = 64."""
+
+    split: str
+    learning_rate: float
+    momentum: float
+    epochs: int  # R
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large and how often networks are trained."""
+
+    hidden: int = 32
+    components: int = 64
+    stride: int = 6  # of 13 vectors a video, clips of the first and of the last 7
+    generated: int | None = None  # so many made-up clips; ``None`` takes the real ones
+    splits: tuple[Split, ...] = ("groups", "random")
+    epochs: tuple[int, ...] = (25, 50)
+    rates: tuple[tuple[float, float], ...] = (  # with momentum
+        (0.003, 0.0), (0.004, 0.0), (0.005, 0.0), (0.006, 0.0), (0.008, 0.0), (0.012, 0.0), (0.0005, 0.9),
+    )  # fmt: skip
+    # σ of outputs and of gates, both with decay ½.
+    levels: tuple[tuple[float, float], ...] = ((0.03, 0.1), (0.03, 1.0), (0.1, 0.3), (0.3, 0.1), (0.3, 1.0))
+    search: int = 3
+    explore: int = 2
+    confirm: int = 10
+
+
+QUICK = Sizes(
+    3, 2, generated=60, splits=("groups",), epochs=(2, 3), rates=((0.1, 0.0),), levels=((0.1, 0.3), (0.3, 0.3)),
+    search=2, confirm=2,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Networks that train side by side, and the numbers of epochs R that each is read at."""
+
+    cell: CellName
+    regime: Regime
+    strength: Strength
+    delta: OutputDelta
+    conditions: tuple[str, ...]
+    repetitions: tuple[int, ...]
+    last: int
+    read_at: tuple[int, ...]
+
+    def networks(self) -> Iterator[tuple[str, int, dict[str, Any]]]:
+        """Yield condition, repetition and key, by column, of every network and R; the key has what concerns it only."""
+        for condition, repetition, epochs in itertools.product(self.conditions, self.repetitions, self.read_at):
+            parsed = Condition.parse(condition)
+            about = {"cell": self.cell, **asdict(self.regime), "epochs": epochs, **asdict(self.strength.of(parsed))}
+            about |= {"delta": self.delta if parsed.in_output else "", "condition": condition}
+            yield condition, repetition, about | {"repetition": repetition}
+
+
+SETTING = [field.name for field in fields(Regime)]
+KEY = ("cell", *SETTING, *calibrate.STRENGTH, "delta", "condition", "repetition")
+# At R: errors in per cent, cross entropies; first epoch at which the noiseless cross entropy at R was reached.
+MEASURES = ("test_error", "test_loss", "train_loss", "reached")
+COLUMNS = (*KEY, *MEASURES, "last", "failed", "seed", "commit")
+TEXTS = ("cell", "split", "delta", "condition", "commit")
+
+
+def load(source: Path) -> pd.DataFrame:
+    """Return the table, empty if there is no file; ValueError: columns are missing, or a network stands in it twice."""
+    kinds = {name: str if name in TEXTS else float for name in COLUMNS}
+    if not source.is_file():
+        return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in kinds.items()})
+    try:
+        rows = pd.read_csv(source, dtype=kinds, keep_default_na=False, na_values={n: [""] for n in MEASURES})
+        twice = rows[list(COLUMNS)].duplicated(list(KEY)).any()
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"expected the columns of networks in {source}, found {error}; restore it") from error
+    if twice:
+        raise ValueError(f"expected every network once in {source}, found some twice; restore the file")
+    return rows
+
+
+def _save(rows: pd.DataFrame, destination: Path) -> None:
+    """Write the table in the order of its keys, whole or not at all."""
+    text = io.StringIO()
+    rows.sort_values(list(KEY)).to_csv(text, index=False, float_format="%.6g", lineterminator="\n")
+    records.write_text(destination, text.getvalue())
+
+
+@cache
+def sequences_of(sizes: Sizes) -> Path:
+    """Write the clips with both splits and return their folder: real ones, or made-up ones of three classes.
+
+    Raises what acquiring them does.
+    """
+    folder = DATA / ("real" if sizes.generated is None else f"generated-{sizes.generated}")
+    if sizes.generated is not None:
+        random, count = seeds.numpy_generator(networks.SEED, STREAM), sizes.generated
+        label = np.arange(count) % 3
+        pool = (random.standard_normal((3, 2))[label] + random.standard_normal((count, 2))).astype(np.float32)
+        side, index = np.where(np.arange(count) < count // 4, "test", "train"), np.arange(count)[:, None].repeat(3, 1)
+        whole = sequences.Table(
+            np.arange(count), index, np.eye(3, dtype=np.float32)[label], None, dict.fromkeys(sizes.splits, side),
+            {"": torch.from_numpy(pool)}, "softmax", classes=("a", "b", "c"),
+        )  # fmt: skip
+        sequences.write(folder, whole)
+        return folder
+    acquired = ucf101.acquire(folder)
+    source = folder / "sequences.parquet"
+    manifest = frames.list_sequences(acquired.videos, source, Sampling(), folder / "frames")
+    features.take(source, folder / "frames", folder / "features")
+    table = features.load(folder / "features" / paths.FEATURES_TABLE.name)
+    how = VideoClips(
+        splits=[*sizes.splits], test_groups=[*map(str, range(1, 8))], components=sizes.components, stride=sizes.stride
+    )
+    made = clips.make(manifest, table, Sampling(), sizes.stride)
+    clips.write(made, table, how, {}, networks.SEED, folder / "clips")
+    return folder / "clips"
+
+
+def parts(source: Path, sizes: Sizes) -> Iterator[tuple[str, list[Stack]]]:
+    """Yield the protocol; a part is asked for when the table at ``source`` has all before it, which it follows from."""
+    R = max(sizes.epochs)
+    searched = [Regime(split, *rate, R) for split, rate in itertools.product(sizes.splits, sizes.rates)]
+    plain, several = Strength(), tuple(range(sizes.search))
+    yield (
+        "search",
+        [
+            Stack(cell, regime, plain, "loss", ("none",), several, R, sizes.epochs)
+            for regime, cell in itertools.product(searched, GATES)
+        ],
+    )
+    if (regime := chosen(load(source))) is None:
+        return
+    fresh = range(FRESH, FRESH + sizes.confirm)
+    yield "confirmation", [*_both(regime, (FIRST,), fresh, round(1.3 * regime.epochs))]
+    pairs = [Strength(output, 0.5, hidden, 0.5) for output, hidden in sizes.levels]
+    yield "strengths", [*_both(regime, tuple(pairs), range(sizes.explore), regime.epochs)]
+
+
+def _both(regime: Regime, strengths: tuple[Strength, ...], repetitions: range, last: int) -> Iterator[Stack]:
+    """Yield all conditions, and those that the output error concerns with its other form as well."""
+    for repetition, strength, cell in itertools.product(repetitions, strengths, GATES):
+        for delta in DELTAS:
+            names = EVERY if delta == DELTAS[0] else ("none", *OF_OUTPUT)
+            yield Stack(cell, regime, strength, delta, names, (repetition,), last, (regime.epochs,))
+
+
+def chosen(rows: pd.DataFrame) -> Regime | None:
+    """Return the regime whose noiseless errors make the paper's most likely; ``None``: none was searched.
+
+    Early seeds alone choose, so that no choice knows what confirms it.
+    """
+    found = calibrate.search(rows[rows.repetition < FRESH], calibrate.CLASSES, SETTING)
+    if not len(found):
+        return None
+    best = found.iloc[0]
+    return Regime(str(best.split), float(best.learning_rate), float(best.momentum), int(best.epochs))
+
+
+def fill(destination: Path, sizes: Sizes, minutes: float | None = None) -> None:
+    """Train what the table lacks, add it repetition by repetition, and begin nothing more after so many ``minutes``.
+
+    Raises:
+        ValueError: the table is damaged.
+        ChildProcessError: a worker died; what was finished is in the table.
+    """
+    until = time.monotonic() + 60 * (float("inf") if minutes is None else minutes)
+    for _, stacks in parts(destination, sizes):
+        rows = load(destination)
+        there, missing = _keys(rows), list[Stack]()
+        for stack in stacks:
+            lacking = {condition for condition, _, key in stack.networks() if tuple(key.values()) not in there}
+            if lacking:
+                there |= {tuple(key.values()) for *_, key in stack.networks()}
+                kept_names = tuple(name for name in stack.conditions if name in lacking or name == "none")
+                missing.append(Stack(**{**vars(stack), "conditions": kept_names}))
+        step = 4 * jobs.workers()
+        for start in range(0, len(missing), step):
+            if time.monotonic() >= until:
+                return
+            works = {_work(stack, sizes): stack for stack in missing[start : start + step]}
+            for one, repetition in train.run([*works], label="why: clips", keep=KEEP):
+                new = pd.DataFrame([*_measured(one, works[one], repetition)], columns=list(COLUMNS))
+                rows = pd.concat([rows, new]) if len(rows) else new
+                rows = rows.drop_duplicates(list(KEY), ignore_index=True)
+                _save(rows, destination)
+            kept.forget(KEEP)
+
+
+def progress(source: Path, sizes: Sizes) -> Iterator[tuple[str, int, int]]:
+    """Yield of each part its name, how many networks it has, and how many of them the table has."""
+    there = _keys(load(source))
+    for name, stacks in parts(source, sizes):
+        asked = {tuple(key.values()) for stack in stacks for *_, key in stack.networks()}
+        yield name, len(asked), len(asked & there)
+
+
+def _keys(rows: pd.DataFrame) -> set[tuple[Any, ...]]:
+    return set(rows[list(KEY)].itertuples(index=False, name=None))
+
+
+def _work(stack: Stack, sizes: Sizes) -> train.Work:
+    """Return what trains a stack."""
+    own, regime = stack.strength, stack.regime
+    noise = {
+        f"{place}_{mode}": settings.Strength(getattr(own, f"sigma_{place}"), getattr(own, f"decay_{place}"))
+        for place in settings.PLACES for mode in MODES
+    }  # fmt: skip
+    network = settings.Settings(
+        cell=stack.cell, hidden=sizes.hidden, epochs=regime.epochs, max_epochs=stack.last, batch_size=64,
+        optimiser="sgd", learning_rate=regime.learning_rate, momentum=regime.momentum,
+        noise=settings.NoiseTable(**noise), conditions=stack.conditions, output_delta=stack.delta, probe=256,
+    )  # fmt: skip
+    folder = sequences_of(sizes)
+    return train.Work(folder, regime.split, "joined", network, networks.SEED, STREAM, stack.repetitions, "cpu")
+
+
+def _measured(one: train.Work, stack: Stack, repetition: Repetition) -> Iterator[dict[str, Any]]:
+    """Yield a repetition's rows."""
+    column, code = METRICS.index, networks.commit()
+    for condition, number, key in stack.networks():
+        if number != repetition.number:
+            continue
+        c, R = repetition.conditions.index(condition), key["epochs"]
+        curve, none = repetition.curves[c].numpy(), repetition.curves[repetition.conditions.index("none")].numpy()
+        failed = 0 < int(repetition.failed_epoch[c]) <= R
+        row = key | {"last": float(stack.last), "failed": float(failed), "seed": float(one.seed), "commit": code}
+        if not failed:
+            row["test_error"] = 100 * (1 - curve[R, column("test_accuracy")])
+            row |= {name: curve[R, column(name)] for name in ("test_loss", "train_loss")}
+            reached = np.flatnonzero(curve[1:, column("test_loss")] <= none[R, column("test_loss")])
+            row["reached"] = float(reached[0] + 1) if len(reached) else np.nan
+        yield row
