@@ -5,6 +5,8 @@ import pyarrow as pa
 from pipeline import params
 from pipeline.common import command, paths, records
 from pipeline.study import grid, report, rows, saturation
+from pipeline.why import results, table
+from stages.why import ROWS as PAPERS
 
 FOLDER = paths.DATA / "study"
 ROWS = "rows.parquet"
@@ -28,4 +30,5 @@ def main(step: str) -> None:
     elif step == "train":
         records.write_table(FOLDER / ROWS, train(settings))
     else:
-        report.write(rows.frame(FOLDER / ROWS), settings, FOLDER / "tables", paths.RESULTS)
+        first = results.sides(table.load(PAPERS))
+        report.write(rows.frame(FOLDER / ROWS), settings, FOLDER / "tables", paths.RESULTS, first)

@@ -5,6 +5,7 @@ data; LONG=1 asks for more seeds. ``--minutes 0`` trains nothing, and writes the
 """
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,13 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "--minutes": {"type": float, "help": "begin nothing more after so many minutes"},
     "--show": {"metavar": "NAME", "help": "print one table of the page, and train nothing"},
     "--check": {"type": int, "metavar": "N", "help": "train N repetitions of the confirmation again, and compare"},
+    "--only": {"choices": ("rates", "clips"), "help": "train networks of one kind of data"},
     "--add": {"type": Path, "metavar": "FILE", "help": "take in the rows that another machine finished"},
 }
 
 
 @command.stage("why", ARGUMENTS)
-def main(minutes: float | None, show: str | None, check: int | None, add: Path | None) -> None:
+def main(minutes: float | None, show: str | None, check: int | None, only: str | None, add: Path | None) -> None:
     """Do what is asked for; without arguments, all."""
     from pipeline.why import networks, page, protocol, table
 
@@ -46,5 +48,9 @@ def main(minutes: float | None, show: str | None, check: int | None, add: Path |
         return
     if add:
         table.save(table.add(table.load(source), table.load(add)), source)
-    networks.fill(protocol.stacks(source, sizes), source, sizes, minutes)
+    begun = time.monotonic()
+    if only != "clips":
+        networks.fill(protocol.stacks(source, sizes), source, sizes, minutes)
+    if only != "rates":
+        page.fill_clips(source, sizes, None if minutes is None else minutes - (time.monotonic() - begun) / 60)
     page.write(PAGE, written, source, sizes)

@@ -23,7 +23,7 @@ ABOVE = {
     "serving": ("nem", "common", "training"),
     "tracking": ("nem", "common", "training", "evaluation", "tasks"),
     "study": ("nem", "common", "training", "sections", "params", "evaluation", "tasks"),
-    "why": ("nem", "common", "fx", "training", "params", "evaluation", "tasks"),
+    "why": ("nem", "common", "fx", "video", "training", "params", "evaluation", "tasks", "study"),
 }
 """What a part of the house may import besides itself; stages and tools stand above all."""
 MAY_KNOW_PARAMS = ("pipeline.training.tune",)

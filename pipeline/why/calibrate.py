@@ -7,14 +7,14 @@ was trained" and a distribution over the rest.
 """
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy import special, stats
+from scipy import optimize, special, stats
 
 from nem.cells import GATES
 from nem.conditions import MODES, PLACES
@@ -74,9 +74,9 @@ class Predictive:
         density: Floats = stats.t.logpdf((value - self.mean) / self.scale, self.df) - np.log(self.scale)
         return density
 
-    def below(self, values: float | Floats) -> Floats:
-        """Return the probabilities ``(…, S)`` of less than values ``(…, 1)``."""
-        below: Floats = stats.t.cdf((values - self.mean) / self.scale, self.df)
+    def below(self, value: float) -> Floats:
+        """Return the probabilities ``(S,)`` of less than a value."""
+        below: Floats = stats.t.cdf((value - self.mean) / self.scale, self.df)
         return below
 
     def at(self, chosen: npt.NDArray[np.bool_]) -> "Predictive":
@@ -85,9 +85,15 @@ class Predictive:
 
     def quantiles(self, weights: Floats, levels: Iterable[float]) -> list[float]:
         """Return quantiles under a mixture over settings with ``weights`` ``(S,)``."""
-        grid = np.linspace(self.mean.min() - 9 * self.scale.max(), self.mean.max() + 9 * self.scale.max(), 8001)
-        below = (weights * self.below(grid[:, None])).sum(1)
-        return [float(np.interp(level, below, grid)) for level in levels]
+        ends = float((self.mean - 99 * self.scale).min()), float((self.mean + 99 * self.scale).max())
+        return [_crossing(lambda value: float(weights @ self.below(value)), level, *ends) for level in levels]
+
+
+def _crossing(below: Callable[[float], float], level: float, low: float, high: float) -> float:
+    """Return where a distribution function crosses a level; an end if it does not in between."""
+    if not below(low) < level < below(high):
+        return low if level <= below(low) else high
+    return float(optimize.brentq(lambda value: below(value) - level, low, high, xtol=1e-6))
 
 
 @dataclass(frozen=True)
@@ -105,11 +111,8 @@ class Passage:
         """Return log densities ``(S,)``; log probabilities of a value at most the bound."""
         if value <= self.bound:
             return np.log(self.late)
-        return np.log1p(-self.late) + self.own.log_density(value) - np.log(self.own.below(100.0) - self._start)
-
-    @property
-    def _start(self) -> Floats:
-        return self.own.below(self.bound)
+        start = self.own.below(self.bound)
+        return np.log1p(-self.late) + self.own.log_density(value) - np.log(self.own.below(100) - start)
 
     def at(self, chosen: npt.NDArray[np.bool_]) -> "Passage":
         """Return the same at some settings."""
@@ -117,10 +120,13 @@ class Passage:
 
     def quantiles(self, weights: Floats, levels: Iterable[float]) -> list[float]:
         """Return quantiles under a mixture over settings; -inf is at most the bound."""
-        grid = np.linspace(self.bound, 100, 2001)
-        known = (self.own.below(grid[:, None]) - self._start) / (self.own.below(100.0) - self._start)
-        below = (weights * (self.late + (1 - self.late) * known)).sum(1)
-        return [float(np.interp(level, below, grid)) if level > below[0] else -np.inf for level in levels]
+        start, late = self.own.below(self.bound), float(weights @ self.late)
+        rest = weights * (1 - self.late) / (self.own.below(100) - start)
+
+        def below(value: float) -> float:
+            return late + float(rest @ (self.own.below(value) - start))
+
+        return [_crossing(below, level, self.bound, 100) if level > late else -np.inf for level in levels]
 
 
 def _pooled(values: pd.Series, by: list[pd.Series], settings: pd.DataFrame) -> tuple[Predictive, Floats]:

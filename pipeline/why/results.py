@@ -208,7 +208,8 @@ def _speed(value: float) -> str:
     return f"{value:+.0f}" if np.isfinite(value) else "later"
 
 
-def _early(rows: pd.DataFrame) -> pd.DataFrame:
+def early(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the main regime that may choose: those without fresh seeds."""
     return table.of(rows[rows.repetition < FRESH], MAIN)
 
 
@@ -251,7 +252,7 @@ def prediction(rows: pd.DataFrame, entries: Entries = RATES, what: Predicted = "
 def passages(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the same of speed-ups, with the noiseless network's own early passage and less it."""
     both: dict[str, Predicted] = {"in": "speed-ups", "off": "speed-ups less own"}
-    parts = {words: prediction(_early(rows), what=what) for words, what in both.items()}
+    parts = {words: prediction(early(rows), what=what) for words, what in both.items()}
     return pd.concat([part.assign(**{"own passage": words}) for words, part in parts.items()])
 
 
@@ -272,7 +273,10 @@ def falsified(found: dict[str, pd.DataFrame]) -> pd.DataFrame:
         overlap = np.minimum(low.high, high.high) - np.maximum(low.low, high.low)
         k = int((overlap / np.minimum(low.high - low.low, high.high - high.low)).argmin())
         form, line = _speed if "speed" in words else _number, {"entries": words, "sign": sign}
-        line |= {"outside of 95 %": f"{len(out)} of {len(own)}{': ' if names else ''}{names}", "ln joint": f"{joint:.1f}"}
+        line |= {
+            "outside of 95 %": f"{len(out)} of {len(own)}{': ' if names else ''}{names}",
+            "ln joint": f"{joint:.1f}",
+        }
         best = own.iloc[k]
         line["a run that would refute it"] = (
             f"{best.cell.upper()} {_column(best.condition)} outside of {form(best.low)} to {form(best.high)}"
@@ -305,7 +309,9 @@ def classes(rows: pd.DataFrame) -> pd.DataFrame:
                 f"{100 - CLASSES.value(cell, name):.2f}" if name not in REVERSED else ""
             )
             mark = {"supported": " ▲", "opposite": " ▼", "practically none": " ≈"}.get(verdicts.get(name, ""), "")
-            lines[name][f"{cell.upper()}, {delta}"] = f"{100 - errors[name].mean():.2f} ({losses[name].mean():.3f}){mark}"
+            lines[name][f"{cell.upper()}, {delta}"] = (
+                f"{100 - errors[name].mean():.2f} ({losses[name].mean():.3f}){mark}"
+            )
     return pd.DataFrame([*lines.values()])
 
 
@@ -400,8 +406,8 @@ SPEEDS: tuple[Predicted, ...] = ("errors", "speed-ups", "speed-ups less own")
 Tables = dict[str, Callable[[pd.DataFrame], pd.DataFrame]]
 TABLES: Tables = {
     "summary": summary, "confirmation": against_none, "signs": signs, "speed": speed,
-    "prediction": lambda rows: prediction(_early(rows)), "passages": passages,
-    "falsified": lambda rows: falsified(_predicted(_early(rows), RATES, SPEEDS)),
+    "prediction": lambda rows: prediction(early(rows)), "passages": passages,
+    "falsified": lambda rows: falsified(_predicted(early(rows), RATES, SPEEDS)),
     "regimes": regimes, "lottery": chances, "level": level,
     **{part: partial(overview, part=part) for part in ("strengths", "elsewhere", "change", "interpretations")},
 }  # fmt: skip

@@ -57,7 +57,7 @@ def test_the_quick_study_is_whole(prepared):
     table = pd.read_csv(folder / "claims.csv", dtype=str, keep_default_na=False)
     assert tuple(table.columns) == claims.COLUMNS
     assert len(table) == len(claims.load()) + 1
-    kinds = (claims.REPRODUCED, claims.ONLY_IF, claims.NOT, claims.CONTRADICTED)
+    kinds = (claims.SUPPORTED, claims.ONLY_IF, claims.NONE, claims.OPPOSITE, claims.UNDECIDED)
     assert table.verdict.str.startswith(kinds).all()
     assert table.condition_of_verdict[:-1].str.contains("GENERATED").all(), "results must say what their data are"
     pictures = {file.name for file in folder.glob("*.png")}
