@@ -8,7 +8,7 @@ import io
 import itertools
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ class Sizes:
     stride: int = 6  # of 13 vectors a video, clips of the first and of the last 7
     generated: int | None = None  # so many made-up clips; ``None`` takes the real ones
     splits: tuple[Split, ...] = ("groups", "random")
-    epochs: tuple[int, ...] = (25, 50)
+    epochs: int = 25  # R
     rates: tuple[tuple[float, float], ...] = (  # with momentum
         (0.003, 0.0), (0.004, 0.0), (0.005, 0.0), (0.006, 0.0), (0.008, 0.0), (0.012, 0.0), (0.0005, 0.9),
     )  # fmt: skip
@@ -69,14 +69,14 @@ class Sizes:
 
 
 QUICK = Sizes(
-    3, 2, generated=60, splits=("groups",), epochs=(2, 3), rates=((0.1, 0.0),), levels=((0.1, 0.3), (0.3, 0.3)),
+    3, 2, generated=60, splits=("groups",), epochs=3, rates=((0.1, 0.0),), levels=((0.1, 0.3), (0.3, 0.3)),
     search=2, confirm=2,
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Stack:
-    """Networks that train side by side, and the numbers of epochs R that each is read at."""
+    """Networks that train side by side."""
 
     cell: CellName
     regime: Regime
@@ -84,16 +84,15 @@ class Stack:
     delta: OutputDelta
     conditions: tuple[str, ...]
     repetitions: tuple[int, ...]
-    last: int
-    read_at: tuple[int, ...]
+    last: int  # epoch
 
-    def networks(self) -> Iterator[tuple[str, int, dict[str, Any]]]:
-        """Yield condition, repetition and key, by column, of every network and R; the key has what concerns it only."""
-        for condition, repetition, epochs in itertools.product(self.conditions, self.repetitions, self.read_at):
+    def networks(self) -> Iterator[dict[str, Any]]:
+        """Yield every network's key by column, which has what concerns the network only."""
+        for condition, repetition in itertools.product(self.conditions, self.repetitions):
             parsed = Condition.parse(condition)
-            about = {"cell": self.cell, **asdict(self.regime), "epochs": epochs, **asdict(self.strength.of(parsed))}
+            about = {"cell": self.cell, **asdict(self.regime), **asdict(self.strength.of(parsed))}
             about |= {"delta": self.delta if parsed.in_output else "", "condition": condition}
-            yield condition, repetition, about | {"repetition": repetition}
+            yield about | {"repetition": repetition}
 
 
 SETTING = [field.name for field in fields(Regime)]
@@ -159,16 +158,9 @@ def sequences_of(sizes: Sizes) -> Path:
 
 def parts(source: Path, sizes: Sizes) -> Iterator[tuple[str, list[Stack]]]:
     """Yield the protocol; a part is asked for when the table at ``source`` has all before it, which it follows from."""
-    R = max(sizes.epochs)
-    searched = [Regime(split, *rate, R) for split, rate in itertools.product(sizes.splits, sizes.rates)]
-    plain, several = Strength(), tuple(range(sizes.search))
-    yield (
-        "search",
-        [
-            Stack(cell, regime, plain, "loss", ("none",), several, R, sizes.epochs)
-            for regime, cell in itertools.product(searched, GATES)
-        ],
-    )
+    searched = [Regime(split, *rate, sizes.epochs) for split, rate in itertools.product(sizes.splits, sizes.rates)]
+    plain = Strength(), DELTAS[0], ("none",), tuple(range(sizes.search)), sizes.epochs
+    yield "search", [Stack(cell, regime, *plain) for regime, cell in itertools.product(searched, GATES)]
     if (regime := chosen(load(source))) is None:
         return
     fresh = range(FRESH, FRESH + sizes.confirm)
@@ -182,7 +174,7 @@ def _both(regime: Regime, strengths: tuple[Strength, ...], repetitions: range, l
     for repetition, strength, cell in itertools.product(repetitions, strengths, GATES):
         for delta in DELTAS:
             names = EVERY if delta == DELTAS[0] else ("none", *OF_OUTPUT)
-            yield Stack(cell, regime, strength, delta, names, (repetition,), last, (regime.epochs,))
+            yield Stack(cell, regime, strength, delta, names, (repetition,), last)
 
 
 def chosen(rows: pd.DataFrame) -> Regime | None:
@@ -209,11 +201,10 @@ def fill(destination: Path, sizes: Sizes, minutes: float | None = None) -> None:
         rows = load(destination)
         there, missing = _keys(rows), list[Stack]()
         for stack in stacks:
-            lacking = {condition for condition, _, key in stack.networks() if tuple(key.values()) not in there}
-            if lacking:
-                there |= {tuple(key.values()) for *_, key in stack.networks()}
-                kept_names = tuple(name for name in stack.conditions if name in lacking or name == "none")
-                missing.append(Stack(**{**vars(stack), "conditions": kept_names}))
+            if lacking := {key["condition"] for key in stack.networks() if tuple(key.values()) not in there}:
+                there |= {tuple(key.values()) for key in stack.networks()}
+                names = tuple(name for name in stack.conditions if name in lacking or name == "none")
+                missing.append(replace(stack, conditions=names))
         step = 4 * jobs.workers()
         for start in range(0, len(missing), step):
             if time.monotonic() >= until:
@@ -231,7 +222,7 @@ def progress(source: Path, sizes: Sizes) -> Iterator[tuple[str, int, int]]:
     """Yield of each part its name, how many networks it has, and how many of them the table has."""
     there = _keys(load(source))
     for name, stacks in parts(source, sizes):
-        asked = {tuple(key.values()) for stack in stacks for *_, key in stack.networks()}
+        asked = {tuple(key.values()) for stack in stacks for key in stack.networks()}
         yield name, len(asked), len(asked & there)
 
 
@@ -257,12 +248,11 @@ def _work(stack: Stack, sizes: Sizes) -> train.Work:
 
 def _measured(one: train.Work, stack: Stack, repetition: Repetition) -> Iterator[dict[str, Any]]:
     """Yield a repetition's rows."""
-    column, code = METRICS.index, networks.commit()
-    for condition, number, key in stack.networks():
-        if number != repetition.number:
-            continue
-        c, R = repetition.conditions.index(condition), key["epochs"]
-        curve, none = repetition.curves[c].numpy(), repetition.curves[repetition.conditions.index("none")].numpy()
+    R, code, column, conditions = stack.regime.epochs, networks.commit(), METRICS.index, repetition.conditions
+    none = repetition.curves[conditions.index("none")].numpy()
+    for key in replace(stack, repetitions=(repetition.number,)).networks():
+        c = conditions.index(key["condition"])
+        curve = repetition.curves[c].numpy()
         failed = 0 < int(repetition.failed_epoch[c]) <= R
         row = key | {"last": float(stack.last), "failed": float(failed), "seed": float(one.seed), "commit": code}
         if not failed:
