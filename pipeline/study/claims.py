@@ -1,8 +1,7 @@
 """The judge of the paper's claims, which ``claims.csv`` has as data; ``docs/study.md`` has the rules in words.
 
-A *comparison* speaks for or against a claim or says that there is practically nothing (:func:`status`), all of them in
-a *context* (task, split, regime, cell) together (:func:`together`), and the *verdict* sums contexts up, those in the
-paper's own regime before all others.
+A *comparison* speaks for or against a claim, or for no effect (:func:`status`), all of them in a *context* (task,
+split, regime, cell) together (:func:`together`); the *verdict* sums contexts up, the paper's own regime before others.
 """
 
 import csv
@@ -25,10 +24,8 @@ Status = Literal["for", "none", "against", "open"]
 COLUMNS = ("claim", "source", "paper", "ours", "ci_low", "ci_high", "verdict", "condition_of_verdict")
 SUPPORTED, ONLY_IF, NONE = "supported", "supported only if", "practically none"
 OPPOSITE, UNDECIDED = "opposite", "undecided"
-LEAST = 0.05
-"""Smallest effect of interest: this share of the noiseless test loss, of its share of errors, or of R."""
-ENOUGH = 30
-"""Repetitions without which nothing is called practically none."""
+LEAST = 0.05  # the smallest effect of interest: a share of the noiseless test loss, of its share of errors, or of R
+ENOUGH = 30  # repetitions without which nothing is practically none
 HEADS = {"classes": ("softmax",), "values": ("identity",), "both": ("softmax", "identity")}
 SCORE: dict[str, Measure] = {"softmax": "accuracy", "identity": "error"}  # what claims of "accuracy" are judged by
 # Operations per sequence: six per weight and slice, 40 for each hidden unit and slice. Noise adds 12 for each neuron
@@ -40,6 +37,7 @@ COUNTED = {
     "condition_of_verdict": "counted, not timed: the paper's LSTM classifier with I 2048, J 256, K 11, T 7",
 }  # fmt: skip
 ORDER: dict[Status, int] = {"for": 3, "open": 2, "none": 1, "against": 0}
+Sides = Mapping[Context, Mapping[str, Side]]
 
 
 @dataclass(frozen=True)
@@ -89,51 +87,40 @@ def load() -> tuple[Claim, ...]:
         return tuple(Claim(**line) for line in csv.DictReader(file))
 
 
-def status(gain: Effect, p: float, equivalent: float = 1.0, *, amount: float | None = None, below: float = 1.0
-           ) -> Status:  # fmt: skip
+def status(gain: Effect, p: float, equivalent: float = 1.0, below: float = 1.0, half: float | None = None) -> Status:
     """Return what one comparison says, with its p-value adjusted over the claim's comparisons in one context.
 
-    ``equivalent`` is the p-value of "not within the smallest effect of interest", ``below`` that of "not within half of
-    the paper's ``amount``". A claim of an amount needs an interval above that half. Where the better side failed
-    alone, nothing speaks for a claim or for no effect.
+    ``equivalent`` is the p-value of "not within the smallest effect of interest", ``below`` that of "not within
+    ``half``" of the paper's amount, above which the interval must lie where the claim has one. Where the better side
+    failed alone, nothing speaks for a claim or for no effect.
     """
-    if gain.value is None or gain.low is None or gain.high is None:
+    if gain.value is None or gain.low is None:
         return "open"
     if p < LEVEL and gain.value < 0 and equivalent >= LEVEL:
         return "against"
-    if min(equivalent, below) < LEVEL:
+    if gain.failed or min(equivalent, below) < LEVEL:
         return "open" if gain.failed else "none"
-    half = amount is None or gain.low >= amount / 2
-    return "for" if p < LEVEL and gain.value > 0 and half and not gain.failed else "open"
+    return "for" if p < LEVEL and gain.value > 0 and (half is None or gain.low >= half) else "open"
 
 
 def small(gain: Effect, equivalent: float, margin: float) -> Status:
     """Return the same of a claim that an effect lies within a margin; ``equivalent``: that it does not."""
-    if gain.value is None or gain.low is None or gain.high is None:
-        return "open"
-    if gain.low > margin or gain.high < -margin:
+    if gain.low is not None and gain.high is not None and (gain.low > margin or gain.high < -margin):
         return "against"
     return "for" if equivalent < LEVEL and not gain.failed else "open"
 
 
 def together(parts: Sequence[Status]) -> Status:
     """Return what a claim's comparisons say together: ``against`` if any is, ``for`` or ``none`` if all are."""
-    if "against" in parts:
-        return "against"
-    return parts[0] if parts and len(set(parts)) == 1 else "open"
+    return "against" if "against" in parts else parts[0] if len(set(parts)) == 1 else "open"
 
 
 def verdict(first: Sequence[Status], after: Sequence[Status] = ()) -> str:
-    """Return the verdict over contexts in the paper's regime, and (only without any) over the ``after`` ones.
-
-    Support is whole if all contexts of both are for the claim; the text after ``only if`` is left to the caller.
-    """
+    """Return the verdict over contexts that come first, without any over those after, which only qualify support."""
     judged = {*(first or after)}
-    if "for" in judged:
+    if "for" in judged:  # the text after ``only if`` is left to the caller
         return SUPPORTED if {*first, *after} == {"for"} else ONLY_IF
-    if not judged or "open" in judged:
-        return UNDECIDED
-    return OPPOSITE if "against" in judged else NONE
+    return UNDECIDED if not judged or "open" in judged else OPPOSITE if "against" in judged else NONE
 
 
 @dataclass(frozen=True)
@@ -146,30 +133,22 @@ class Judgement:
     weakest: Effect
     pair: tuple[str, str]
     unit: str
-    first: bool  # in the paper's regime
+    first: bool  # in the paper's regime, or of a task that has no such context
 
 
-Sides = Mapping[Context, Mapping[str, Side]]
-
-
-def judge(rows: pd.DataFrame, bootstrap: Bootstrap, evidence: Mapping[str, str], first: Sides | None = None
-          ) -> pd.DataFrame:  # fmt: skip
-    """Return one row per claim, from the rows of the study's regimes and, ``first``, what the paper's own regime gave.
-
-    ``evidence`` says what the data of each task are.
-    """
-    first = first or {}
+def judge(rows: pd.DataFrame, bootstrap: Bootstrap, evidence: Mapping[str, str], first: Sides) -> pd.DataFrame:
+    """Return one row per claim, judged in the paper's regime (``first``) and in those of the rows."""
     everywhere = {**first} | {
         context: {name: side(own, by_name["none"]) for name, own in by_name.items()}
         for context, by_name in contexts(rows[rows.purpose.isin(REGIMES)])
     }
-    lines = []
+    lines, own = [], {context.task for context in first}
     for number, claim in enumerate(load(), 1):
-        judgements = [
-            j for context in everywhere if (j := _judged(claim, context, everywhere, bootstrap, context in first))
-        ]
+        judged = (_judged(claim, at, everywhere, bootstrap, at in first or at.task not in own) for at in everywhere)
+        judgements = [judgement for judgement in judged if judgement]
         tasks = sorted({context.task for context in everywhere if context.head in HEADS[claim.about]})
-        lines.append(_line(f"{number}. {claim.claim}", claim, judgements, "; ".join(evidence[task] for task in tasks)))
+        data = "; ".join(evidence.get(task, "docs/why/rows.csv") for task in tasks)
+        lines.append(_line(f"{number}. {claim.claim}", claim, judgements, data))
     counted = {**COUNTED, "claim": f"{len(lines) + 1}. {COUNTED['claim']}"}
     return pd.DataFrame([*lines, counted], columns=list(COLUMNS)).fillna("")
 
@@ -193,17 +172,15 @@ def _judged(claim: Claim, context: Context, everywhere: Sides, bootstrap: Bootst
     errors = 100 - float(np.nanmean(own["none"]["accuracy"])) if measure == "accuracy" else 100.0
 
     def within(column: Floats, percent: float) -> float:
-        known = column[np.isfinite(column)]
-        limit = -np.log1p(-percent / 100) if measure == "error" else percent
+        known, limit = column[np.isfinite(column)], -np.log1p(-percent / 100) if measure == "error" else percent
         return equivalence(known, limit) if len(known) >= ENOUGH else 1.0
 
-    parts: list[Status] = []
-    for gain, p, column in zip(gains, p_values, values.T, strict=True):
-        if margin is not None:
-            parts.append(small(gain, within(column, margin), margin))
-        else:
-            below = 1.0 if amount is None else within(column, amount / 2)
-            parts.append(status(gain, p, within(column, LEAST * errors), amount=amount, below=below))
+    half = (amount or 0) / 2
+    parts: list[Status] = [
+        status(gain, p, within(column, LEAST * errors), within(column, half), half or None) if margin is None
+        else small(gain, within(column, margin), margin)
+        for gain, p, column in zip(gains, p_values, values.T, strict=True)
+    ]  # fmt: skip
     # The comparison that speaks least for the claim; where effects should be small, the largest.
     worth = [float("-inf") if g.value is None else -abs(g.value) if margin else g.value for g in gains]
     k = worth.index(min(worth))
@@ -218,8 +195,7 @@ def _line(text: str, claim: Claim, judgements: Sequence[Judgement], data: str) -
     if not judgements:
         what = f"a condition diverged at every setting. Data: {data}" if data else "no data of this kind"
         return line | {"condition_of_verdict": what}
-    # The context that speaks most for the claim, in the paper's regime if there is one, gives the numbers, so that none
-    # can be said to be hidden.
+    # The context that speaks most for the claim, of the paper's regime if any, gives the numbers: none are hidden.
     best = max(judgements, key=lambda j: (j.first, ORDER[j.status], j.weakest.value or float("-inf")))
     gain, note = best.weakest, f"numbers: {best.name}, {' against '.join(best.pair)}"
     if gain.value is not None:

@@ -77,8 +77,7 @@ def effect(first: Side, second: Side, measure: Measure, bootstrap: Bootstrap) ->
     """Compare two sides over the repetitions in which neither failed."""
     values = first[measure] - second[measure]
     known = values[np.isfinite(values)]
-    # Of few values the bootstrap-t interval has no ends, of many it covers better.
-    interval = bootstrap.studentised(known) if len(known) >= 5 else bootstrap.mean(known)
+    interval = bootstrap.studentised(known) if len(known) >= 5 else bootstrap.mean(known)  # of fewer it has no ends
     mean, low, high = (
         None if end is None else 100 * float(-np.expm1(-end)) if measure == "error" else end
         for end in (interval.mean, interval.low, interval.high)

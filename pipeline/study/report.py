@@ -61,12 +61,8 @@ def sections(
     return found | {CLAIMS: verdicts[["claim", "paper", "shown", "verdict"]].rename(columns={"shown": "ours"})}
 
 
-def write(rows: pd.DataFrame, params: Params, folder: Path, results: Path, first: claims.Sides | None = None
-          ) -> None:  # fmt: skip
-    """Write the comparisons and pictures of all rows into a folder, the verdicts and the page to where results go.
-
-    ``first`` is what the paper's own regime gave (:func:`pipeline.study.claims.judge`).
-    """
+def write(rows: pd.DataFrame, params: Params, folder: Path, results: Path, first: claims.Sides) -> None:
+    """Write the comparisons and pictures of all rows into a folder, verdicts and page to where results go."""
     bootstrap = Bootstrap(params.evaluate.confidence, params.evaluate.bootstrap, params.seed)
     titles = {task: TASKS[task].title for task in rows.task.unique()}
     about = {task: evidence(task) for task in titles}

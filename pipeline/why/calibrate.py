@@ -134,7 +134,8 @@ def _pooled(values: pd.Series, by: list[pd.Series], settings: pd.DataFrame) -> t
     groups = values.groupby(by)
     mean, count = groups.mean(), groups.count()
     df = int((count - 1).clip(lower=0).sum())
-    spread = np.sqrt(((count - 1) * groups.var().fillna(0)).sum() / df) if df else np.nan
+    spread = np.sqrt(((count - 1) * groups.var().fillna(0)).sum() / df) if df else 0.0
+    spread = spread or np.nan  # of accuracies a few may be equal, which says nothing
     wanted = pd.MultiIndex.from_frame(settings) if len(by) > 1 else pd.Index(settings.iloc[:, 0])
     n = count.reindex(wanted).to_numpy(float)
     return Predictive(mean.reindex(wanted).to_numpy(float), spread * np.sqrt(1 + 1 / n), df), n

@@ -164,12 +164,12 @@ def parts(source: Path, sizes: Sizes) -> Iterator[tuple[str, list[Stack]]]:
     if (regime := chosen(load(source))) is None:
         return
     fresh = range(FRESH, FRESH + sizes.confirm)
-    yield "confirmation", [*_both(regime, (FIRST,), fresh, round(1.3 * regime.epochs))]
+    yield "confirmation", [*both(regime, (FIRST,), fresh, round(1.3 * regime.epochs))]
     pairs = [Strength(output, 0.5, hidden, 0.5) for output, hidden in sizes.levels]
-    yield "strengths", [*_both(regime, tuple(pairs), range(sizes.explore), regime.epochs)]
+    yield "strengths", [*both(regime, tuple(pairs), range(sizes.explore), regime.epochs)]
 
 
-def _both(regime: Regime, strengths: tuple[Strength, ...], repetitions: range, last: int) -> Iterator[Stack]:
+def both(regime: Regime, strengths: tuple[Strength, ...], repetitions: range, last: int) -> Iterator[Stack]:
     """Yield all conditions, and those that the output error concerns with its other form as well."""
     for repetition, strength, cell in itertools.product(repetitions, strengths, GATES):
         for delta in DELTAS:

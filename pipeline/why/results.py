@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -59,12 +60,13 @@ def of_classes(
     return own.pivot(index="repetition", columns="condition", values=measure).reindex(columns=list(EVERY))
 
 
-def sides(rows: pd.DataFrame, least: int = 5) -> dict[Context, dict[str, Side]]:
-    """Return the confirmation as the judge of the study's claims takes it: a context per cell, sides by condition.
+def sides(source: Path, least: int = 5) -> dict[Context, dict[str, Side]]:
+    """Return the confirmation in a table as the judge of the study's claims takes it: by cell and condition.
 
     There is none with fewer than ``least`` repetitions that both cells have whole. As in the study a run that is not
     there by its last epoch counts as there one later.
     """
+    rows = table.load(source)
     errors = {cell: confirmation(rows, cell).dropna() for cell in GATES}
     whole = errors["lstm"].index.intersection(errors["gru"].index)
     found: dict[Context, dict[str, Side]] = {}
@@ -213,13 +215,12 @@ def early(rows: pd.DataFrame) -> pd.DataFrame:
     return table.of(rows[rows.repetition < FRESH], MAIN)
 
 
-def _of_delta(rows: pd.DataFrame, delta: str) -> pd.DataFrame:
+def of_delta(rows: pd.DataFrame, delta: str) -> pd.DataFrame:
     """Return the rows of the regime that the clips' protocol chose, with one output error and early seeds."""
     early, regime = rows[rows.repetition < FRESH], clips.chosen(rows)
     if regime is None:
         return early[:0]
-    values = [value for name, value in vars(regime).items()]
-    return early[(early[clips.SETTING] == values).all(axis=1) & early.delta.isin(("", delta))]
+    return early[(early[clips.SETTING] == [*vars(regime).values()]).all(axis=1) & early.delta.isin(("", delta))]
 
 
 def prediction(rows: pd.DataFrame, entries: Entries = RATES, what: Predicted = "errors") -> pd.DataFrame:
@@ -321,8 +322,8 @@ def regimes(
     """Return the regimes that were searched, the most likely ones first, and how many fit."""
     found, lines = calibrate.search(rows[rows.repetition < FRESH], entries, setting), []
     for line in found.head(SHOWN).to_dict("records"):
-        shown = {"regime": ", ".join(f"{name.replace('_', ' ')} {line[name]:g}" if isinstance(line[name], float)
-                                     else line[name] for name in setting)}  # fmt: skip
+        words = (line[n] if isinstance(line[n], str) else f"{n.replace('_', ' ')} {line[n]:g}" for n in setting)
+        shown = {"regime": ", ".join(words)}
         shown |= {cell.upper(): f"{line[cell]:.3f} ({entries.value(cell, 'none'):.3f})" for cell in GATES}
         lines.append(shown | {"log likelihood": f"{line['log_likelihood']:.2f}", "fits": "yes" if line["fits"] else ""})
     if len(found) > SHOWN:
@@ -415,9 +416,7 @@ OF_CLIPS: Tables = {
     "clipsregimes": partial(regimes, entries=CLASSES, setting=(*clips.SETTING,)),
     "clipssummary": lambda rows: _by_delta(rows, lambda d: summary(rows, partial(of_classes, delta=d), CLASSES)),
     "clips": classes,
-    "clipsprediction": lambda rows: _by_delta(rows, lambda d: prediction(_of_delta(rows, d), CLASSES)),
-    "clipsfalsified": lambda rows: _by_delta(
-        rows, lambda d: falsified(_predicted(_of_delta(rows, d), CLASSES, SPEEDS))
-    ),
+    "clipsprediction": lambda rows: _by_delta(rows, lambda d: prediction(of_delta(rows, d), CLASSES)),
+    "clipsfalsified": lambda rows: _by_delta(rows, lambda d: falsified(_predicted(of_delta(rows, d), CLASSES, SPEEDS))),
 }
 """Tables of the classifier's rows, and of the others."""

@@ -45,7 +45,8 @@ def test_the_quick_path_is_whole_and_goes_on_after_a_kill(quick, monkeypatch, ca
     assert not rows.failed.any()
     np.testing.assert_allclose(rows.level_mse + rows.daily_mse, rows.test_mse, rtol=1e-4)
     assert "| LSTM | `reversed-nem-multiplicative-both` |" in written
-    assert {f.name for f in quick.parent.iterdir()} == {"rows.csv", "why.md", "confirmation.png", "lottery.png"}
+    left = {f.name for f in quick.parent.iterdir()}
+    assert left == {"rows.csv", "clips.csv", "why.md", "confirmation.png", "lottery.png"}
 
     monkeypatch.setattr(page, "write", lambda *_: None)
     asked, run = [], train.run
@@ -73,13 +74,13 @@ def test_the_quick_path_is_whole_and_goes_on_after_a_kill(quick, monkeypatch, ca
 
 def test_every_table_of_the_page_can_be_shown_and_an_unknown_one_is_named(quick, capsys):
     marks = [match[2] for match in page.MARKS.finditer(stage.PAGE.read_text(encoding="utf-8"))]
-    assert set(marks) == {"progress", *results.TABLES}
+    assert set(marks) == set(page.NAMES)
     for name in marks:
         assert f"`python -m stages.why --show {name}`" in stage.PAGE.read_text(encoding="utf-8")
     assert stage.main(["--show", "summary"]) == 0
     assert capsys.readouterr().out.strip() == page.NOTHING
     assert stage.main(["--show", "nothing"]) == 1
-    assert "use one of progress, summary" in capsys.readouterr().err
+    assert "use one of progress, abstract, summary" in capsys.readouterr().err
 
 
 def test_the_committed_page_is_that_of_the_committed_table(tmp_path, monkeypatch):
@@ -161,7 +162,8 @@ def test_calibration_finds_regime_strength_and_sign(turned):
     assert calibrate.matched(rows) == [MAIN]
     for cell, mode in itertools.product(GATES, ("additive", "multiplicative")):
         assert calibrate.most_likely(rows, MAIN, cell, mode) == TRUE
-    found = calibrate.predictions(rows, MAIN)
+    own = table.of(rows, MAIN)
+    found = calibrate.predictions(own)
     right, wrong = ("nem", "reversed-nem") if turned else ("reversed-nem", "nem")
     inside = found[found.kind == right].eval("low <= paper <= high")
     assert len(inside) == 12
@@ -169,7 +171,7 @@ def test_calibration_finds_regime_strength_and_sign(turned):
     joint = found.drop_duplicates(["cell", "mode", "kind"]).groupby("kind").joint.sum()
     assert joint[right] > joint[wrong] + 10
     # A single repetition says nothing of the spread, and so nothing at all.
-    assert not len(calibrate.predictions(rows[rows.repetition == 0], MAIN))
+    assert not len(calibrate.predictions(own[own.repetition == 0]))
 
 
 def test_verdicts_and_signs_of_known_effects():
