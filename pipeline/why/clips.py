@@ -4,7 +4,6 @@ The clips are the paper's kind and not the paper's: UCF-101's first 11 classes a
 The noiseless accuracies of the paper choose split, learning rate, momentum and R; all else is as for the rates.
 """
 
-import io
 import itertools
 import time
 from collections.abc import Iterator
@@ -20,16 +19,16 @@ import torch
 from nem.cells import GATES, CellName
 from nem.conditions import MODES, Condition
 from nem.noise import OutputDelta
-from pipeline.common import jobs, kept, paths, records, seeds, sequences
+from pipeline.common import jobs, kept, paths, seeds, sequences
 from pipeline.params import Split, VideoClips
 from pipeline.training import settings, train
 from pipeline.training.engine import METRICS, Repetition
-from pipeline.video import clips
+from pipeline.video import clips, layout
 from pipeline.video.acquire import ucf101
 from pipeline.video.features import features
 from pipeline.video.frames import frames
 from pipeline.video.frames.sampling import Sampling
-from pipeline.why import calibrate, networks
+from pipeline.why import calibrate, networks, table
 from pipeline.why.protocol import FIRST, FRESH
 from pipeline.why.table import EVERY, Strength
 
@@ -53,8 +52,6 @@ class Sizes:
     """How large and how often networks are trained."""
 
     hidden: int = 32
-    components: int = 64
-    stride: int = 6  # of 13 vectors a video, clips of the first and of the last 7
     generated: int | None = None  # so many made-up clips; ``None`` takes the real ones
     splits: tuple[Split, ...] = ("groups", "random")
     epochs: int = 25  # R
@@ -69,7 +66,7 @@ class Sizes:
 
 
 QUICK = Sizes(
-    3, 2, generated=60, splits=("groups",), epochs=3, rates=((0.1, 0.0),), levels=((0.1, 0.3), (0.3, 0.3)),
+    3, generated=60, splits=("groups",), epochs=3, rates=((0.1, 0.0),), levels=((0.1, 0.3), (0.3, 0.3)),
     search=2, confirm=2,
 )  # fmt: skip
 
@@ -100,29 +97,11 @@ KEY = ("cell", *SETTING, *calibrate.STRENGTH, "delta", "condition", "repetition"
 # At R: errors in per cent, cross entropies; first epoch at which the noiseless cross entropy at R was reached.
 MEASURES = ("test_error", "test_loss", "train_loss", "reached")
 COLUMNS = (*KEY, *MEASURES, "last", "failed", "seed", "commit")
-TEXTS = ("cell", "split", "delta", "condition", "commit")
 
 
 def load(source: Path) -> pd.DataFrame:
-    """Return the table, empty if there is no file; ValueError: columns are missing, or a network stands in it twice."""
-    kinds = {name: str if name in TEXTS else float for name in COLUMNS}
-    if not source.is_file():
-        return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in kinds.items()})
-    try:
-        rows = pd.read_csv(source, dtype=kinds, keep_default_na=False, na_values={n: [""] for n in MEASURES})
-        twice = rows[list(COLUMNS)].duplicated(list(KEY)).any()
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"expected the columns of networks in {source}, found {error}; restore it") from error
-    if twice:
-        raise ValueError(f"expected every network once in {source}, found some twice; restore the file")
-    return rows
-
-
-def _save(rows: pd.DataFrame, destination: Path) -> None:
-    """Write the table in the order of its keys, whole or not at all."""
-    text = io.StringIO()
-    rows.sort_values(list(KEY)).to_csv(text, index=False, float_format="%.6g", lineterminator="\n")
-    records.write_text(destination, text.getvalue())
+    """Return the table (:func:`pipeline.why.table.load`)."""
+    return table.load(source, COLUMNS, KEY)
 
 
 @cache
@@ -143,16 +122,13 @@ def sequences_of(sizes: Sizes) -> Path:
         )  # fmt: skip
         sequences.write(folder, whole)
         return folder
-    acquired = ucf101.acquire(folder)
-    source = folder / "sequences.parquet"
+    acquired, source = ucf101.acquire(folder), folder / layout.SEQUENCES.name
     manifest = frames.list_sequences(acquired.videos, source, Sampling(), folder / "frames")
     features.take(source, folder / "frames", folder / "features")
-    table = features.load(folder / "features" / paths.FEATURES_TABLE.name)
-    how = VideoClips(
-        splits=[*sizes.splits], test_groups=[*map(str, range(1, 8))], components=sizes.components, stride=sizes.stride
-    )
-    made = clips.make(manifest, table, Sampling(), sizes.stride)
-    clips.write(made, table, how, {}, networks.SEED, folder / "clips")
+    vectors = features.load(folder / "features" / paths.FEATURES_TABLE.name)
+    how = VideoClips(test_groups=[*map(str, range(1, 8))], components=64, stride=6)  # the first and the last 7 of 13
+    made = clips.make(manifest, vectors, Sampling(), how.stride)
+    clips.write(made, vectors, how, {}, networks.SEED, folder / "clips")
     return folder / "clips"
 
 
@@ -199,7 +175,7 @@ def fill(destination: Path, sizes: Sizes, minutes: float | None = None) -> None:
     until = time.monotonic() + 60 * (float("inf") if minutes is None else minutes)
     for _, stacks in parts(destination, sizes):
         rows = load(destination)
-        there, missing = _keys(rows), list[Stack]()
+        there, missing = table.keys(rows, KEY), list[Stack]()
         for stack in stacks:
             if lacking := {key["condition"] for key in stack.networks() if tuple(key.values()) not in there}:
                 there |= {tuple(key.values()) for key in stack.networks()}
@@ -212,22 +188,17 @@ def fill(destination: Path, sizes: Sizes, minutes: float | None = None) -> None:
             works = {_work(stack, sizes): stack for stack in missing[start : start + step]}
             for one, repetition in train.run([*works], label="why: clips", keep=KEEP):
                 new = pd.DataFrame([*_measured(one, works[one], repetition)], columns=list(COLUMNS))
-                rows = pd.concat([rows, new]) if len(rows) else new
-                rows = rows.drop_duplicates(list(KEY), ignore_index=True)
-                _save(rows, destination)
+                rows = table.add(rows, new, COLUMNS, KEY)
+                table.save(rows, destination, KEY)
             kept.forget(KEEP)
 
 
 def progress(source: Path, sizes: Sizes) -> Iterator[tuple[str, int, int]]:
     """Yield of each part its name, how many networks it has, and how many of them the table has."""
-    there = _keys(load(source))
+    there = table.keys(load(source), KEY)
     for name, stacks in parts(source, sizes):
         asked = {tuple(key.values()) for stack in stacks for key in stack.networks()}
         yield name, len(asked), len(asked & there)
-
-
-def _keys(rows: pd.DataFrame) -> set[tuple[Any, ...]]:
-    return set(rows[list(KEY)].itertuples(index=False, name=None))
 
 
 def _work(stack: Stack, sizes: Sizes) -> train.Work:

@@ -28,6 +28,8 @@ from pipeline.why.table import BLIND, EVERY, KEY, NEM, REVERSED, VARIANTS, Regim
 BOOTSTRAP = Bootstrap(0.95, 10_000, 1)
 R, BEYOND = 100, -np.inf  # a speed-up that the epochs after R did not place
 SHOWN = 12
+PASSAGES: dict[Predicted, str] = {"speed-ups": "in", "speed-ups less own": "off"}
+MARKS = {"supported": " ▲", "opposite": " ▼", "practically none": " ≈", "undecided": ""}
 
 
 def frame(rows: pd.DataFrame, stack: Stack, measure: str = "test_mse") -> pd.DataFrame:
@@ -231,69 +233,57 @@ def prediction(rows: pd.DataFrame, entries: Entries = RATES, what: Predicted = "
     found, lines = calibrate.predictions(rows, entries, what), []
     if not len(found):
         return found
-    by_name, total = found.set_index(["cell", "condition"]), {}
-    form = _number if what == "errors" else _speed
+    by_name, form = found.set_index(["cell", "condition"]), _number if what == "errors" else _speed
     for cell, names in itertools.product(found.cell.unique(), zip(BLIND, NEM, REVERSED, strict=True)):
-        if not all((cell, name) in by_name.index for name in names):
-            continue
-        three = dict(zip(("blind", "as printed", "reversed"), (by_name.loc[cell, n] for n in names), strict=True))
-        line = {"cell": cell.upper(), "noise": _column(names[0]), "paper: blind, NEM": ""}
-        line["paper: blind, NEM"] = ", ".join(form(three[sign].paper) for sign in ("blind", "as printed"))
-        for sign, own in three.items():
-            line[sign] = f"{form(own['median'])} [{form(own.low)}, {form(own.high)}]{' ✗' if own.outside else ''}"
-        _, first, second = three.values()
-        total[cell, first["mode"]] = first.joint - second.joint
-        line["ln densities"] = ", ".join(f"{own.log_density:.1f}" for own in three.values())
-        lines.append(line | {"ln ratio": f"{first.log_density - second.log_density:+.2f}"})
-    for (cell, mode), ratio in [*total.items(), (("both", "together"), sum(total.values()))]:
+        if all((cell, name) in by_name.index for name in names):
+            three = [by_name.loc[cell, name] for name in names]
+            line = {"cell": cell.upper(), "noise": _column(names[0])}
+            line["paper: blind, NEM"] = f"{form(three[0].paper)}, {form(three[1].paper)}"
+            for sign, own in zip(("blind", *lottery.SIGNS), three, strict=True):
+                line[sign] = f"{form(own['median'])} [{form(own.low)}, {form(own.high)}]{' ✗' * int(own.outside)}"
+            line["ln densities"] = ", ".join(f"{own.log_density:.1f}" for own in three)
+            lines.append(line | {"ln ratio": f"{three[1].log_density - three[2].log_density:+.2f}"})
+    joint = found.pivot_table("joint", ["cell", "mode"], "kind", "first", sort=False).reindex(columns=calibrate.KINDS)
+    total = (joint["nem"] - joint["reversed-nem"]).dropna()
+    for (cell, mode), ratio in [*total.items(), (("both", "together"), total.sum())]:
         lines.append({"cell": cell.upper(), "noise": f"{mode}, jointly", "ln ratio": f"{ratio:+.2f}"})
     return pd.DataFrame(lines).fillna("")
 
 
 def passages(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the same of speed-ups, with the noiseless network's own early passage and less it."""
-    both: dict[str, Predicted] = {"in": "speed-ups", "off": "speed-ups less own"}
-    parts = {words: prediction(early(rows), what=what) for words, what in both.items()}
-    return pd.concat([part.assign(**{"own passage": words}) for words, part in parts.items()])
+    parts = [prediction(early(rows), what=what).assign(**{"own passage": w}) for what, w in PASSAGES.items()]
+    return pd.concat(parts)
 
 
-def falsified(found: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """Return, of predictions by what they are of, which of the paper's entries refute each sign, and what else would.
+def falsified(rows: pd.DataFrame, entries: Entries = RATES) -> pd.DataFrame:
+    """Return which of the paper's entries refute each sign, and what else would: rows are of one regime.
 
-    That is a further run in the cell where the two signs' intervals overlap least, shares of the narrower one.
+    That is a further run where the two signs' intervals overlap least, in shares of the narrower one.
     """
     lines = []
-    for (words, part), (sign, kind) in itertools.product(found.items(), SIGNS.items()) if found else ():
+    for what in ("errors", *PASSAGES):
+        part = calibrate.predictions(rows, entries, what)
         if not len(part):
             continue
-        own, other = (part[part.kind == k].reset_index(drop=True) for k in (kind, *{*calibrate.KINDS} - {kind}))
-        out = own[own.outside]
-        names = ", ".join(f"{cell.upper()} {_column(name)}" for cell, name in zip(out.cell, out.condition, strict=True))
-        joint = own.drop_duplicates(["cell", "mode"]).joint.sum()
-        low, high = (side[["low", "high"]].clip(lower=-100) for side in (own, other))
-        overlap = np.minimum(low.high, high.high) - np.maximum(low.low, high.low)
-        k = int((overlap / np.minimum(low.high - low.low, high.high - high.low)).argmin())
-        form, line = _speed if "speed" in words else _number, {"entries": words, "sign": sign}
-        line |= {
-            "outside of 95 %": f"{len(out)} of {len(own)}{': ' if names else ''}{names}",
-            "ln joint": f"{joint:.1f}",
-        }
-        best = own.iloc[k]
-        line["a run that would refute it"] = (
-            f"{best.cell.upper()} {_column(best.condition)} outside of {form(best.low)} to {form(best.high)}"
-        )
-        lines.append(line)
+        signs = [part[part.kind == kind].reset_index(drop=True) for kind in calibrate.KINDS]
+        ends = [own[["low", "high"]].clip(lower=-100) for own in signs]
+        overlap = np.minimum(ends[0].high, ends[1].high) - np.maximum(ends[0].low, ends[1].low)
+        k = int((overlap / np.minimum(*(end.high - end.low for end in ends))).argmin())
+        for sign, own in zip(lottery.SIGNS, signs, strict=True):
+            line, form, best = {"entries": what, "sign": sign}, _number if what == "errors" else _speed, own.iloc[k]
+            out = "; ".join(f"{o.cell.upper()} {_column(o.condition)}" for o in own[own.outside].itertuples())
+            line["outside of 95 %"] = f"{own.outside.sum()} of {len(own)}{': ' * bool(out)}{out}"
+            line["ln joint"] = f"{own.drop_duplicates(['cell', 'mode']).joint.sum():.1f}"
+            where = f"{best.cell.upper()} {_column(best.condition)}"
+            line["a run that would refute it"] = f"{where} outside of {form(best.low)} to {form(best.high)}"
+            lines.append(line)
     return pd.DataFrame(lines)
 
 
-def _predicted(rows: pd.DataFrame, entries: Entries, kinds: tuple[Predicted, ...]) -> dict[str, pd.DataFrame]:
-    return {what: calibrate.predictions(rows, entries, what) for what in kinds}
-
-
-def _by_delta(rows: pd.DataFrame, of: Callable[[str], pd.DataFrame]) -> pd.DataFrame:
-    parts = {delta: of(delta) for delta in clips.DELTAS}
-    filled = [part.assign(**{"output error": delta}) for delta, part in parts.items() if len(part)]
-    return pd.concat(filled) if filled else pd.DataFrame()
+def _by_delta(of: Callable[[str], pd.DataFrame]) -> pd.DataFrame:
+    parts = [(delta, of(delta)) for delta in clips.DELTAS]
+    return pd.concat([pd.DataFrame(), *(part.assign(**{"output error": d}) for d, part in parts if len(part))])
 
 
 def classes(rows: pd.DataFrame) -> pd.DataFrame:
@@ -301,18 +291,14 @@ def classes(rows: pd.DataFrame) -> pd.DataFrame:
     lines: dict[str, dict[str, str]] = {name: {"condition": f"`{name}`"} for name in EVERY}
     for cell, delta in itertools.product(GATES, clips.DELTAS):
         errors, losses = (of_classes(rows, cell, delta, name).dropna() for name in ("test_error", "test_loss"))
+        found = judged(rows, partial(of_classes, delta=delta), CLASSES)
         if len(errors) < 2:
             return pd.DataFrame()
-        found = judged(rows, partial(of_classes, delta=delta), CLASSES)
-        verdicts = found[found.cell == cell].set_index("condition").verdict
-        for name in EVERY:
-            lines[name][f"{cell.upper()}, paper"] = (
-                f"{100 - CLASSES.value(cell, name):.2f}" if name not in REVERSED else ""
-            )
-            mark = {"supported": " ▲", "opposite": " ▼", "practically none": " ≈"}.get(verdicts.get(name, ""), "")
-            lines[name][f"{cell.upper()}, {delta}"] = (
-                f"{100 - errors[name].mean():.2f} ({losses[name].mean():.3f}){mark}"
-            )
+        marks = found[found.cell == cell].set_index("condition").verdict.map(MARKS)
+        for name, line in lines.items():
+            printed = "" if name in REVERSED else f"{100 - CLASSES.value(cell, name):.2f}"
+            shown = f"{100 - errors[name].mean():.2f} ({losses[name].mean():.3f}){marks.get(name, '')}"
+            line |= {f"{cell.upper()}, paper": printed, f"{cell.upper()}, {delta}": shown}
     return pd.DataFrame([*lines.values()])
 
 
@@ -402,21 +388,18 @@ def chances(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-SIGNS = {"as printed": "nem", "reversed": "reversed-nem"}
-SPEEDS: tuple[Predicted, ...] = ("errors", "speed-ups", "speed-ups less own")
 Tables = dict[str, Callable[[pd.DataFrame], pd.DataFrame]]
 TABLES: Tables = {
     "summary": summary, "confirmation": against_none, "signs": signs, "speed": speed,
     "prediction": lambda rows: prediction(early(rows)), "passages": passages,
-    "falsified": lambda rows: falsified(_predicted(early(rows), RATES, SPEEDS)),
-    "regimes": regimes, "lottery": chances, "level": level,
+    "falsified": lambda rows: falsified(early(rows)), "regimes": regimes, "lottery": chances, "level": level,
     **{part: partial(overview, part=part) for part in ("strengths", "elsewhere", "change", "interpretations")},
 }  # fmt: skip
 OF_CLIPS: Tables = {
     "clipsregimes": partial(regimes, entries=CLASSES, setting=(*clips.SETTING,)),
-    "clipssummary": lambda rows: _by_delta(rows, lambda d: summary(rows, partial(of_classes, delta=d), CLASSES)),
+    "clipssummary": lambda rows: _by_delta(lambda d: summary(rows, partial(of_classes, delta=d), CLASSES)),
     "clips": classes,
-    "clipsprediction": lambda rows: _by_delta(rows, lambda d: prediction(of_delta(rows, d), CLASSES)),
-    "clipsfalsified": lambda rows: _by_delta(rows, lambda d: falsified(_predicted(of_delta(rows, d), CLASSES, SPEEDS))),
+    "clipsprediction": lambda rows: _by_delta(lambda d: prediction(of_delta(rows, d), CLASSES)),
+    "clipsfalsified": lambda rows: _by_delta(lambda d: falsified(of_delta(rows, d), CLASSES)),
 }
 """Tables of the classifier's rows, and of the others."""

@@ -10,9 +10,10 @@ from scipy.integrate import cumulative_trapezoid
 
 from nem.cells import GATES
 from pipeline import params
+from pipeline.evaluation.predictive import Passage, Predictive
 from pipeline.training import train
 from pipeline.why import calibrate, clips, page, protocol, results, table
-from pipeline.why.calibrate import CLASSES, Passage, Predictive, paper
+from pipeline.why.calibrate import CLASSES, paper
 from pipeline.why.protocol import FIRST, FRESH, Sizes
 from pipeline.why.table import EVERY, NEM, REVERSED
 from stages import why as stage
