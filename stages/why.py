@@ -28,7 +28,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 @command.stage("why", ARGUMENTS)
 def main(minutes: float | None, show: str | None, check: int | None, only: str | None, add: Path | None) -> None:
     """Do what is asked for; without arguments, all."""
-    from pipeline.why import networks, page, protocol, table
+    from pipeline.why import clips, networks, page, protocol, table
 
     sizes, source, written = (protocol.LONG if os.environ.get("LONG") else protocol.Sizes()), ROWS, PAGE
     if os.environ.get("QUICK"):
@@ -52,5 +52,6 @@ def main(minutes: float | None, show: str | None, check: int | None, only: str |
     if only != "clips":
         networks.fill(protocol.stacks(source, sizes), source, sizes, minutes)
     if only != "rates":
-        page.fill_clips(source, sizes, None if minutes is None else minutes - (time.monotonic() - begun) / 60)
+        left = None if minutes is None else minutes - (time.monotonic() - begun) / 60
+        clips.fill(source.with_name(page.CLIPS), page.sizes_of_clips(sizes), left)
     page.write(PAGE, written, source, sizes)

@@ -33,7 +33,7 @@ NAMING = ("pipeline.tasks", "pipeline.fx", "pipeline.video", "pipeline.params", 
 OPTIONAL = ("numba", "threadpoolctl")  # of `nem[fast]`: the library works without
 PRODUCT, TESTS, FILE, PARAMETERS = 12_000, 10_000, 500, 8
 """Most lines of all product code, of all tests, of one file, and most parameters of one function."""
-WHY = {("pipeline/why/", "stages/why.py"): 1_250, ("tests/why/",): 250}
+WHY = {("pipeline/why/", "stages/why.py"): 1_690, ("tests/why/",): 480}
 """Most lines of a study of one question, which is no part of these sums."""
 
 

@@ -60,14 +60,12 @@ class Sizes:
     )  # fmt: skip
     # σ of outputs and of gates, both with decay ½.
     levels: tuple[tuple[float, float], ...] = ((0.03, 0.1), (0.03, 1.0), (0.1, 0.3), (0.3, 0.1), (0.3, 1.0))
-    search: int = 3
-    explore: int = 2
-    confirm: int = 10
+    repetitions: tuple[int, int, int] = (3, 10, 2)  # of the search, the confirmation, and each strength
 
 
 QUICK = Sizes(
     3, generated=60, splits=("groups",), epochs=3, rates=((0.1, 0.0),), levels=((0.1, 0.3), (0.3, 0.3)),
-    search=2, confirm=2,
+    repetitions=(2, 2, 2),
 )  # fmt: skip
 
 
@@ -135,14 +133,15 @@ def sequences_of(sizes: Sizes) -> Path:
 def parts(source: Path, sizes: Sizes) -> Iterator[tuple[str, list[Stack]]]:
     """Yield the protocol; a part is asked for when the table at ``source`` has all before it, which it follows from."""
     searched = [Regime(split, *rate, sizes.epochs) for split, rate in itertools.product(sizes.splits, sizes.rates)]
-    plain = Strength(), DELTAS[0], ("none",), tuple(range(sizes.search)), sizes.epochs
+    search, confirm, explore = sizes.repetitions
+    plain = Strength(), DELTAS[0], ("none",), tuple(range(search)), sizes.epochs
     yield "search", [Stack(cell, regime, *plain) for regime, cell in itertools.product(searched, GATES)]
     if (regime := chosen(load(source))) is None:
         return
-    fresh = range(FRESH, FRESH + sizes.confirm)
-    yield "confirmation", [*both(regime, (FIRST,), fresh, round(1.3 * regime.epochs))]
+    last = round(1.3 * regime.epochs)
+    yield "confirmation", [*both(regime, (FIRST,), range(FRESH, FRESH + confirm), last)]
     pairs = [Strength(output, 0.5, hidden, 0.5) for output, hidden in sizes.levels]
-    yield "strengths", [*both(regime, tuple(pairs), range(sizes.explore), regime.epochs)]
+    yield "strengths", [*both(regime, tuple(pairs), range(explore), regime.epochs)]
 
 
 def both(regime: Regime, strengths: tuple[Strength, ...], repetitions: range, last: int) -> Iterator[Stack]:
@@ -191,14 +190,6 @@ def fill(destination: Path, sizes: Sizes, minutes: float | None = None) -> None:
                 rows = table.add(rows, new, COLUMNS, KEY)
                 table.save(rows, destination, KEY)
             kept.forget(KEEP)
-
-
-def progress(source: Path, sizes: Sizes) -> Iterator[tuple[str, int, int]]:
-    """Yield of each part its name, how many networks it has, and how many of them the table has."""
-    there = table.keys(load(source), KEY)
-    for name, stacks in parts(source, sizes):
-        asked = {tuple(key.values()) for stack in stacks for key in stack.networks()}
-        yield name, len(asked), len(asked & there)
 
 
 def _work(stack: Stack, sizes: Sizes) -> train.Work:

@@ -35,21 +35,19 @@ def progress(source: Path, sizes: Sizes) -> pd.DataFrame:
             lines.append({"part": part[0], "networks": count, "trained": len(asked & there)})
         seen |= asked
     of_clips = clips.load(source.with_name(CLIPS))
-    for name, asked_for, trained in clips.progress(source.with_name(CLIPS), _of_clips(sizes)):
-        lines.append({"part": f"clips, {name}", "networks": f"{asked_for}", "trained": trained})
+    there |= table.keys(of_clips, clips.KEY)
+    for name, stacks in clips.parts(source.with_name(CLIPS), sizes_of_clips(sizes)):
+        asked = {tuple(key.values()) for stack in stacks for key in stack.networks()}
+        lines.append({"part": f"clips, {name}", "networks": f"{len(asked)}", "trained": len(asked & there)})
     commits = ", ".join(f"`{name}`" for name in sorted({*rows.commit, *of_clips.commit})) or "–"
     failed = f"{int(rows.failed.sum() + of_clips.failed.sum())} of them failed; made by {commits}"
     trained = len(rows) + len(of_clips)
     return pd.DataFrame([*lines, {"part": f"in the tables ({failed})", "networks": "", "trained": trained}])
 
 
-def _of_clips(sizes: Sizes) -> clips.Sizes:
+def sizes_of_clips(sizes: Sizes) -> clips.Sizes:
+    """Return the sizes of the classifier's half."""
     return clips.QUICK if sizes == protocol.QUICK else clips.Sizes()
-
-
-def fill_clips(source: Path, sizes: Sizes, minutes: float | None) -> None:
-    """Train what the classifier's table, beside ``source``, lacks (:func:`pipeline.why.clips.fill`)."""
-    clips.fill(source.with_name(CLIPS), _of_clips(sizes), minutes)
 
 
 def finding(rows: pd.DataFrame) -> str:
@@ -59,9 +57,8 @@ def finding(rows: pd.DataFrame) -> str:
         return NOTHING
     count, best = {}, []
     for sign, names in lottery.SIGNS.items():
-        own = found[found.condition.isin(names)].groupby("cell").verdict.value_counts().unstack(fill_value=0)
-        own = own.reindex(index=[*GATES], columns=["supported", "opposite"], fill_value=0)
-        better, worse = (" and ".join(map(str, own[name])) for name in own)
+        own = found[found.condition.isin(names)].groupby("cell", sort=False).verdict
+        better, worse = (" and ".join(f"{(part == v).sum()}" for _, part in own) for v in ("supported", "opposite"))
         count[sign] = f"better than none in {better} of six places (LSTM and GRU) and worse in {worse}"
     for cell in GATES:
         own, none = found[(found.cell == cell) & found.condition.isin(REVERSED)], paper(cell, "none")

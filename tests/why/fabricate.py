@@ -38,7 +38,7 @@ def as_the_paper_if_reversed(stack, condition):
 def of_clips(mean, repetitions=10, spread=0.03, seed=0):
     """The classifier's whole table: a network's error is ``mean(key, condition)`` [%] times factors as above."""
     random, shared = np.random.default_rng(seed), np.random.default_rng(seed + 1).normal(0, spread, 1000)
-    sizes = clips.Sizes(confirm=repetitions)
+    sizes = clips.Sizes()
     regimes = [clips.Regime(split, *rate, sizes.epochs) for split in sizes.splits for rate in sizes.rates]
     stacks = [
         clips.Stack(cell, own, table.Strength(), "loss", ("none",), (0, 1, 2), 25) for own in regimes for cell in GATES
@@ -46,7 +46,7 @@ def of_clips(mean, repetitions=10, spread=0.03, seed=0):
     pairs = tuple(table.Strength(output, 0.5, hidden, 0.5) for output, hidden in sizes.levels)
     true = regimes[2]
     stacks += clips.both(true, (FIRST,), range(FRESH, FRESH + repetitions), 32)
-    stacks += clips.both(true, pairs, range(sizes.explore), 25)
+    stacks += clips.both(true, pairs, range(2), 25)
     lines = {}
     for stack in stacks:
         for key in stack.networks():

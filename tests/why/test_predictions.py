@@ -1,6 +1,5 @@
 """Predicted speed-ups, what they refute, the finding, and the classifier's half, on rows whose answers are known."""
 
-import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +8,6 @@ import pytest
 from scipy.integrate import cumulative_trapezoid
 
 from nem.cells import GATES
-from pipeline import params
 from pipeline.evaluation.predictive import Passage, Predictive
 from pipeline.training import train
 from pipeline.why import calibrate, clips, page, protocol, results, table
@@ -17,7 +15,6 @@ from pipeline.why.calibrate import CLASSES, paper
 from pipeline.why.protocol import FIRST, FRESH, Sizes
 from pipeline.why.table import EVERY, NEM, REVERSED
 from stages import why as stage
-from tests.conftest import ROOT
 from tests.why import fabricate
 from tests.why.test_why import truth
 
@@ -158,28 +155,18 @@ def test_the_classifiers_regime_strength_and_sign_are_found_for_each_output_erro
     assert "▼" in shown.loc["`nem-additive-both`", "LSTM, literal"]
 
 
-@pytest.fixture
-def quick(project, monkeypatch):
-    monkeypatch.setenv("NEM_EXECUTOR", "serial")
-    monkeypatch.setenv("NEM_WORKERS", "1")
-    monkeypatch.setenv("QUICK", "1")
-    (project / "params.yaml").write_text(params.render(params.Params()), encoding="utf-8")
-    (project / "docs").mkdir()
-    shutil.copy(ROOT / stage.PAGE, project / stage.PAGE)
-    return stage.QUICK / page.CLIPS
-
-
 def test_the_clips_quick_path_is_whole_and_goes_on_after_a_kill(quick, monkeypatch):
     """With both output errors, which differ where noise is in outputs; what the table has is not trained again."""
+    quick = quick.with_name(page.CLIPS)
     assert stage.main(["--only", "clips"]) == 0
     rows = clips.load(quick)
-    assert [count for _, *count in clips.progress(quick, clips.QUICK)] == [[4, 4], [124, 124], [220, 220]]
     assert not rows.failed.any()
     keys = [name for name in clips.KEY if name != "delta"]
     loss, literal = (rows[rows.delta == delta].set_index(keys).test_loss for delta in clips.DELTAS)
     assert set(literal.index.get_level_values("condition")) == set(clips.OF_OUTPUT)
     assert (loss != literal.reindex(loss.index)).mean() > 0.9
-    assert "| clips, confirmation | 124 | 124 |" in quick.with_name(stage.PAGE.name).read_text()
+    for words in ("search | 4 | 4 |", "confirmation | 124 | 124 |", "strengths | 220 | 220 |"):
+        assert f"| clips, {words}" in quick.with_name(stage.PAGE.name).read_text()
     monkeypatch.setattr(page, "write", lambda *_: None)
     asked, run = [], train.run
 

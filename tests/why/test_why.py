@@ -1,7 +1,6 @@
 """docs/why.md: its path in small, its table, and results whose answers are known."""
 
 import itertools
-import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +11,6 @@ from hypothesis import strategies as st
 
 from nem.cells import GATES
 from nem.conditions import Condition
-from pipeline import params
 from pipeline.training import train
 from pipeline.why import calibrate, lottery, networks, page, protocol, results, table
 from pipeline.why.protocol import FIRST, FRESH, MAIN, QUICK, Sizes
@@ -23,18 +21,6 @@ from tests.why import fabricate
 
 LEVELS = st.sampled_from([0.0, 0.1, 0.3])
 STRENGTHS = st.builds(Strength, LEVELS, LEVELS, LEVELS, LEVELS)
-
-
-@pytest.fixture
-def quick(project, monkeypatch):
-    """A project folder with the page, in which the quick path trains in this process."""
-    monkeypatch.setenv("NEM_EXECUTOR", "serial")
-    monkeypatch.setenv("NEM_WORKERS", "1")
-    monkeypatch.setenv("QUICK", "1")
-    (project / "params.yaml").write_text(params.render(params.Params()), encoding="utf-8")
-    (project / "docs").mkdir()
-    shutil.copy(ROOT / stage.PAGE, project / stage.PAGE)
-    return stage.QUICK / stage.ROWS.name
 
 
 def test_the_quick_path_is_whole_and_goes_on_after_a_kill(quick, monkeypatch, capsys):
