@@ -5,6 +5,8 @@ import pyarrow as pa
 from pipeline import params
 from pipeline.common import command, paths, records
 from pipeline.study import grid, report, rows, saturation
+from pipeline.why import results
+from stages.why import ROWS as PAPERS
 
 FOLDER = paths.DATA / "study"
 ROWS = "rows.parquet"
@@ -24,8 +26,8 @@ def main(step: str) -> None:
     if step == "quick":
         settings, folder = grid.quick(settings), FOLDER / "quick"
         records.write_table(folder / ROWS, train(settings))
-        report.write(rows.frame(folder / ROWS), settings, folder, folder)
+        report.write(rows.frame(folder / ROWS), settings, folder, folder, {})
     elif step == "train":
         records.write_table(FOLDER / ROWS, train(settings))
     else:
-        report.write(rows.frame(FOLDER / ROWS), settings, FOLDER / "tables", paths.RESULTS)
+        report.write(rows.frame(FOLDER / ROWS), settings, FOLDER / "tables", paths.RESULTS, results.sides(PAPERS))

@@ -5,6 +5,7 @@ data; LONG=1 asks for more seeds. ``--minutes 0`` trains nothing, and writes the
 """
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,15 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "--minutes": {"type": float, "help": "begin nothing more after so many minutes"},
     "--show": {"metavar": "NAME", "help": "print one table of the page, and train nothing"},
     "--check": {"type": int, "metavar": "N", "help": "train N repetitions of the confirmation again, and compare"},
+    "--only": {"choices": ("rates", "clips"), "help": "train networks of one kind of data"},
     "--add": {"type": Path, "metavar": "FILE", "help": "take in the rows that another machine finished"},
 }
 
 
 @command.stage("why", ARGUMENTS)
-def main(minutes: float | None, show: str | None, check: int | None, add: Path | None) -> None:
+def main(minutes: float | None, show: str | None, check: int | None, only: str | None, add: Path | None) -> None:
     """Do what is asked for; without arguments, all."""
-    from pipeline.why import networks, page, protocol, table
+    from pipeline.why import clips, networks, page, protocol, table
 
     sizes, source, written = (protocol.LONG if os.environ.get("LONG") else protocol.Sizes()), ROWS, PAGE
     if os.environ.get("QUICK"):
@@ -46,5 +48,10 @@ def main(minutes: float | None, show: str | None, check: int | None, add: Path |
         return
     if add:
         table.save(table.add(table.load(source), table.load(add)), source)
-    networks.fill(protocol.stacks(source, sizes), source, sizes, minutes)
+    begun = time.monotonic()
+    if only != "clips":
+        networks.fill(protocol.stacks(source, sizes), source, sizes, minutes)
+    if only != "rates":
+        left = None if minutes is None else minutes - (time.monotonic() - begun) / 60
+        clips.fill(source.with_name(page.CLIPS), page.sizes_of_clips(sizes), left)
     page.write(PAGE, written, source, sizes)

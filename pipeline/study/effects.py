@@ -75,13 +75,14 @@ def side(rows: pd.DataFrame, noiseless: pd.DataFrame) -> Side:
 def effect(first: Side, second: Side, measure: Measure, bootstrap: Bootstrap) -> Effect:
     """Compare two sides over the repetitions in which neither failed."""
     values = first[measure] - second[measure]
-    interval = bootstrap.mean(values)
+    known = values[np.isfinite(values)]
+    interval = bootstrap.studentised(known) if len(known) >= 5 else bootstrap.mean(known)  # of fewer it has no ends
     mean, low, high = (
         None if end is None else 100 * float(-np.expm1(-end)) if measure == "error" else end
         for end in (interval.mean, interval.low, interval.high)
     )
     failed = int((np.isnan(first["error"]) & ~np.isnan(second["error"])).sum())
-    return Effect(mean, low, high, sign_flip_p_value(values[np.isfinite(values)]), interval.n, failed)
+    return Effect(mean, low, high, sign_flip_p_value(known), interval.n, failed)
 
 
 def contexts(rows: pd.DataFrame) -> Iterator[tuple[Context, dict[str, pd.DataFrame]]]:

@@ -55,13 +55,13 @@ def sections(compared: pd.DataFrame, verdicts: pd.DataFrame, saturated: pd.DataF
     return found | {CLAIMS: verdicts[["claim", "paper", "shown", "verdict"]].rename(columns={"shown": "ours"})}
 
 
-def write(rows: pd.DataFrame, params: Params, folder: Path, results: Path) -> None:
-    """Write the comparisons and pictures of all rows into a folder, the verdicts and the page to where results go."""
+def write(rows: pd.DataFrame, params: Params, folder: Path, results: Path, first: claims.Sides) -> None:
+    """Write the comparisons and pictures of all rows into a folder, verdicts and page to where results go."""
     bootstrap = Bootstrap(params.evaluate.confidence, params.evaluate.bootstrap, params.seed)
     titles = {task: TASKS[task].title for task in rows.task.unique()}
     about = {task: evidence(task) for task in titles}
     compared = effects.comparisons(rows, bootstrap)
-    verdicts = claims.judge(rows, bootstrap, about)
+    verdicts = claims.judge(rows, bootstrap, about, first)
     write_frame(compared, folder / "comparisons.csv")
     write_frame(verdicts, results / "claims.csv")
     intervals = (" [" + verdicts.ci_low + ", " + verdicts.ci_high + "]").where(verdicts.ci_low != "", "")
@@ -75,7 +75,7 @@ def write(rows: pd.DataFrame, params: Params, folder: Path, results: Path) -> No
     told = "\n".join(f"- {titles[task]}: {words}" for task, words in about.items())
     text = "\n\n".join((told, *(f"### {heading}\n\n{markdown(part)}" for heading, part in parts.items())))
     records.write_text(folder / "summary.md", f"{text}\n")
-    tones = {claims.REPRODUCED: "better", claims.CONTRADICTED: "worse"}
+    tones = {claims.SUPPORTED: "better", claims.OPPOSITE: "worse"}
     shown = verdicts.assign(tone=verdicts.verdict.map(tones).fillna(""), ours=verdicts.shown)
     page = report.render(
         "study.html.j2", claims=shown.to_dict("records"), figures=pictures,

@@ -13,13 +13,15 @@ from nem.conditions import Condition
 from pipeline.common import records
 from pipeline.evaluation import style
 from pipeline.evaluation.tables import markdown
-from pipeline.why import lottery, protocol, results, table
+from pipeline.why import calibrate, clips, lottery, protocol, results, table
 from pipeline.why.calibrate import paper
 from pipeline.why.protocol import Sizes
-from pipeline.why.table import EVERY, REVERSED
+from pipeline.why.table import EVERY, NEM, REVERSED
 
 MARKS = re.compile(r"(<!-- ([a-z]+):start -->\n).*?(<!-- \2:end -->)", re.DOTALL)
 NOTHING = "*Not run yet.*"
+CLIPS = "clips.csv"  # beside the other table
+POINTS = 8  # of the least letters, on a page that shows a picture 600 pixels wide
 
 
 def progress(source: Path, sizes: Sizes) -> pd.DataFrame:
@@ -32,20 +34,71 @@ def progress(source: Path, sizes: Sizes) -> pd.DataFrame:
             count = f"{len(asked)}" if asked else "– (follows from earlier parts)"
             lines.append({"part": part[0], "networks": count, "trained": len(asked & there)})
         seen |= asked
-    commits = ", ".join(f"`{name}`" for name in sorted(rows.commit.unique())) or "–"
-    failed = f"{int(rows.failed.sum())} of them failed; made by {commits}"
-    return pd.DataFrame([*lines, {"part": f"in the table ({failed})", "networks": "", "trained": len(rows)}])
+    of_clips = clips.load(source.with_name(CLIPS))
+    there |= table.keys(of_clips, clips.KEY)
+    for name, stacks in clips.parts(source.with_name(CLIPS), sizes_of_clips(sizes)):
+        asked = {tuple(key.values()) for stack in stacks for key in stack.networks()}
+        lines.append({"part": f"clips, {name}", "networks": f"{len(asked)}", "trained": len(asked & there)})
+    commits = ", ".join(f"`{name}`" for name in sorted({*rows.commit, *of_clips.commit})) or "–"
+    failed = f"{int(rows.failed.sum() + of_clips.failed.sum())} of them failed; made by {commits}"
+    trained = len(rows) + len(of_clips)
+    return pd.DataFrame([*lines, {"part": f"in the tables ({failed})", "networks": "", "trained": trained}])
+
+
+def sizes_of_clips(sizes: Sizes) -> clips.Sizes:
+    """Return the sizes of the classifier's half."""
+    return clips.QUICK if sizes == protocol.QUICK else clips.Sizes()
+
+
+def finding(rows: pd.DataFrame) -> str:
+    """Return what the exchange rates' rows say, in three sentences; :data:`NOTHING` with fewer than two repetitions."""
+    found = results.judged(rows)
+    if found.cell.nunique() < len(GATES) if len(found) else True:
+        return NOTHING
+    count, best = {}, []
+    for sign, names in lottery.SIGNS.items():
+        own = found[found.condition.isin(names)].groupby("cell", sort=False).verdict
+        better, worse = (" and ".join(f"{(part == v).sum()}" for _, part in own) for v in ("supported", "opposite"))
+        count[sign] = f"better than none in {better} of six places (LSTM and GRU) and worse in {worse}"
+    for cell in GATES:
+        own, none = found[(found.cell == cell) & found.condition.isin(REVERSED)], paper(cell, "none")
+        gain = max(interval.mean for interval in own.gain)
+        printed = 100 * (min(paper(cell, name) for name in NEM) / none - 1)
+        best.append(f"the {cell.upper()}'s error by {results.percent(gain)} (the paper: {printed:+.0f} %)")
+    words = [
+        f"In {found.n.min()} paired repetitions with fresh seeds, where noiseless errors are the paper's, NEM noise as "
+        f"printed is {count['as printed']}; with the inequality reversed it is {count['reversed']}.",
+        f"The best reversed noise changes {' and '.join(best)}.",
+    ]
+    early = calibrate.predictions(results.early(rows))
+    if len(early) and early[early.kind == "nem"].cell.nunique() == len(GATES):
+        joint = early.drop_duplicates(["cell", "mode", "kind"]).groupby("kind").joint.sum()
+        out = early[early.kind != "blind"].groupby("kind").outside.sum()
+        words.append(
+            "Predicted from the paper's noiseless and blind entries alone, "
+            f"{out['nem']} of its {len(NEM) * len(GATES)} NEM errors lie outside of the 95 % intervals as printed and "
+            f"{out['reversed-nem']} reversed; the log likelihood ratio is {joint['nem'] - joint['reversed-nem']:+.1f}, "
+            "where less than 0 speaks for the reversed sign."
+        )
+    else:
+        words.append("Whether the paper's noiseless and blind entries predict its NEM entries has not been run.")
+    return " ".join(words)
 
 
 def shown(name: str, source: Path, sizes: Sizes) -> str:
     """Return one table of the page as Markdown; a ValueError says that there is none of this name."""
-    if name != "progress" and name not in results.TABLES:
-        names = ", ".join(("progress", *results.TABLES))
-        raise ValueError(f"expected the name of a table of the page, found {name!r}; use one of {names}")
-    found = progress(source, sizes) if name == "progress" else results.TABLES[name](table.load(source))
-    if not len(found):
-        return NOTHING
-    return markdown(found)
+    if name not in NAMES:
+        raise ValueError(f"expected the name of a table of the page, found {name!r}; use one of {', '.join(NAMES)}")
+    if name == "abstract":
+        return finding(table.load(source))
+    if name in results.OF_CLIPS:
+        found = results.OF_CLIPS[name](clips.load(source.with_name(CLIPS)))
+    else:
+        found = progress(source, sizes) if name == "progress" else results.TABLES[name](table.load(source))
+    return markdown(found) if len(found) else NOTHING
+
+
+NAMES = ("progress", "abstract", *results.TABLES, *results.OF_CLIPS)
 
 
 def write(page: Path, destination: Path, source: Path, sizes: Sizes) -> None:
@@ -65,7 +118,7 @@ def write(page: Path, destination: Path, source: Path, sizes: Sizes) -> None:
 
 def strips(rows: pd.DataFrame, destination: Path) -> None:
     """Draw every network of the confirmation, and the paper's entries as crosses."""
-    drawn, panels = style.figure(len(GATES), width=5.2, height=4.6, sharey=True)
+    drawn, panels = style.figure(len(GATES), width=3.1, height=4.6, sharey=True)
     for cell, axes in zip(GATES, panels, strict=True):
         errors = results.confirmation(rows, cell).dropna()
         offsets = np.linspace(-0.25, 0.25, max(len(errors), 1))
@@ -80,15 +133,15 @@ def strips(rows: pd.DataFrame, destination: Path) -> None:
         axes.set(xscale="log", xlabel="Test MSE [rupees²]", title=f"{cell.upper()}, {len(errors)} repetitions")
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter("{x:g}")
-        axes.tick_params(axis="x", which="both", labelsize=7)
-    panels[0].set_yticks(range(len(EVERY)), EVERY)
+        axes.tick_params(axis="x", which="both", labelsize=POINTS, labelrotation=90)
+    panels[0].set_yticks(range(len(EVERY)), EVERY, fontsize=POINTS)
     panels[0].invert_yaxis()
     style.save(drawn, destination)
 
 
 def chances(rows: pd.DataFrame, destination: Path) -> None:
     """Draw how probable it is that all six entries are better than none, against the tries per entry."""
-    drawn, panels = style.figure(len(GATES), width=4.4, height=3.0, sharey=True)
+    drawn, panels = style.figure(len(GATES), width=3.1, height=3.6, sharey=True)
     colours = {"as printed": style.COLOURS["nem"], "reversed": style.COLOURS["reversed-nem"]}
     for cell, axes in zip(GATES, panels, strict=True):
         errors = results.confirmation(rows, cell).dropna()
@@ -100,8 +153,10 @@ def chances(rows: pd.DataFrame, destination: Path) -> None:
                 axes.plot(lottery.TRIES, values, "o--" if common else "o-", color=colours[sign], label=label)
         nothing = [*map(lottery.by_chance, lottery.TRIES)]
         axes.plot(lottery.TRIES, nothing, ":", color="#555555", label="noise does nothing")
-        axes.set(xscale="log", xlabel="Tries per entry, the best one printed", title=cell.upper(), ylim=(-0.03, 1.03))
+        axes.set(xscale="log", xlabel="Tries per entry, the best printed", ylim=(-0.03, 1.03))
+        axes.set_title(f"{cell.upper()}, n = {len(errors)} repetitions")
         axes.set_xticks(lottery.TRIES, map(str, lottery.TRIES))
-    panels[0].set_ylabel("P(all six NEM entries better than none)")
-    panels[0].legend()
+        axes.minorticks_off()
+    panels[0].set_ylabel("P(all six NEM entries better)")
+    drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=POINTS)
     style.save(drawn, destination)

@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,17 +17,19 @@ from nem.cells import GATES, CellName
 from nem.conditions import PLACES
 from pipeline.evaluation import statistics
 from pipeline.evaluation.statistics import Bootstrap, Interval
-from pipeline.why import calibrate, lottery, protocol
-from pipeline.why.calibrate import paper
+from pipeline.study.claims import ENOUGH, LEAST
+from pipeline.study.effects import Context, Side
+from pipeline.tasks import fx
+from pipeline.why import calibrate, clips, lottery, protocol, table
+from pipeline.why.calibrate import CLASSES, RATES, Entries, Predicted, paper
 from pipeline.why.protocol import CHANGE, ELSEWHERE, FIRST, FORMS, FRESH, MAIN
 from pipeline.why.table import BLIND, EVERY, KEY, NEM, REVERSED, VARIANTS, Regime, Stack, Strength
 
-LEAST = 0.05
-"""The smallest effect of interest: errors that differ by less than 5 % are practically the same."""
-ENOUGH = 30  # repetitions without which nothing is called practically none
 BOOTSTRAP = Bootstrap(0.95, 10_000, 1)
 R, BEYOND = 100, -np.inf  # a speed-up that the epochs after R did not place
-SHOWN = 12
+SHOWN = 6  # regimes
+PASSAGES: dict[Predicted, str] = {"speed-ups": "in", "speed-ups less own": "off"}
+MARKS = {"supported": " ▲", "opposite": " ▼", "practically none": " ≈", "undecided": ""}
 
 
 def frame(rows: pd.DataFrame, stack: Stack, measure: str = "test_mse") -> pd.DataFrame:
@@ -49,6 +52,35 @@ def confirmation(rows: pd.DataFrame, cell: CellName, measure: str = "test_mse") 
     """Return the confirmation's networks of a cell that have fresh seeds, complete repetitions only."""
     fresh = rows[rows.repetition >= FRESH]
     return frame(fresh, replace(_stack(MAIN, FIRST), cell=cell), measure).reindex(columns=list(EVERY))
+
+
+def of_classes(
+    rows: pd.DataFrame, cell: CellName, delta: str = clips.DELTAS[0], measure: str = "test_error"
+) -> pd.DataFrame:
+    """Return the same of the classifiers with one output error."""
+    own = rows[(rows.repetition >= FRESH) & (rows.cell == cell) & rows.delta.isin(("", delta)) & (rows.failed == 0)]
+    return own.pivot(index="repetition", columns="condition", values=measure).reindex(columns=list(EVERY))
+
+
+def sides(source: Path, least: int = 5) -> dict[Context, dict[str, Side]]:
+    """Return the confirmation in a table as the judge of the study's claims takes it: by cell and condition.
+
+    There is none with fewer than ``least`` repetitions that both cells have whole. As in the study a run that is not
+    there by its last epoch counts as there one later.
+    """
+    rows = table.load(source)
+    errors = {cell: confirmation(rows, cell).dropna() for cell in GATES}
+    whole = errors["lstm"].index.intersection(errors["gru"].index)
+    found: dict[Context, dict[str, Side]] = {}
+    for cell in GATES if len(whole) >= least else ():
+        reached, last = (confirmation(rows, cell, name).loc[whole] for name in ("reached", "last"))
+        speed, nothing = 100 * (R - reached.fillna(last + 1)) / R, np.full(len(whole), np.nan)
+        found[Context("the paper's regime", fx.TASK.name, "days", fx.TASK.head, cell)] = {
+            name: {"error": -np.log(errors[cell].loc[whole, name].to_numpy()), "speed": speed[name].to_numpy(),
+                   "accuracy": nothing, "calibration": nothing}
+            for name in EVERY
+        }  # fmt: skip
+    return found
 
 
 def percent(gain: float | None) -> str:
@@ -77,16 +109,21 @@ def _compared(gains: pd.DataFrame) -> Iterator[tuple[str, pd.Series, Interval, f
         yield str(name), own, BOOTSTRAP.studentised(own), p, equivalent
 
 
-def judged(rows: pd.DataFrame) -> pd.DataFrame:
+Wide = Callable[[pd.DataFrame, CellName], pd.DataFrame]
+"""Takes rows and a cell and returns errors, repetitions × conditions."""
+
+
+def judged(rows: pd.DataFrame, wide: Wide = confirmation, entries: Entries = RATES) -> pd.DataFrame:
     """Return every condition against the noiseless network, in numbers; adjusted over 18 comparisons of a cell."""
     lines = []
     for cell in GATES:
-        errors = confirmation(rows, cell).dropna()
+        errors = wide(rows, cell).dropna()
         if len(errors) < 2:
             continue
         gains = -np.log(errors[[*EVERY[1:]]]).sub(np.log(errors["none"]), axis=0)
         for name, own, gain, p, equivalent in _compared(gains):
-            claim, low, high = np.log(paper(cell, "none") / paper(cell, name)), gain.low or 0.0, gain.high or 0.0
+            claim = np.log(entries.value(cell, "none") / entries.value(cell, name))
+            low, high = gain.low or 0.0, gain.high or 0.0
             half = "yes" if low >= claim / 2 else "no" if high < claim / 2 else "open"
             line = {"cell": cell, "condition": name, "n": gain.n, "errors": BOOTSTRAP.studentised(errors[name])}
             line |= {"gain": gain, "better": float((own > 0).mean()), "p": p, "equivalent": equivalent}
@@ -97,20 +134,20 @@ def judged(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def summary(rows: pd.DataFrame) -> pd.DataFrame:
+def summary(rows: pd.DataFrame, wide: Wide = confirmation, entries: Entries = RATES) -> pd.DataFrame:
     """Return how many of six entries are better than none, by cell and sign, beside what the paper prints."""
-    found, lines = judged(rows), []
+    found, lines = judged(rows, wide, entries), []
     for cell, names in itertools.product(GATES, (BLIND, NEM, REVERSED)) if len(found) else ():
         own = found[(found.cell == cell) & found.condition.isin(names)]
         if not len(own):
             continue
         best = max(own.itertuples(), key=lambda line: line.gain.mean)
-        printed = min(names, key=lambda name: paper(cell, name))
+        printed = min(names, key=lambda name: entries.value(cell, name))
         verdicts = own.verdict.value_counts()
         line = {"cell": cell.upper(), "noise": names[0].partition("-add")[0], "n": own.n.min()}
         line |= {name: verdicts.get(name, 0) for name in ("supported", "practically none", "opposite", "undecided")}
         line |= {"best": f"{_column(best.condition)}: {percent(best.gain.mean)}"}
-        gain = np.log(paper(cell, "none") / paper(cell, printed))
+        gain = np.log(entries.value(cell, "none") / entries.value(cell, printed))
         lines.append(line | {"the paper's best": f"{_column(printed)}: {percent(gain)}"})
     return pd.DataFrame(lines)
 
@@ -154,17 +191,15 @@ def signs(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def speed(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return median speed-ups less the noiseless network's own early passage [% of R], beside Tables 6 and 8."""
+    """Return median speed-ups less the noiseless network's own early passage, and with it, beside Tables 6 and 8."""
     lines = []
     for cell in GATES:
-        reached = confirmation(rows, cell, "reached")
         errors = confirmation(rows, cell).dropna()
-        reached = reached.reindex(errors.index)
-        if not len(reached):
+        if not len(errors):
             continue
-        percents = (100 * (R - reached) / R).fillna(BEYOND)
-        own = percents.sub(percents.none, axis=0).median()
-        words = {name: f"{value:+.0f}" if np.isfinite(value) else "later" for name, value in own.items()}
+        percents = (100 * (R - confirmation(rows, cell, "reached").reindex(errors.index)) / R).fillna(BEYOND)
+        less, whole = percents.sub(percents.none, axis=0).median(), percents.median()
+        words = {name: f"{_speed(less[name])} ({_speed(whole[name])})" for name in EVERY}
         for blind, printed, turned in zip(BLIND, NEM, REVERSED, strict=True):
             line = {"cell": cell.upper(), "noise": _column(blind), "none's own": f"{percents.none.median():.0f}"}
             line |= {"blind, paper": f"{paper(cell, blind, 'speed_up'):+.0f}", "blind": words[blind]}
@@ -173,38 +208,109 @@ def speed(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def prediction(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the paper's NEM entries against what its noiseless and blind entries predict, for both signs.
+def _speed(value: float) -> str:
+    return f"{value:+.0f}" if np.isfinite(value) else "later"
+
+
+def early(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the main regime that may choose: those without fresh seeds."""
+    return table.of(rows[rows.repetition < FRESH], MAIN)
+
+
+def of_delta(rows: pd.DataFrame, delta: str) -> pd.DataFrame:
+    """Return the rows of the regime that the clips' protocol chose, with one output error and early seeds."""
+    early, regime = rows[rows.repetition < FRESH], clips.chosen(rows)
+    if regime is None:
+        return early[:0]
+    return early[(early[clips.SETTING] == [*vars(regime).values()]).all(axis=1) & early.delta.isin(("", delta))]
+
+
+def prediction(rows: pd.DataFrame, entries: Entries = RATES, what: Predicted = "errors") -> pd.DataFrame:
+    """Return the paper's entries against what its noiseless and blind entries predict, for both signs.
 
     After the six entries of a cell their joint log likelihood ratio; modes are calibrated apart, and add up.
     """
-    found, lines = calibrate.predictions(rows[rows.repetition < FRESH], MAIN), []
+    found, lines = calibrate.predictions(rows, entries, what), []
     if not len(found):
         return found
-    by_name, total = found.set_index(["cell", "condition"]), {}
-    for cell, name in itertools.product(found.cell.unique(), NEM):
-        if (cell, f"reversed-{name}") not in by_name.index:
-            continue
-        both = {"as printed": by_name.loc[cell, name], "reversed": by_name.loc[cell, f"reversed-{name}"]}
-        line = {"cell": cell.upper(), "noise": _column(name), "paper": f"{paper(cell, name):.3f}"}
-        for sign, own in both.items():
-            outside = "" if own.low <= own.paper <= own.high else " ✗"
-            line[sign] = f"{own['median']:.3f} [{own.low:.3f}, {own.high:.3f}]{outside}"
-        first, second = both.values()
-        total[cell, first["mode"]] = first.joint - second.joint
-        lines.append(line | {"ln ratio": f"{first.log_density - second.log_density:+.2f}"})
-    for (cell, mode), ratio in [*total.items(), (("both", "together"), sum(total.values()))]:
-        lines.append({"cell": cell.upper(), "noise": f"{mode}, jointly", "ln ratio": f"{ratio:+.2f}"})
+    by_name, form = found.set_index(["cell", "condition"]), _number if what == "errors" else _speed
+    for cell, names in itertools.product(found.cell.unique(), zip(BLIND, NEM, REVERSED, strict=True)):
+        if all((cell, name) in by_name.index for name in names):
+            three = [by_name.loc[cell, name] for name in names]
+            line = {"cell": cell.upper(), "noise": _column(names[0])}
+            line["paper: blind, NEM"] = f"{form(three[0].paper)}, {form(three[1].paper)}"
+            for sign, own in zip(("blind", *lottery.SIGNS), three, strict=True):
+                line[sign] = f"{form(own['median'])} [{form(own.low)}, {form(own.high)}]{' ✗' * int(own.outside)}"
+            line["ln densities"] = ", ".join(f"{own.log_density:.1f}" for own in three)
+            lines.append(line | {"ln ratio": f"{three[1].log_density - three[2].log_density:+.2f}"})
+    joint = found.pivot_table("joint", ["cell", "mode"], "kind", "first", sort=False).reindex(columns=calibrate.KINDS)
+    total = (joint["nem"] - joint["reversed-nem"]).dropna().groupby("cell", sort=False).sum()
+    for cell, ratio in [*total.items(), ("lstm + gru", total.sum())]:
+        lines.append({"cell": cell.upper(), "noise": "jointly", "ln ratio": f"{ratio:+.2f}"})
     return pd.DataFrame(lines).fillna("")
 
 
-def regimes(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the regimes that were searched, the most likely ones first, and how many fit."""
-    found = calibrate.search(rows[rows.repetition < FRESH])
+def passages(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the same of speed-ups, with the noiseless network's own early passage and less it."""
+    parts = [prediction(early(rows), what=what).assign(**{"own passage": w}) for what, w in PASSAGES.items()]
+    return pd.concat(parts)
+
+
+def falsified(rows: pd.DataFrame, entries: Entries = RATES) -> pd.DataFrame:
+    """Return which of the paper's entries refute each sign, and what else would: rows are of one regime.
+
+    That is a further run where the two signs' intervals overlap least, in shares of the narrower one.
+    """
     lines = []
-    for line in found.head(SHOWN).astype({"batch_size": int}).to_dict("records"):
-        shown = {"regime": protocol.about(Regime(**{name: line[name] for name in calibrate.SETTING}))}
-        shown |= {cell.upper(): f"{line[cell]:.3f} ({paper(cell, 'none'):.3f})" for cell in GATES}
+    for what in ("errors", *PASSAGES):
+        part = calibrate.predictions(rows, entries, what)
+        if not len(part):
+            continue
+        signs = [part[part.kind == kind].reset_index(drop=True) for kind in calibrate.KINDS]
+        ends = [own[["low", "high"]].clip(lower=-100) for own in signs]
+        overlap = np.minimum(ends[0].high, ends[1].high) - np.maximum(ends[0].low, ends[1].low)
+        k = int((overlap / np.minimum(*(end.high - end.low for end in ends))).argmin())
+        for sign, own in zip(lottery.SIGNS, signs, strict=True):
+            line, form, best = {"entries": what, "sign": sign}, _number if what == "errors" else _speed, own.iloc[k]
+            out = "; ".join(f"{o.cell.upper()} {_column(o.condition)}" for o in own[own.outside].itertuples())
+            line["outside of 95 %"] = f"{own.outside.sum()} of {len(own)}{': ' * bool(out)}{out}"
+            line["ln joint"] = f"{own.drop_duplicates(['cell', 'mode']).joint.sum():.1f}"
+            where = f"{best.cell.upper()} {_column(best.condition)}"
+            line["a run that would refute it"] = f"{where} outside of {form(best.low)} to {form(best.high)}"
+            lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def _by_delta(of: Callable[[str], pd.DataFrame]) -> pd.DataFrame:
+    parts = [(delta, of(delta)) for delta in clips.DELTAS]
+    return pd.concat([pd.DataFrame(), *(part.assign(**{"output error": d}) for d, part in parts if len(part))])
+
+
+def classes(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return every condition's accuracy [%] and cross entropy beside Tables 1 and 3, marked where judged."""
+    lines: dict[str, dict[str, str]] = {name: {"condition": f"`{name}`"} for name in EVERY}
+    for cell, delta in itertools.product(GATES, clips.DELTAS):
+        errors, losses = (of_classes(rows, cell, delta, name).dropna() for name in ("test_error", "test_loss"))
+        found = judged(rows, partial(of_classes, delta=delta), CLASSES)
+        if len(errors) < 2:
+            return pd.DataFrame()
+        marks = found[found.cell == cell].set_index("condition").verdict.map(MARKS)
+        for name, line in lines.items():
+            printed = "" if name in REVERSED else f"{100 - CLASSES.value(cell, name):.2f}"
+            shown = f"{100 - errors[name].mean():.2f} ({losses[name].mean():.3f}){marks.get(name, '')}"
+            line |= {f"{cell.upper()}, paper": printed, f"{cell.upper()}, {delta}": shown}
+    return pd.DataFrame([*lines.values()])
+
+
+def regimes(
+    rows: pd.DataFrame, entries: Entries = RATES, setting: tuple[str, ...] = (*calibrate.SETTING,)
+) -> pd.DataFrame:
+    """Return the regimes that were searched, the most likely ones first, and how many fit."""
+    found, lines = calibrate.search(rows[rows.repetition < FRESH], entries, setting), []
+    for line in found.head(SHOWN).to_dict("records"):
+        words = (line[n] if isinstance(line[n], str) else f"{n.replace('_', ' ')} {line[n]:g}" for n in setting)
+        shown = {"regime": ", ".join(words)}
+        shown |= {cell.upper(): f"{line[cell]:.3f} ({entries.value(cell, 'none'):.3f})" for cell in GATES}
         lines.append(shown | {"log likelihood": f"{line['log_likelihood']:.2f}", "fits": "yes" if line["fits"] else ""})
     if len(found) > SHOWN:
         lines.append({"regime": f"… {len(found) - SHOWN} more", "fits": f"{int(found.fits.sum())} in all"})
@@ -274,7 +380,7 @@ def chances(rows: pd.DataFrame) -> pd.DataFrame:
     lines = []
     for cell, (sign, names), seeds in itertools.product(GATES, lottery.SIGNS.items(), ("independent", "common")):
         errors = confirmation(rows, cell).dropna()
-        for tries in (1, 5) if len(errors) >= 2 else ():
+        for tries in (1, 5)[: 1 if seeds == "common" else 2] if len(errors) >= 2 else ():
             found = lottery.pattern(errors, cell, names, tries, common=seeds == "common")
             line = {"cell": cell.upper(), "noise": sign, "seeds": seeds, "tries": tries, "n": len(errors)}
             line |= {words: f"{100 * value:.1f} %" for words, value in found.items()}
@@ -282,8 +388,18 @@ def chances(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-TABLES: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
-    "summary": summary, "confirmation": against_none, "signs": signs, "speed": speed, "prediction": prediction,
-    "regimes": regimes, "lottery": chances, "level": level,
+Tables = dict[str, Callable[[pd.DataFrame], pd.DataFrame]]
+TABLES: Tables = {
+    "summary": summary, "confirmation": against_none, "signs": signs, "speed": speed,
+    "prediction": lambda rows: prediction(early(rows)), "passages": passages,
+    "falsified": lambda rows: falsified(early(rows)), "regimes": regimes, "lottery": chances, "level": level,
     **{part: partial(overview, part=part) for part in ("strengths", "elsewhere", "change", "interpretations")},
 }  # fmt: skip
+OF_CLIPS: Tables = {
+    "clipsregimes": partial(regimes, entries=CLASSES, setting=(*clips.SETTING,)),
+    "clipssummary": lambda rows: _by_delta(lambda d: summary(rows, partial(of_classes, delta=d), CLASSES)),
+    "clips": classes,
+    "clipsprediction": lambda rows: _by_delta(lambda d: prediction(of_delta(rows, d), CLASSES)),
+    "clipsfalsified": lambda rows: _by_delta(lambda d: falsified(of_delta(rows, d), CLASSES)),
+}
+"""Tables of the classifier's rows, and of the others."""

@@ -108,44 +108,46 @@ MEASURES = (
     "saturation_train", "saturation_test",  # mean |2g - 1| over gates
 )  # fmt: skip
 COLUMNS = (*KEY, *MEASURES, "last", "failed", "seed", "commit")
-TEXTS = ("cell", "data", "optimiser", "variant", "condition", "commit")
+TEXTS = ("cell", "data", "optimiser", "variant", "condition", "commit", "split", "delta")
+Names = tuple[str, ...]
 
 
-def load(source: Path) -> pd.DataFrame:
-    """Return the table; an empty one if there is no file.
+def load(source: Path, columns: Names = COLUMNS, key: Names = KEY) -> pd.DataFrame:
+    """Return a table of some columns, those of the key first; an empty one if there is no file.
 
     Raises:
         ValueError: columns are missing, or a network stands in it twice.
     """
-    kinds = {name: str if name in TEXTS else float for name in COLUMNS}
+    kinds = {name: str if name in TEXTS else float for name in columns}
     if not source.is_file():
         return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in kinds.items()})
+    measures = columns[len(key) : columns.index("last")]
     try:
-        table = pd.read_csv(source, dtype=kinds, keep_default_na=False, na_values={n: [""] for n in MEASURES})
-        table = table[list(COLUMNS)]
+        table = pd.read_csv(source, dtype=kinds, keep_default_na=False, na_values={n: [""] for n in measures})
+        table = table[list(columns)]
     except (KeyError, ValueError) as error:
         raise ValueError(f"expected the columns of networks in {source}, found {error}; restore it") from error
-    if table.duplicated(list(KEY)).any():
+    if table.duplicated(list(key)).any():
         raise ValueError(f"expected every network once in {source}, found some twice; restore the file")
     return table
 
 
-def save(table: pd.DataFrame, destination: Path) -> None:
+def save(table: pd.DataFrame, destination: Path, key: Names = KEY) -> None:
     """Write the table in the order of its keys, whole or not at all."""
     text = io.StringIO()
-    table.sort_values(list(KEY)).to_csv(text, index=False, float_format="%.6g", lineterminator="\n")
+    table.sort_values(list(key)).to_csv(text, index=False, float_format="%.6g", lineterminator="\n")
     records.write_text(destination, text.getvalue())
 
 
-def add(table: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+def add(table: pd.DataFrame, rows: pd.DataFrame, columns: Names = COLUMNS, key: Names = KEY) -> pd.DataFrame:
     """Return the table with rows in it; of a network that both have, the table's row stays."""
-    both = pd.concat([table, rows[list(COLUMNS)]]) if len(table) else rows
-    return both.drop_duplicates(list(KEY), ignore_index=True)
+    both = pd.concat([table, rows[list(columns)]]) if len(table) else rows
+    return both.drop_duplicates(list(key), ignore_index=True)
 
 
-def keys(table: pd.DataFrame) -> set[tuple[Any, ...]]:
+def keys(table: pd.DataFrame, key: Names = KEY) -> set[tuple[Any, ...]]:
     """Return the keys of all rows."""
-    return set(table[list(KEY)].itertuples(index=False, name=None))
+    return set(table[list(key)].itertuples(index=False, name=None))
 
 
 def lacking(stack: Stack, there: set[tuple[Any, ...]]) -> Stack | None:

@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 
 from nem.cells import GATES
-from pipeline.why import table
+from pipeline.why import clips, table
 from pipeline.why.calibrate import paper
-from pipeline.why.protocol import FRESH, MAIN
+from pipeline.why.protocol import FIRST, FRESH, MAIN
 from pipeline.why.table import COLUMNS, EVERY, Stack
 
 
@@ -33,3 +33,26 @@ def as_the_paper_if_reversed(stack, condition):
     """The paper's entries come from reversed noise; as printed, noise does the opposite."""
     own, none = paper(stack.cell, condition), paper(stack.cell, "none")
     return none**2 / own if condition in table.NEM else own
+
+
+def of_clips(mean, repetitions=10, spread=0.03, seed=0):
+    """The classifier's whole table: a network's error is ``mean(key, condition)`` [%] times factors as above."""
+    random, shared = np.random.default_rng(seed), np.random.default_rng(seed + 1).normal(0, spread, 1000)
+    sizes = clips.Sizes()
+    regimes = [clips.Regime(split, *rate, sizes.epochs) for split in sizes.splits for rate in sizes.rates]
+    stacks = [
+        clips.Stack(cell, own, table.Strength(), "loss", ("none",), (0, 1, 2), 25) for own in regimes for cell in GATES
+    ]
+    pairs = tuple(table.Strength(output, 0.5, hidden, 0.5) for output, hidden in sizes.levels)
+    true = regimes[2]
+    stacks += clips.both(true, (FIRST,), range(FRESH, FRESH + repetitions), 32)
+    stacks += clips.both(true, pairs, range(2), 25)
+    lines = {}
+    for stack in stacks:
+        for key in stack.networks():
+            far = 0.0 if stack.regime == true else 2.0
+            error = mean(key, key["condition"]) * np.exp(far + shared[key["repetition"]] + random.normal(0, spread))
+            line = key | {"test_error": error, "test_loss": error / 30, "train_loss": error / 40, "reached": 20.0}
+            line |= {"last": float(stack.last), "failed": 0.0, "seed": 1.0, "commit": "made-up"}
+            lines.setdefault(tuple(key.values()), line)
+    return pd.DataFrame([*lines.values()]).reindex(columns=list(clips.COLUMNS)), true

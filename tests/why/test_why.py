@@ -1,7 +1,6 @@
 """docs/why.md: its path in small, its table, and results whose answers are known."""
 
 import itertools
-import shutil
 from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -14,7 +13,6 @@ from hypothesis import strategies as st
 
 from nem.cells import GATES
 from nem.conditions import MODES, Condition
-from pipeline import params
 from pipeline.training import train
 from pipeline.why import calibrate, lottery, networks, page, protocol, results, table
 from pipeline.why.protocol import FIRST, FRESH, MAIN, QUICK, Sizes
@@ -27,18 +25,6 @@ LEVELS = st.sampled_from([0.0, 0.1, 0.3])
 STRENGTHS = st.builds(Strength, LEVELS, LEVELS, LEVELS, LEVELS)
 
 
-@pytest.fixture
-def quick(project, monkeypatch):
-    """A project folder with the page, in which the quick path trains in this process."""
-    monkeypatch.setenv("NEM_EXECUTOR", "serial")
-    monkeypatch.setenv("NEM_WORKERS", "1")
-    monkeypatch.setenv("QUICK", "1")
-    (project / "params.yaml").write_text(params.render(params.Params()), encoding="utf-8")
-    (project / "docs").mkdir()
-    shutil.copy(ROOT / stage.PAGE, project / stage.PAGE)
-    return stage.QUICK / stage.ROWS.name
-
-
 def test_the_quick_path_is_whole_and_goes_on_after_a_kill(quick, monkeypatch, capsys):
     """A kill that leaves part of the table changes no number; what the table has is not trained again."""
     assert stage.main([]) == 0
@@ -48,7 +34,8 @@ def test_the_quick_path_is_whole_and_goes_on_after_a_kill(quick, monkeypatch, ca
     np.testing.assert_allclose(rows.level_mse + rows.daily_mse, rows.test_mse, rtol=1e-4)
     assert "| LSTM | `reversed-nem-multiplicative-both` |" in written
     every_reading_is_another_algorithm(rows)
-    assert {f.name for f in quick.parent.iterdir()} == {"rows.csv", "why.md", "confirmation.png", "lottery.png"}
+    left = {f.name for f in quick.parent.iterdir()}
+    assert left == {"rows.csv", "clips.csv", "why.md", "confirmation.png", "lottery.png"}
 
     monkeypatch.setattr(page, "write", lambda *_: None)
     asked, run = [], train.run
@@ -117,13 +104,13 @@ def test_the_protocols_last_part_takes_nothing_from_the_parts_before():
 
 def test_every_table_of_the_page_can_be_shown_and_an_unknown_one_is_named(quick, capsys):
     marks = [match[2] for match in page.MARKS.finditer(stage.PAGE.read_text(encoding="utf-8"))]
-    assert set(marks) == {"progress", *results.TABLES}
+    assert set(marks) == set(page.NAMES)
     for name in marks:
         assert f"`python -m stages.why --show {name}`" in stage.PAGE.read_text(encoding="utf-8")
     assert stage.main(["--show", "summary"]) == 0
     assert capsys.readouterr().out.strip() == page.NOTHING
     assert stage.main(["--show", "nothing"]) == 1
-    assert "use one of progress, summary" in capsys.readouterr().err
+    assert "use one of progress, abstract, summary" in capsys.readouterr().err
 
 
 def test_the_committed_page_is_that_of_the_committed_table(tmp_path, monkeypatch):
@@ -205,7 +192,8 @@ def test_calibration_finds_regime_strength_and_sign(turned):
     assert calibrate.matched(rows) == [MAIN]
     for cell, mode in itertools.product(GATES, ("additive", "multiplicative")):
         assert calibrate.most_likely(rows, MAIN, cell, mode) == TRUE
-    found = calibrate.predictions(rows, MAIN)
+    own = table.of(rows, MAIN)
+    found = calibrate.predictions(own)
     right, wrong = ("nem", "reversed-nem") if turned else ("reversed-nem", "nem")
     inside = found[found.kind == right].eval("low <= paper <= high")
     assert len(inside) == 12
@@ -213,7 +201,7 @@ def test_calibration_finds_regime_strength_and_sign(turned):
     joint = found.drop_duplicates(["cell", "mode", "kind"]).groupby("kind").joint.sum()
     assert joint[right] > joint[wrong] + 10
     # A single repetition says nothing of the spread, and so nothing at all.
-    assert not len(calibrate.predictions(rows[rows.repetition == 0], MAIN))
+    assert not len(calibrate.predictions(own[own.repetition == 0]))
 
 
 def test_verdicts_and_signs_of_known_effects():
