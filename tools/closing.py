@@ -1,5 +1,7 @@
 """What stands at the end of ``make repro``: each run in a line, how long each stage took, and what to do next."""
 
+from ruamel.yaml import YAML
+
 from pipeline.common import paths, records
 from pipeline.evaluation import summary
 
@@ -7,9 +9,15 @@ from pipeline.evaluation import summary
 def main() -> None:
     """Print it, from the files that the stages left."""
     print(summary.printed(records.read_json(paths.SUMMARY)))
+    runs = [records.read_json(file) for file in sorted(paths.RUNS.rglob("run.json"))]
+    print(f"Networks, each a run in MLflow: {sum(len(r['settings']['conditions']) * r['repetitions'] for r in runs)}")
     if paths.TIMES.is_file():
-        times = records.read_json(paths.TIMES)
-        print("Seconds of each stage when it last ran: " + ", ".join(f"{name} {times[name]:g}" for name in times))
+        times, stages = (
+            records.read_json(paths.TIMES),
+            YAML(typ="safe").load(paths.PIPELINE.read_text("utf-8"))["stages"],
+        )
+        own = [f"{name} {times[name]:g}" for stage in stages for name in times if name.split()[0] == stage]
+        print(f"Seconds of each stage when it last ran: {', '.join(own)}")
     print(f"Open {paths.REPORT}, or run `make ui` to compare all runs in MLflow.")
 
 

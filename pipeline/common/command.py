@@ -41,7 +41,10 @@ def stage(name: str, arguments: Mapping[str, Mapping[str, Any]] | None = None, *
                     print(f"{name}: the task is switched off")
                 else:
                     work(**vars(options))
-                _note(" ".join([name, *(str(value) for value in vars(options).values())]), time.perf_counter() - start)
+                _note(
+                    " ".join([name, *(value for value in vars(options).values() if isinstance(value, str))]),
+                    time.perf_counter() - start,
+                )
             except (ValueError, OSError) as error:
                 print(f"{name}: {error}", file=sys.stderr)
                 return 1

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 PARAMS = Path("params.yaml")
+PIPELINE = Path("dvc.yaml")
 PROFILES = Path("profiles")
 DATA = Path("data")
 RAW = DATA / "raw"

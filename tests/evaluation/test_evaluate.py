@@ -116,11 +116,15 @@ def test_the_summary_compares_experiments_with_few_numbers(capsys):
     )
     # Two tasks, one of two splits: at most 60 numbers in all.
     assert 3 * len(CELLS) * len(own) <= 60
-    records.write_json(paths.TIMES, {"train fx gru": 12.5})
+    records.write_json(paths.TIMES, {"train fx gru": 12.5, "track": 3})
+    paths.PIPELINE.write_text("stages: {train: {}}")
     closing.main()
     printed = capsys.readouterr().out
     assert re.search(r"gestures +gru +0\.\d+ .* 1 +1 +0 better, 0 worse\n", printed)
-    assert "train fx gru 12.5" in printed
+    assert "ran: train fx gru 12.5\n" in printed
+    per_run = {name: 3 if name in SPLITS else 4 for name in metrics_of if name != "baselines"}
+    count = sum(per_run[name] * len(conditions) for name in per_run for conditions in metrics_of[name].values())
+    assert f"in MLflow: {count}\n" in printed
 
 
 def test_runs_of_other_data_missing_runs_and_unknown_tasks_are_named(project):
