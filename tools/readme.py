@@ -17,10 +17,13 @@ from pipeline import tasks
 from pipeline.common import paths, records, sequences
 from pipeline.evaluation.tables import markdown
 from pipeline.evaluation.task import Task
+from pipeline.why import table
+from pipeline.why.page import finding
 
 README, RESULTS, STUDY, IMAGES = (
     Path(name) for name in ("README.md", "docs/results.md", "docs/study.md", "docs/images")
 )
+ROWS = Path("docs/why/rows.csv")
 SUMMARY = paths.DATA / "study/tables/summary.md"  # of pipeline/study/report.py
 
 
@@ -90,8 +93,11 @@ def main() -> int:
     metrics = records.read_json(paths.METRICS) if paths.METRICS.is_file() else {}
     present = [task for name, task in tasks.TASKS.items() if name in metrics]
     real = [task for task in present if records.read_json(paths.source_record(task.name))["source"] != "synthetic"]
+    sections = {task.name: section(task, metrics) for task in real}
+    if ROWS.is_file():
+        sections["why"] = finding(table.load(ROWS))
     for page in (README, RESULTS):
-        fill(page, {task.name: section(task, metrics) for task in real}, paths.FIGURES)
+        fill(page, sections, paths.FIGURES if real else Path())
     files = sorted(SUMMARY.parent.glob("*.png"))
     pictures = [f"![{file.stem.replace('_', ' ')}](images/{file.name})" for file in files]
     text = "\n\n".join([SUMMARY.read_text(encoding="utf-8").strip(), *pictures]) if SUMMARY.is_file() else None

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from nem.cells import GATES, CellName
-from nem.conditions import PLACES
+from nem.conditions import MODES, PLACES
 from pipeline.evaluation import statistics
 from pipeline.evaluation.statistics import Bootstrap, Interval
 from pipeline.study.claims import ENOUGH, LEAST
@@ -375,6 +375,28 @@ def level(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines).fillna("")
 
 
+def penalty(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return blind gate noise beside the deterministic penalty that is its mean effect: errors and slopes on test days.
+
+    "Share" is how much of the noise's mean gain the penalty has.
+    """
+    lines, early = [], rows[rows.repetition < FRESH]
+    for cell, own, mode in itertools.product(GATES, protocol.PENALISED, MODES):
+        names = ("none", f"blind-{mode}-hidden", f"expected-blind-{mode}-hidden")
+        stack = replace(_stack(MAIN, own), cell=cell, conditions=names)
+        errors = frame(early, stack).reindex(columns=list(names)).dropna()
+        if not len(errors):
+            continue
+        slopes, means = frame(early, stack, "slope_test").loc[errors.index], np.log(errors).mean()
+        line = {"cell": cell.upper(), "noise": mode, "σ, decay": f"{own.sigma_hidden:g}, {own.decay_hidden:g}"}
+        line["n"] = str(len(errors))
+        for words, name in zip(("none", "blind noise", "penalty"), names, strict=True):
+            line[words] = f"{_number(np.exp(means[name]))} (slope {slopes[name].mean():.3f})"
+        share = (means[names[0]] - means[names[2]]) / (means[names[0]] - means[names[1]])
+        lines.append(line | {"share": f"{100 * share:.0f} %"})
+    return pd.DataFrame(lines)
+
+
 def chances(rows: pd.DataFrame) -> pd.DataFrame:
     """Return how probable it is that a table of single runs shows the paper's pattern."""
     lines = []
@@ -393,6 +415,7 @@ TABLES: Tables = {
     "summary": summary, "confirmation": against_none, "signs": signs, "speed": speed,
     "prediction": lambda rows: prediction(early(rows)), "passages": passages,
     "falsified": lambda rows: falsified(early(rows)), "regimes": regimes, "lottery": chances, "level": level,
+    "penalty": penalty,
     **{part: partial(overview, part=part) for part in ("strengths", "elsewhere", "change", "interpretations")},
 }  # fmt: skip
 OF_CLIPS: Tables = {
