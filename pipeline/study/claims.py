@@ -137,9 +137,8 @@ def judge(rows: pd.DataFrame, bootstrap: Bootstrap, evidence: Mapping[str, str])
     return pd.DataFrame([*lines, counted], columns=list(COLUMNS)).fillna("")
 
 
-def _judged(
-    claim: Claim, context: Context, everywhere: Mapping[Context, Mapping[str, Side]], bootstrap: Bootstrap
-) -> Judgement | None:
+def _judged(claim: Claim, context: Context, everywhere: Mapping[Context, Mapping[str, Side]], bootstrap: Bootstrap
+            ) -> Judgement | None:  # fmt: skip
     """Judge a claim in one context, if it is about it and its conditions were trained there."""
     own = dict(everywhere[context])
     for other, several in everywhere.items():
