@@ -9,11 +9,12 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.events import AliasEvent
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
 
 from pipeline.common import paths
 
 MAX_BYTES = 1 << 16  # a larger file is refused unread: a full one has 10 kB
+MAX_DEPTH = 16  # nesting of a file; the schema has 7 levels
 MAX_FAULTS = 20  # faults listed in one message
 LONG_LIST = 6  # items of a list that stands on one line
 UNION_MEMBERS = ("int", "str", "constrained-int", "constrained-str")  # pydantic's, no part of a parameter's name
@@ -53,6 +54,19 @@ class Section(BaseModel):
     inline: ClassVar[bool] = False  # written on one line
 
 
+def _refused(text: str) -> str | None:
+    """Return what makes YAML too costly to load, if anything does: parameters need neither aliases nor depth."""
+    depth = 0
+    for event in YAML(typ="safe", pure=True).parse(text):
+        # Aliases of aliases (or merge keys) make a small file exponentially large.
+        if isinstance(event, AliasEvent):
+            return f"the alias *{shown(event.anchor)} in line {event.start_mark.line + 1}; write the value out"
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            return f"more than {MAX_DEPTH} nested values in line {event.start_mark.line + 1}"
+    return None
+
+
 def read(source: Path) -> dict[str, Any]:
     """Read a mapping from a YAML file; :class:`ParamsError` says that it is missing, too large, or no such mapping."""
     if not source.is_file():
@@ -61,14 +75,12 @@ def read(source: Path) -> dict[str, Any]:
         raise ParamsError(f"expected a parameter file under {MAX_BYTES} bytes, found {size} in {source}; shorten it")
     try:
         text = source.read_text(encoding="utf-8")
-        # Parameters need no aliases, and aliases of aliases (or merge keys) make a small file exponentially large.
-        alias = next((e for e in YAML(typ="safe", pure=True).parse(text) if isinstance(e, AliasEvent)), None)
-        content = None if alias else YAML(typ="safe", pure=True).load(text)
+        refused = _refused(text)
+        content = None if refused else YAML(typ="safe", pure=True).load(text)
     except Exception as error:  # on hostile text the parser also raises KeyError, IndexError, RecursionError, …
         raise ParamsError(f"expected valid YAML in {source}, found {type(error).__name__}: {error}") from error
-    if alias:
-        found = f"the alias *{shown(alias.anchor)} in line {alias.start_mark.line + 1}; write the value out"
-        raise ParamsError(f"expected plain YAML in {source}, found {found}")
+    if refused:
+        raise ParamsError(f"expected plain YAML in {source}, found {refused}")
     content = {} if content is None else content
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise ParamsError(f"expected a mapping with string keys in {source}, found {type(content).__name__}")

@@ -179,6 +179,7 @@ def test_every_csv_holds_the_numbers(project):
                 assert read.loc[LABELS[kind], parts].tolist() == wanted, (file, kind, column)
         columns = ["train_loss", "test_loss", *([] if truth.fx else ["test_accuracy"])]
         means = truth.curves.pivot_table(columns, ["condition", "epoch"]).reset_index()
+        means["run"] = f"{name} {cell}"
         check(f"{name}_{cell}", means, ["condition", "epoch"], paths.PLOTS)
         run = {"task": name, "cell": cell}
         for metric in dict.fromkeys((truth.headline, next(iter(truth.values("none"))))):

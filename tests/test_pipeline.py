@@ -137,6 +137,7 @@ def copied(folder, *prefixes):
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
     wanted = ("nem/", "pipeline/", "stages/", "profiles/", ".dvc/", "dvc.yaml", ".dvcignore", ".gitignore", "none")
+    wanted += ("docs/errata.md", "docs/study.md")
     wanted += prefixes
     for name in filter(None, listed.stdout.split("\0")):
         if name.startswith(wanted) and (ROOT / name).is_file():

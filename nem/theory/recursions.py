@@ -58,9 +58,8 @@ def step(p: Parameters, x: Tensor, h: Tensor, s: Tensor, gates: cells.Gates = ce
     return quantities | {"o_y": quantities["a_h"] @ p.U_y.T + p.b_y}  # (B.12)
 
 
-def forward(
-    x: Tensor, p: Parameters, increments: Sequence[Sequence[Tensor]] | None = None, mode: Mode = "additive"
-) -> list[dict[str, Tensor]]:
+def forward(x: Tensor, p: Parameters, increments: Sequence[Sequence[Tensor]] | None = None, mode: Mode = "additive"
+            ) -> list[dict[str, Tensor]]:  # fmt: skip
     """Run a cell over ``x`` ``(T, B, I)`` from zero states; return the quantities of each slice (:func:`step`).
 
     ``increments`` is gate noise decided elsewhere, per slice and gate δ ``(B, J)``: g + δ (additive) or g∘(1 + δ).
@@ -152,9 +151,8 @@ def _scale(by: Tensor, sensitivity: Tensor) -> Tensor:
     return by[:, :, None, None] * sensitivity
 
 
-def sensitivity_gradient(
-    slices: Sequence[Slice], errors: Sequence[Tensor], p: Parameters, name: str, advance: Step
-) -> Tensor:
+def sensitivity_gradient(slices: Sequence[Slice], errors: Sequence[Tensor], p: Parameters, name: str, advance: Step
+                         ) -> Tensor:  # fmt: skip
     """Return ∂E/∂θ of one parameter by its forward recursion: Σ_t Σ_l ∂E(t)/∂a^h_l(t) ∂a^h_l(t)/∂θ (B.38), (C.15).
 
     ``errors`` are ∂E(t)/∂a^h(t) ``(B, J)`` (B.26) of the slices 1 … T; ``name`` is that of the parameter, no output

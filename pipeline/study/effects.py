@@ -95,9 +95,8 @@ def contexts(rows: pd.DataFrame) -> Iterator[tuple[Context, dict[str, pd.DataFra
                 yield Context._make((*values, setting)), by_name
 
 
-def _references(
-    context: Context, condition: str, by_name: Mapping[str, pd.DataFrame], alike: pd.DataFrame
-) -> Iterator[tuple[str, pd.DataFrame]]:
+def _references(context: Context, condition: str, by_name: Mapping[str, pd.DataFrame], alike: pd.DataFrame
+                ) -> Iterator[tuple[str, pd.DataFrame]]:  # fmt: skip
     """Yield what a condition is compared with: heading and rows; ``alike`` are all rows of the place."""
     yield "none", by_name["none"]
     own, rest = by_name[condition], condition.removeprefix("nem-")

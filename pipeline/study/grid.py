@@ -167,9 +167,8 @@ def finals(params: Params, rows: pd.DataFrame) -> list[Entry]:
     return entries
 
 
-def _at(
-    purpose: str, place: Place, chosen: Mapping[str, Choice], repetitions: int, **part: int | Order
-) -> Iterator[Entry]:
+def _at(purpose: str, place: Place, chosen: Mapping[str, Choice], repetitions: int, **part: int | Order
+        ) -> Iterator[Entry]:  # fmt: skip
     """Yield conditions at the settings that were chosen for them; ``part`` are further fields of the work."""
     stacks: dict[tuple[Choice, bool], list[str]] = {}
     for condition, setting in chosen.items():

@@ -68,9 +68,8 @@ def collect(entries: Sequence[Entry], label: str) -> pa.Table:
     return pa.Table.from_pylist(table, schema=ROWS)
 
 
-def scores(
-    probabilities: npt.NDArray[np.float64], data: Dataset, recordings: Mapping[int, str] | None
-) -> dict[str, Any]:
+def scores(probabilities: npt.NDArray[np.float64], data: Dataset, recordings: Mapping[int, str] | None
+           ) -> dict[str, Any]:  # fmt: skip
     """Return what probabilities ``(N, K)`` of the test sequences of a classifier's data are worth.
 
     ``recordings`` has what each sequence is cut from, by the sequence's name.

@@ -102,13 +102,16 @@ def load(source: Path) -> pd.DataFrame:
     return table.load(source, COLUMNS, KEY)
 
 
-@cache
 def sequences_of(sizes: Sizes) -> Path:
     """Write the clips with both splits and return their folder: real ones, or made-up ones of three classes.
 
     Raises what acquiring them does.
     """
-    folder = DATA / ("real" if sizes.generated is None else f"generated-{sizes.generated}")
+    return _written(sizes, (DATA / ("real" if sizes.generated is None else f"generated-{sizes.generated}")).absolute())
+
+
+@cache
+def _written(sizes: Sizes, folder: Path) -> Path:
     if sizes.generated is not None:
         random, count = seeds.numpy_generator(networks.SEED, STREAM), sizes.generated
         label = np.arange(count) % 3

@@ -1,7 +1,6 @@
 """Rates are acquired with a record of where they came from; windows have the right days and no look-ahead."""
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given
@@ -126,20 +125,6 @@ def test_what_is_written_loads_exactly_and_again_with_the_same_bytes(tmp_path_fa
     assert (data.unit, data.head, data.target_scale) == ("rupees", "identity", table.target_scale)
     windows.write(folder, series, layout, unit="rupees")
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == first
-
-
-def test_windows_that_contradict_themselves_are_refused(tmp_path):
-    days, file = windows.split_days(synthetic.generate(60, 3), settings(train_end=40)), tmp_path / "windows.parquet"
-    windows.save(days, file)
-    whole = records.read_table(file)
-    for column, value in (
-        ("split", "tset"), ("day_index", 7), ("target_raw", np.nan), ("target_raw", None), ("last_price_raw", 1.5)
-    ):  # fmt: skip
-        cells = whole[column].to_pylist()
-        cells[10] = value
-        place, changed = whole.column_names.index(column), pa.array(cells, whole[column].type)
-        records.write_table(file, whole.set_column(place, column, changed))
-        refused(ValueError, r"expected .*windows\.parquet.*dvc repro windows", windows.load, file)
 
 
 def test_synthetic_says_that_it_is_synthetic(project):

@@ -203,9 +203,8 @@ class Extractor:
     ``transform_input`` does; ``inception-2015``: (x - 128) / 128 and the pooling branches of that graph.
     """
 
-    def __init__(
-        self, state: State, preprocessing: Preprocessing, device: torch.device | str = "cpu", *, half: bool = False
-    ) -> None:
+    def __init__(self, state: State, preprocessing: Preprocessing, device: torch.device | str = "cpu", *,
+                 half: bool = False) -> None:  # fmt: skip
         self.device, self.half, self.preprocessing = torch.device(device), half, preprocessing
         network = _network_of_2015() if preprocessing == "inception-2015" else _network()
         network.transform_input = preprocessing == "torchvision"

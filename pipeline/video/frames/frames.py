@@ -91,9 +91,8 @@ def _extract(job: VideoJob) -> tuple[dict[str, Any], list[tuple[int, float, int,
     return facts | {"status": "ok", "frames_wanted": int(samples.sum()), "frames_stored": len(rows)}, rows
 
 
-def extract(
-    videos: Sequence[Video], root: Path, sampling: Sampling, destination: Path, *, max_bad_fraction: float = 0.05
-) -> pa.Table:
+def extract(videos: Sequence[Video], root: Path, sampling: Sampling, destination: Path, *,
+            max_bad_fraction: float = 0.05) -> pa.Table:  # fmt: skip
     """Sample the frames of all videos below ``root`` into ``destination``; return the manifest, which is there as well.
 
     What ``destination`` held before is replaced. More bad videos than ``max_bad_fraction`` are a ``FramesError``, a
