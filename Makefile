@@ -113,7 +113,7 @@ audit: setup ## Ask for known vulnerabilities of all locked packages (network; A
 
 licences: setup ## List the licences of all installed packages; fail on copyleft that docs/supply-chain.md does not name
 	@$(BIN)/pip-licenses --from=mixed --format=markdown --partial-match --fail-on "GPL;General Public;EUPL" \
-	  --ignore-packages pygit2 asyncssh dulwich grandalf
+	  --ignore-packages pygit2 asyncssh dulwich grandalf docutils
 
 clean: ## Remove results and caches, not the environment
 	rm -rf data .checkpoints .pytest_cache .mypy_cache .ruff_cache .hypothesis
