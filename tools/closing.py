@@ -8,8 +8,9 @@ from pipeline.evaluation import summary
 
 def main() -> None:
     """Print it, from the files that the stages left."""
-    print(summary.printed(records.read_json(paths.SUMMARY)))
-    runs = [records.read_json(file) for file in sorted(paths.RUNS.rglob("run.json"))]
+    content = records.read_json(paths.SUMMARY)
+    print(summary.printed(content))
+    runs = [run for run in map(records.read_json, paths.RUNS.rglob("run.json")) if run["task"] in content]
     print(f"Networks, each a run in MLflow: {sum(len(r['settings']['conditions']) * r['repetitions'] for r in runs)}")
     if paths.TIMES.is_file():
         times, stages = (

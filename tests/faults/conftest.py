@@ -7,6 +7,7 @@ import pytest
 from filelock import FileLock
 
 from pipeline import params
+from tests.conftest import ROOT
 from tests.faults import harness
 
 
@@ -35,7 +36,9 @@ def undisturbed(launcher, tmp_path_factory):
         folder, done = base / f"shared-{kind}" / "project", base / f"shared-{kind}.done"
         with FileLock(base / f"shared-{kind}.lock"):
             if not done.is_file():
-                folder.mkdir(parents=True)
+                for name in harness.PAGES:
+                    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(ROOT / name, folder / name)
                 (folder / "params.yaml").write_text(params.render(harness.tiny(kind, folder.parent)))
                 for name in harness.PROJECTS[kind]:
                     # The first training makes the MLflow store, which takes longer than the training.

@@ -41,6 +41,7 @@ VIDEO = {
     "train-video": ("stages.train", ["video", "gru"], "data/runs/video/gru"),
     "evaluate-video": ("stages.evaluate", [], "data/results"),
 }
+PAGES = ("docs/errata.md", "docs/study.md")  # which the report quotes
 PROJECTS = {"fx": FX, "video": VIDEO}
 STAGES = FX | VIDEO
 """Module, arguments and output of each stage, in the order in which they run; the two are projects of their own."""

@@ -169,7 +169,7 @@ def clone(folder):
     for name in ("nem", "pipeline", "stages", "profiles"):  # compiled cells go along
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.pyc", "*.tmp"))
     (folder / "params.yaml").write_text(params.render(harness.tiny("fx")))
-    for name in ("dvc.yaml", "none", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore"):
+    for name in ("dvc.yaml", "none", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore", *harness.PAGES):
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     git(folder, "init", "--quiet")
