@@ -78,6 +78,7 @@ endif
 	@$(BIN)/python -m pipeline.params check
 ifdef QUICK
 	@NEM_EXECUTOR=serial $(BIN)/dvc repro study/dvc.yaml:quick
+	@echo "Of tiny networks, which show the path and nothing else: data/study/quick"
 else
 	@$(BIN)/dvc repro study/dvc.yaml:judge
 	@echo "Verdicts and pictures: data/results/study.html; tables: data/study/tables"
