@@ -35,6 +35,6 @@ def claims() -> list[dict[str, str]] | None:
         return None
     if any(len(row) != len(COLUMNS) for row in rows) or rows[0] != COLUMNS:
         raise ValueError(f"expected a table of {COLUMNS} under {CLAIMS.strip()!r} in {STUDY}, found {rows[0]}; "
-                         "run `make docs` after `make study`")  # fmt: skip
+                         "run `make facts` after `make study`")  # fmt: skip
     kinds = (re.sub(" only if .*", " only if …", row[-1]) for row in rows[2:])
     return [dict(zip(COLUMNS, row, strict=True), kind=kind) for row, kind in zip(rows[2:], kinds, strict=True)]

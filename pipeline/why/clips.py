@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 
 from nem.cells import GATES, CellName
-from nem.conditions import MODES, Condition
+from nem.conditions import Condition
 from nem.noise import OutputDelta
 from pipeline.common import jobs, kept, paths, seeds, sequences
 from pipeline.params import Split, VideoClips
@@ -197,15 +197,11 @@ def fill(destination: Path, sizes: Sizes, minutes: float | None = None) -> None:
 
 def _work(stack: Stack, sizes: Sizes) -> train.Work:
     """Return what trains a stack."""
-    own, regime = stack.strength, stack.regime
-    noise = {
-        f"{place}_{mode}": settings.Strength(getattr(own, f"sigma_{place}"), getattr(own, f"decay_{place}"))
-        for place in settings.PLACES for mode in MODES
-    }  # fmt: skip
+    regime = stack.regime
     network = settings.Settings(
         cell=stack.cell, hidden=sizes.hidden, epochs=regime.epochs, max_epochs=stack.last, batch_size=64,
         optimiser="sgd", learning_rate=regime.learning_rate, momentum=regime.momentum,
-        noise=settings.NoiseTable(**noise), conditions=stack.conditions, output_delta=stack.delta, probe=256,
+        noise=stack.strength.table(), conditions=stack.conditions, output_delta=stack.delta, probe=256,
     )  # fmt: skip
     folder = sequences_of(sizes)
     return train.Work(folder, regime.split, "joined", network, networks.SEED, STREAM, stack.repetitions, "cpu")

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from nem import cells
-from nem.conditions import MODES
 from pipeline.common import jobs, kept, paths, sequences
 from pipeline.common.sequences import Dataset, Sequences
 from pipeline.evaluation.statistics import Floats
@@ -64,16 +63,12 @@ def sequences_of(data: str, days: int | None, train_end: int) -> Path:
 
 def work(stack: Stack, sizes: Sizes) -> train.Work:
     """Return what trains a stack."""
-    own, regime = stack.strength, stack.regime
-    noise = {
-        f"{place}_{mode}": settings.Strength(getattr(own, f"sigma_{place}"), getattr(own, f"decay_{place}"))
-        for place in settings.PLACES for mode in MODES
-    }  # fmt: skip
+    regime = stack.regime
     network = settings.Settings(
         cell=stack.cell, hidden=sizes.hidden, epochs=sizes.epochs,
         max_epochs=sizes.last if stack.long else sizes.epochs,
         batch_size=regime.batch_size, optimiser=regime.optimiser, learning_rate=regime.learning_rate,
-        momentum=regime.momentum, noise=settings.NoiseTable(**noise), conditions=stack.conditions,
+        momentum=regime.momentum, noise=stack.strength.table(), conditions=stack.conditions,
         **VARIANTS[stack.variant][0],
     )  # fmt: skip
     folder = sequences_of(regime.data, sizes.days, sizes.train_end)

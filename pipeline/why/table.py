@@ -14,8 +14,9 @@ from typing import Any, Literal
 import pandas as pd
 
 from nem.cells import CellName
-from nem.conditions import CONDITIONS, Condition
+from nem.conditions import CONDITIONS, MODES, Condition
 from pipeline.common import records
+from pipeline.training import settings
 
 Optimiser = Literal["sgd", "adam", "rmsprop"]
 NEM = tuple(name for name in CONDITIONS if name.startswith("nem"))
@@ -66,6 +67,13 @@ class Strength:
         """Return what of it concerns a condition."""
         output = astuple(self)[:2] if condition.in_output else (0.0, 0.0)
         return Strength(*output, *(astuple(self)[2:] if condition.in_hidden else (0.0, 0.0)))
+
+    def table(self) -> settings.NoiseTable:
+        """Return it as training takes it."""
+        return settings.NoiseTable(**{
+            f"{place}_{mode}": settings.Strength(getattr(self, f"sigma_{place}"), getattr(self, f"decay_{place}"))
+            for place in settings.PLACES for mode in MODES
+        })  # fmt: skip
 
 
 @dataclass(frozen=True)
