@@ -63,7 +63,8 @@ class Sizes:
     lottery: int = 50
     explore: int = 2
     search: int = 3
-    vary: int = 3  # repetitions in other regimes and interpretations
+    predict: int = 10  # fresh repetitions at calibrated strengths
+    vary: int = 2  # repetitions in other regimes and interpretations
     others: int = 3  # regimes besides the main one
     several: int = 5  # where the task is another one
     levels: tuple[float, ...] = LEVELS
@@ -73,10 +74,10 @@ class Sizes:
     chunk: int = 4  # stacks per worker between two looks at the clock
 
 
-LONG = Sizes(confirm=60, lottery=100, explore=4, search=5, vary=5, several=10)
+LONG = Sizes(confirm=60, lottery=100, explore=4, search=5, predict=30, vary=5, several=10)
 QUICK = Sizes(
     hidden=3, epochs=3, last=4, days=120, train_end=90, confirm=2, lottery=3, explore=2, search=2, several=1,
-    vary=1, others=1, levels=(0.1, 0.3), decays=(0.5,), batches=(), rates=1, chunk=100,
+    predict=2, vary=1, others=1, levels=(0.1, 0.3), decays=(0.5,), batches=(), rates=1, chunk=100,
 )  # fmt: skip
 
 
@@ -154,7 +155,7 @@ def search(sizes: Sizes) -> Iterator[Stack]:
 def calibrated(rows: pd.DataFrame, sizes: Sizes) -> Iterator[Stack]:
     """Yield, for every cell and mode, the strength that the paper's blind entries make most likely; fresh seeds."""
     strengths = {(cell, mode): calibrate.most_likely(rows, MAIN, cell, mode) for cell in GATES for mode in MODES}
-    for repetition, (cell, mode) in itertools.product(range(FRESH, FRESH + sizes.confirm), strengths):
+    for repetition, (cell, mode) in itertools.product(range(FRESH, FRESH + sizes.predict), strengths):
         if strength := strengths[cell, mode]:
             names = tuple(name for name in EVERY if mode in name)
             yield Stack(cell, MAIN, strength, ("none", *names), (repetition,))
