@@ -1,4 +1,4 @@
-"""docs/why.md and its pictures, from the committed table: tables stand between marks, all other text is by hand."""
+"""docs/why.md, its appendix and pictures, from the committed table: all but what stands between marks is by hand."""
 
 import itertools
 import re
@@ -101,15 +101,16 @@ def shown(name: str, source: Path, sizes: Sizes) -> str:
 NAMES = ("progress", "abstract", *results.TABLES, *results.OF_CLIPS)
 
 
-def write(page: Path, destination: Path, source: Path, sizes: Sizes) -> None:
-    """Put tables between the marks of a page, and draw its pictures beside the table.
+def write(pages: dict[Path, Path], source: Path, sizes: Sizes) -> None:
+    """Put tables between the marks of pages, each into the file that it maps to, and draw pictures beside the table.
 
     Raises:
-        ValueError: the page has marks of a table that there is none of, or the table is damaged.
+        ValueError: a page has marks of a table that there is none of, or the table is damaged.
     """
-    text = page.read_text(encoding="utf-8")
-    filled = MARKS.sub(lambda match: f"{match[1]}{shown(match[2], source, sizes)}\n{match[3]}", text)
-    records.write_text(destination, filled)
+    for page, destination in pages.items():
+        text = page.read_text(encoding="utf-8")
+        filled = MARKS.sub(lambda match: f"{match[1]}{shown(match[2], source, sizes)}\n{match[3]}", text)
+        records.write_text(destination, filled)
     rows = table.load(source)
     if any(len(results.confirmation(rows, cell).dropna()) >= 2 for cell in GATES):
         strips(rows, source.with_name("confirmation.png"))

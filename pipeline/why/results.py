@@ -28,6 +28,7 @@ from pipeline.why.table import BLIND, EVERY, KEY, NEM, REVERSED, VARIANTS, Regim
 BOOTSTRAP = Bootstrap(0.95, 10_000, 1)
 R, BEYOND = 100, -np.inf  # a speed-up that the epochs after R did not place
 SHOWN = 6  # regimes
+OVERVIEWS = ("strengths", "elsewhere", "interpretations", "change")
 PASSAGES: dict[Predicted, str] = {"speed-ups": "in", "speed-ups less own": "off"}
 MARKS = {"supported": " ▲", "opposite": " ▼", "practically none": " ≈", "undecided": ""}
 
@@ -333,19 +334,33 @@ def overview(rows: pd.DataFrame, part: str) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+def settings(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return in how many settings of every part, of both modes each, a sign is better than none: means of its runs."""
+    early, lines = rows[rows.repetition < FRESH], []
+    for part, cell in itertools.product(OVERVIEWS, GATES):
+        logs = [np.log(frame(early, replace(stack, cell=cell))).mean() for _, stack in _settings(early, part)]
+        gains = pd.DataFrame([own["none"] - own for own in logs if "none" in own.index and len(own) > 1])
+        line = {"part": part, "cell": cell.upper(), "settings": str(len(gains))}
+        for place, (sign, names) in itertools.product(PLACES, lottery.SIGNS.items()):
+            own = gains[[name for name in names if name.endswith(place) and name in gains]].stack()
+            line[f"{place}, {sign}"] = f"{(own > 0).sum()} of {len(own)}" if len(own) else "–"
+        lines += [line] if len(gains) else []
+    return pd.DataFrame(lines)
+
+
 def _settings(rows: pd.DataFrame, part: str) -> Iterator[tuple[str, Stack]]:
     """Yield the settings of a part of the protocol, in words and as stacks."""
     if part == "strengths":
         for own in protocol.pairs(protocol.Sizes()):
-            if own.sigma_output == own.sigma_hidden:
-                yield f"σ {own.sigma_output:g}, decay {own.decay_output:g}", _stack(MAIN, own)
+            words = f"σ {own.sigma_output:g} in outputs, {own.sigma_hidden:g} in gates, decay {own.decay_output:g}"
+            yield words, _stack(MAIN, own)
     elif part == "elsewhere":
         for regime, own in itertools.product(calibrate.matched(rows), ELSEWHERE):
             if regime != MAIN:
                 yield f"{protocol.about(regime)}; σ {own.sigma_output:g}, {own.sigma_hidden:g}", _stack(regime, own)
     elif part == "interpretations" and ((rows.variant != "") | rows.data.isin(FORMS)).any():
         for variant in VARIANTS:
-            yield variant or "as in the main regime", _stack(MAIN, FIRST, variant)
+            yield variant or "the main regime", _stack(MAIN, FIRST, variant)
         for data in FORMS:
             yield data, _stack(replace(MAIN, data=data), FIRST)
     elif part == "change":
@@ -361,7 +376,7 @@ def level(rows: pd.DataFrame) -> pd.DataFrame:
     for cell in GATES:
         parts = {words: confirmation(rows, cell, name) for words, name in names.items()}
         kinds = ("blind", "nem", "reversed-nem")
-        for condition in ("none", *(f"{kind}-additive-{place}" for kind in kinds for place in PLACES)):
+        for condition in ("none", *(f"{kind}-additive-{place}" for kind in kinds for place in PLACES[:2])):
             means = {words: part[condition].mean() for words, part in parts.items()}
             if np.isfinite(means["level"]):
                 line = {"cell": cell.upper(), "condition": f"`{condition}`"}
@@ -416,7 +431,7 @@ TABLES: Tables = {
     "prediction": lambda rows: prediction(early(rows)), "passages": passages,
     "falsified": lambda rows: falsified(early(rows)), "regimes": regimes, "lottery": chances, "level": level,
     "penalty": penalty,
-    **{part: partial(overview, part=part) for part in ("strengths", "elsewhere", "change", "interpretations")},
+    "settings": settings, **{part: partial(overview, part=part) for part in OVERVIEWS},
 }  # fmt: skip
 OF_CLIPS: Tables = {
     "clipsregimes": partial(regimes, entries=CLASSES, setting=(*clips.SETTING,)),

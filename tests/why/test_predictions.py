@@ -166,7 +166,7 @@ def test_the_clips_quick_path_is_whole_and_goes_on_after_a_kill(quick, monkeypat
     assert set(literal.index.get_level_values("condition")) == set(clips.OF_OUTPUT)
     assert (loss != literal.reindex(loss.index)).mean() > 0.9
     for words in ("search | 4 | 4 |", "confirmation | 124 | 124 |", "strengths | 220 | 220 |"):
-        assert f"| clips, {words}" in quick.with_name(stage.PAGE.name).read_text()
+        assert f"| clips, {words}" in quick.with_name(stage.PAGES[1].name).read_text()
     monkeypatch.setattr(page, "write", lambda *_: None)
     asked, run = [], train.run
 

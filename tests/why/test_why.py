@@ -28,14 +28,14 @@ STRENGTHS = st.builds(Strength, LEVELS, LEVELS, LEVELS, LEVELS)
 def test_the_quick_path_is_whole_and_goes_on_after_a_kill(quick, monkeypatch, capsys):
     """A kill that leaves part of the table changes no number; what the table has is not trained again."""
     assert stage.main([]) == 0
-    rows, written = table.load(quick), quick.with_name(stage.PAGE.name).read_text()
+    rows, written = table.load(quick), quick.with_name(stage.PAGES[1].name).read_text()
     assert table.keys(rows) == {key for s in protocol.stacks(quick, QUICK) if s for *_, key in s.networks()}
     assert not rows.failed.any()
     np.testing.assert_allclose(rows.level_mse + rows.daily_mse, rows.test_mse, rtol=1e-4)
     assert "| LSTM | `reversed-nem-multiplicative-both` |" in written
     every_reading_is_another_algorithm(rows)
     left = {f.name for f in quick.parent.iterdir()}
-    assert left == {"rows.csv", "clips.csv", "why.md", "confirmation.png", "lottery.png"}
+    assert left == {"rows.csv", "clips.csv", "why.md", "tables.md", "confirmation.png", "lottery.png"}
 
     monkeypatch.setattr(page, "write", lambda *_: None)
     asked, run = [], train.run
@@ -102,23 +102,25 @@ def test_the_protocols_last_part_takes_nothing_from_the_parts_before():
     assert [part[0] for part in protocol.parts(Path("nowhere.csv"), QUICK) if part][-1] == "further interpretations"
 
 
-def test_every_table_of_the_page_can_be_shown_and_an_unknown_one_is_named(quick, capsys):
-    marks = [match[2] for match in page.MARKS.finditer(stage.PAGE.read_text(encoding="utf-8"))]
-    assert set(marks) == set(page.NAMES)
+def test_every_table_of_the_pages_can_be_shown_and_an_unknown_one_is_named(quick, capsys):
+    text = "".join(own.read_text(encoding="utf-8") for own in stage.PAGES)
+    marks = [match[2] for match in page.MARKS.finditer(text)]
+    assert sorted(marks) == sorted(page.NAMES)
     for name in marks:
-        assert f"`python -m stages.why --show {name}`" in stage.PAGE.read_text(encoding="utf-8")
+        assert f"`python -m stages.why --show {name}`" in text
     assert stage.main(["--show", "summary"]) == 0
     assert capsys.readouterr().out.strip() == page.NOTHING
     assert stage.main(["--show", "nothing"]) == 1
     assert "use one of progress, abstract, summary" in capsys.readouterr().err
 
 
-def test_the_committed_page_is_that_of_the_committed_table(tmp_path, monkeypatch):
+def test_the_committed_pages_are_those_of_the_committed_table(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(page, "strips", lambda rows, place: None)
     monkeypatch.setattr(page, "chances", lambda rows, place: None)
-    page.write(stage.PAGE, tmp_path / "why.md", stage.ROWS, Sizes())
-    assert (tmp_path / "why.md").read_bytes() == stage.PAGE.read_bytes(), "run python -m stages.why --minutes 0"
+    page.write({own: tmp_path / own.name for own in stage.PAGES}, stage.ROWS, Sizes())
+    for own in stage.PAGES:
+        assert (tmp_path / own.name).read_bytes() == own.read_bytes(), "run python -m stages.why --minutes 0"
 
 
 @given(STRENGTHS, st.sampled_from([*GATES]), st.sampled_from([*table.VARIANTS]))
