@@ -121,6 +121,9 @@ class FxWindows(Section):
     train_end: Day = Field(1980, description="last training day: 0-based index [days], or an ISO date (it or before)")
     validation_fraction: Fraction = Field(0.1, description="tail of the training days to choose on [fraction]")
     scaling: Literal["min-max", "z-score"] = Field("z-score", description="min-max | z-score, of training days")
+    target: Literal["price", "change"] = Field(
+        "price", description="price | change: from the day before, no level shift"
+    )
     inputs: Once[Literal["open", "high", "low", "price"]] = Field(
         ["open", "high", "low", "price"], description="what a network sees of a day: open, high, low, price"
     )

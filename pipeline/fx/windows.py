@@ -25,7 +25,8 @@ FILE = "windows.parquet"
 SPLIT = "days"
 PRICE = FEATURES.index("price")
 COLUMNS = [("day_index", pa.int32()), ("date", pa.date32()), ("split", pa.string())]
-SCHEMA = pa.schema([*COLUMNS, ("target_raw", pa.float64()), ("last_price_raw", pa.float64())])
+VALUES = ("target_raw", "last_price_raw", "base_raw")
+SCHEMA = pa.schema([*COLUMNS, *((name, pa.float64()) for name in VALUES)])
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Windows:
     split: npt.NDArray[np.str_]  # (N,) the target day's side
     target_raw: Floats  # (N,) price of the target day [units of the rates]
     last_price_raw: Floats  # (N,) price of the day before [units of the rates]
+    base_raw: Floats  # (N,) what a network's output adds to, for a price: 0, or of changes the last price [same]
 
     def where(self, *sides: Side) -> npt.NDArray[np.bool_]:
         """Return the mask of windows on any of ``sides``."""
@@ -87,7 +89,9 @@ def split_days(rates: Rates, settings: "FxWindows") -> Windows:
     first_validation = last + 1 - round(settings.validation_fraction * (last + 1))
     days = np.arange(T, len(rates))
     side = np.where(days > last, "test", np.where(days >= first_validation, "validation", "train"))
-    return Windows(days.astype(np.int32), rates.dates[days], side, rates.price[days], rates.price[days - 1])
+    last_price = rates.price[days - 1]
+    base = last_price if settings.target == "change" else np.zeros(len(days))
+    return Windows(days.astype(np.int32), rates.dates[days], side, rates.price[days], last_price, base)
 
 
 def table(rates: Rates, settings: "FxWindows", *, unit: str = "", hold_out: bool = False) -> sequences.Table:
@@ -114,12 +118,18 @@ def table(rates: Rates, settings: "FxWindows", *, unit: str = "", hold_out: bool
             f"expected rates that the scaler of the training days can hold, found {rates.values[beyond[0]].tolist()} "
             f"on {rates.dates[beyond[0]]}; check that day, or choose a later train_end"
         )
-    days = windows.day_index.astype(np.int64)
+    days, offset, scale = windows.day_index.astype(np.int64), scaler.offset[PRICE], scaler.scale[PRICE]
+    targets = scaled[days, PRICE : PRICE + 1]
+    if settings.target == "change":
+        change = windows.target_raw - windows.base_raw
+        known = change[~unseen]
+        offset, scale = known.mean(), known.std() if np.ptp(known) > 0 else 1.0
+        targets = ((change - offset) / scale).astype(np.float32)[:, None]
     return sequences.Table(
-        rows=days, index=days[:, None] + np.arange(-settings.window, 0), targets=scaled[days, PRICE : PRICE + 1],
+        rows=days, index=days[:, None] + np.arange(-settings.window, 0), targets=targets,
         group=None, splits={SPLIT: windows.split}, head="identity", unit=unit,
         pools={"": torch.from_numpy(np.ascontiguousarray(scaled[:, inputs]))},
-        target_scale=float(scaler.scale[PRICE]), target_offset=float(scaler.offset[PRICE]),
+        target_scale=float(scale), target_offset=float(offset),
     )  # fmt: skip
 
 
@@ -134,7 +144,7 @@ def write(folder: Path, rates: Rates, settings: "FxWindows", *, unit: str = "", 
 def save(windows: Windows, destination: Path) -> None:
     """Write windows in raw units as parquet."""
     days = windows.dates.astype("datetime64[D]")
-    columns = [windows.day_index, days, windows.split.tolist(), windows.target_raw, windows.last_price_raw]
+    columns = [windows.day_index, days, windows.split.tolist(), *(getattr(windows, name) for name in VALUES)]
     arrays = [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)]
     records.write_table(destination, pa.Table.from_arrays(arrays, schema=SCHEMA))
 
@@ -142,5 +152,5 @@ def save(windows: Windows, destination: Path) -> None:
 def load(source: Path) -> Windows:
     """Read windows that :func:`save` wrote; a FileNotFoundError or ValueError says that they are missing or damaged."""
     stored = records.read_table(source, SCHEMA)
-    index, days, target, last = (stored[name].to_numpy() for name in SCHEMA.names if name != "split")
-    return Windows(index, days.astype("datetime64[D]"), np.array(stored["split"].to_pylist(), str), target, last)
+    index, days, *values = (stored[name].to_numpy() for name in SCHEMA.names if name != "split")
+    return Windows(index, days.astype("datetime64[D]"), np.array(stored["split"].to_pylist(), str), *values)

@@ -92,11 +92,17 @@ def read(evidence: Evidence) -> Windows:
     file, test = evidence.folder / windows.FILE, evidence.dataset.test
     data = windows.load(file)
     side = data.where("test")
-    scaled = (data.target_raw[side] - evidence.dataset.target_offset) / evidence.dataset.target_scale
+    scaled = (data.target_raw - data.base_raw)[side] - evidence.dataset.target_offset
+    scaled /= evidence.dataset.target_scale
     same = np.array_equal(data.day_index[side], test.rows.numpy())
     if not same or not np.array_equal(scaled.astype(np.float32), test.targets[:, 0].numpy()):
         raise ValueError(f"expected the test days of the sequences in {file}, found others; run `dvc repro -f windows`")
     return data
+
+
+def prices(outcome: Outcome, condition: str, data: Windows) -> list[Floats]:
+    """Return the prices of the test days that a condition's networks forecast, by repetition [unit of the rates]."""
+    return [data.base_raw[data.where("test")] + values for values in predicted(outcome.run, condition).values()]
 
 
 def references(evidence: Evidence) -> dict[str, float]:
@@ -111,7 +117,7 @@ def comparisons(outcome: Outcome, data: Windows) -> pd.DataFrame:
     truth, rows = data.target_raw[data.where("test")], []
     naive = {name: (forecast - truth) ** 2 for name, forecast in forecasts(data).items()}
     for condition in outcome.run.conditions:
-        errors = [(values - truth) ** 2 for values in predicted(outcome.run, condition).values()]
+        errors = [(values - truth) ** 2 for values in prices(outcome, condition, data)]
         for name, reference in naive.items() if errors else ():
             loss = np.mean(errors, 0)
             ours, theirs = float(loss.mean()), float(reference.mean())
@@ -130,9 +136,9 @@ def draw(outcome: Outcome) -> list[Picture]:
     drawn, (above, below) = style.figure(1, 2, width=7.5, height=2.7)
     above.plot(days, truth, color="black", linewidth=1.2, label="Actual")
     for condition in ("none", *(f"nem-additive-{place}" for place in PLACES)):
-        predictions = predicted(outcome.run, condition)
+        predictions = prices(outcome, condition, data)
         if predictions:
-            mean = np.mean(list(predictions.values()), 0)
+            mean = np.mean(predictions, 0)
             above.plot(days, mean, linewidth=0.9, label=condition)
             below.plot(days, mean - truth, linewidth=0.7, label=condition)
     yesterday = data.last_price_raw[test] - truth

@@ -41,8 +41,9 @@ def sequences_of(data: str, days: int | None, train_end: int) -> Path:
     """
     series = acquire.paper_series()[0] if days is None else synthetic.generate(days, SEED)
     how = FxWindows(train_end=train_end, scaling="z-score" if data == "z-score" else "min-max")
+    how = how.model_copy(update={"target": "change" if data == "change" else "price"})
     about = windows.table(series, how, unit="rupees")
-    rows, price = about.rows, series.price
+    rows = about.rows
     if data == "all-days":
         scaler = windows.Scaler.fit(series.values, "min-max")
         scaled, k = scaler.apply(series.values).astype(np.float32), FEATURES.index("price")
@@ -51,11 +52,6 @@ def sequences_of(data: str, days: int | None, train_end: int) -> Path:
     elif data == "raw":
         targets = about.targets + np.float32(about.target_offset / about.target_scale)
         about = replace(about, targets=targets, target_offset=0.0)
-    elif data == "change":
-        change = price[rows] - price[rows - 1]
-        known = change[rows <= train_end]
-        scaled = ((change - known.mean()) / known.std()).astype(np.float32)[:, None]
-        about = replace(about, targets=scaled, target_scale=float(known.std()), target_offset=float(known.mean()))
     folder = DATA / (data if days is None else f"{data}-{days}")
     sequences.write(folder, about)
     return folder

@@ -23,11 +23,11 @@ CLASSES = ("biking", "diving", "golf_swing")
 WINDOWS = FxWindows(window=4, train_end=90, validation_fraction=0.1, scaling="min-max")
 
 
-def fx_data():
+def fx_data(target="price"):
     series = synthetic.generate(120, 1)
     rates.write(series, rates.RATES)
     records.write_json(paths.source_record("fx"), {"source": "synthetic", "note": "generated data"})
-    return windows.write(paths.sequences("fx"), series, WINDOWS, unit="rupees")
+    return windows.write(paths.sequences("fx"), series, WINDOWS.model_copy(update={"target": target}), unit="rupees")
 
 
 def class_data(task, groups=True):
@@ -105,7 +105,7 @@ def run(task, cell, split=None, *, repetitions=REPETITIONS, failing=FAILING, shi
     truth = data.test.targets.argmax(1).numpy()
     if data.head == "identity":
         raw = windows.load(paths.sequences(task) / windows.FILE)  # prices as they were before they were scaled
-        truth = raw.target_raw[raw.where("test")]
+        truth = (raw.target_raw - raw.base_raw)[raw.where("test")]
     trained = [repetition(number, split, data, truth, conditions, failing, shift) for number in work.repetitions]
     networks = Networks(Size(cell, 1, 1, data.inputs, 3, data.outputs))
     networks.initialise(0, torch.Generator().manual_seed(1))

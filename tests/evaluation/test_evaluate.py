@@ -7,7 +7,6 @@ import math
 import re
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import get_args
 
 import numpy as np
@@ -20,6 +19,7 @@ from pipeline.common import paths, records, sequences
 from pipeline.evaluation import evaluate, metrics, report, style
 from pipeline.evaluation.task import Task
 from pipeline.fx import rates, windows
+from pipeline.params import FxWindows
 from pipeline.tasks import fx, video
 from pipeline.training import results
 from tests.conftest import refused
@@ -265,7 +265,7 @@ def test_every_task_is_there_with_the_papers_tables():
 
 def split(prices, train_end):
     days = np.arange("2000-01-01", "2000-06-01", dtype="datetime64[D]")[: len(prices)]
-    settings = SimpleNamespace(window=4, train_end=train_end, validation_fraction=0.1)
+    settings = FxWindows(train_end=train_end)
     return windows.split_days(rates.Rates(days, np.repeat(prices[:, None], 4, 1)), settings)
 
 
@@ -302,14 +302,27 @@ def test_the_report_compares_with_the_naive_forecasts_and_windows_of_other_days_
     assert "the condition that is best on the test data (nem-additive-output" in page
     assert "test squared error [rupees²]" in page
     (evidence,) = evaluate.gather(fx.TASK)
-    other = windows.Windows(data.day_index, data.dates, data.split, data.target_raw * 2, data.last_price_raw * 2)
+    other = replace(data, target_raw=data.target_raw * 2, last_price_raw=data.last_price_raw * 2)
     windows.save(other, evidence.folder / windows.FILE)
     refused(ValueError, r"expected the test days of the sequences in .*windows\.parquet", fx.references, evidence)
 
 
+def test_of_a_predicted_change_the_price_is_compared(project):
+    """Fabricated networks are 0.1 off; with changes as target they still forecast prices, and rivals are the same."""
+    skills = []
+    for target in ("price", "change"):
+        fabricate.fx_data(target)
+        fabricate.run("fx", "lstm")
+        fabricate.judge(fx.TASK, cells=["lstm"])
+        skills.append(pd.read_csv(paths.RESULTS / "tables/forecast_comparisons.csv", comment="#"))
+    np.testing.assert_allclose(skills[1].mse, 0.01, rtol=1e-3)
+    np.testing.assert_allclose(skills[0].reference_mse, skills[1].reference_mse)
+    np.testing.assert_allclose(skills[0].skill, skills[1].skill, rtol=1e-3)
+
+
 @pytest.mark.realdata
 def test_yesterdays_price_beats_the_papers_best_network(mirror):
-    settings = SimpleNamespace(window=4, train_end=8000, validation_fraction=0.1)
+    settings = FxWindows(train_end=8000)
     days = windows.split_days(rates.read(mirror / "fx" / "USD_INR.csv"), settings)
     test = days.where("test")
     assert test.sum() == 1696

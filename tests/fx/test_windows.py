@@ -14,7 +14,7 @@ from stages import acquire as acquire_stage
 from stages import windows as windows_stage
 from tests.conftest import refused
 
-SCALINGS = ["min-max", "z-score"]
+SCALINGS, TARGETS = ["min-max", "z-score"], ["price", "change"]
 
 
 def settings(**changes):
@@ -31,12 +31,12 @@ def raw(table):
 
 
 @given(
-    st.integers(1, 9), st.integers(20, 90), st.sampled_from(SCALINGS), st.integers(0, 50), st.floats(0, 0.5),
-    st.booleans(), st.data(),
+    st.integers(1, 9), st.integers(20, 90), st.sampled_from(SCALINGS), st.sampled_from(TARGETS), st.integers(0, 50),
+    st.floats(0, 0.5), st.booleans(), st.data(),
 )  # fmt: skip
-def test_no_training_row_knows_a_later_day(T, train_end, scaling, seed, validation, hold_out, data):
+def test_no_training_row_knows_a_later_day(T, train_end, scaling, target, seed, validation, hold_out, data):
     series = synthetic.generate(120, seed)
-    layout = settings(window=T, train_end=train_end, scaling=scaling, validation_fraction=validation)
+    layout = settings(window=T, train_end=train_end, scaling=scaling, target=target, validation_fraction=validation)
     before = windows.table(series, layout, hold_out=hold_out)
     side = before.splits["days"]
     known = (side == "train") if hold_out else (side != "test")
@@ -63,6 +63,20 @@ def test_each_target_sees_exactly_the_days_before_it(T, seed, scaling):
     fitted = series.values[:80]
     low, spread = (fitted.min(0), np.ptp(fitted, 0)) if scaling == "min-max" else (fitted.mean(0), fitted.std(0))
     np.testing.assert_array_equal(table.pools[""].numpy(), ((series.values - low) / spread).astype(np.float32))
+
+
+@given(st.integers(1, 9), st.integers(0, 50), st.sampled_from(SCALINGS), st.sampled_from(TARGETS))
+def test_a_targets_scale_and_base_give_the_price_of_the_day(T, seed, scaling, target):
+    series, layout = synthetic.generate(120, seed), settings(window=T, scaling=scaling, target=target)
+    table, days = windows.table(series, layout), windows.split_days(series, layout)
+    np.testing.assert_allclose(raw(table) + days.base_raw, series.price[T:], rtol=1e-6)
+    np.testing.assert_array_equal(days.base_raw, days.last_price_raw if target == "change" else 0)
+    if target == "change":
+        known = table.targets[table.splits["days"] != "test", 0]
+        assert (known.mean(), known.std()) == pytest.approx((0, 1), abs=1e-5)
+        # The level is gone: the same days 40 units dearer ask for the same changes.
+        dearer = windows.table(rates.Rates(series.dates, series.values + 40), layout)
+        np.testing.assert_allclose(dearer.targets, table.targets, atol=1e-4)
 
 
 def test_splits_cover_all_days_in_order_and_the_search_holds_the_tail_out():
