@@ -129,8 +129,10 @@ def pairs(sizes: Sizes) -> list[Strength]:
 
 
 def exploration(sizes: Sizes) -> Iterator[Stack]:
-    """Yield all conditions over levels and decays in the main regime."""
-    yield from _paired(MAIN, (*pairs(sizes),), range(sizes.explore))
+    """Yield all conditions over levels and decays in the main regime, one decay with all its repetitions first."""
+    for decay in sizes.decays:
+        strengths = tuple(own for own in pairs(sizes) if own.decay_output == decay)
+        yield from _paired(MAIN, strengths, range(sizes.explore))
 
 
 def regimes(sizes: Sizes) -> list[Regime]:
