@@ -21,7 +21,7 @@ from pipeline import sections
 from pipeline.common import command, paths, records
 from pipeline.sections import Line, ParamsError, PathText, Section, value_of
 
-Task = Literal["fx", "video"]
+Task = Literal["fx", "video", "own"]
 Optimiser = Literal["sgd", "adam", "rmsprop"]
 Split = Literal["random", "groups"]
 
@@ -111,6 +111,7 @@ class FxAcquire(Section):
     source: FxSource = Field("synthetic", description="synthetic | paper: its USD/INR | csv: your file")
     csv_path: PathText = Field(None, description="your file of daily rates, with a header, for source csv")
     csv: FxCsv = FxCsv()
+    unit: Line = Field("price units", description="what the prices of your file are in")
     synthetic_days: int = Field(2400, ge=32, le=200_000, description="length of the synthetic series [days]")
 
 
@@ -196,6 +197,39 @@ class Video(Section):
     frames: VideoFrames = VideoFrames()
     features: VideoFeatures = VideoFeatures()
     clips: VideoClips = VideoClips()
+
+
+class OwnAcquire(Section):
+    """Where the sequences come from."""
+
+    path: PathText = Field(None, description="your .npz or .parquet: x, y and, if there are any, group and lengths")
+    title: Line = Field("Own sequences", description="what tables and report call the task")
+    unit: Line = Field("units of y", description="what the values in y are in")
+
+
+class OwnSequences(Section):
+    """How they are read and split."""
+
+    head: Literal["auto", "softmax", "identity", "logistic"] = Field(
+        "auto", description="auto: y says | softmax: classes | identity: values | logistic: labels, each 0 or 1"
+    )
+    slices: Slices | None = Field(None, description="T: take the last so many of each [slices]; null: all, if equal")
+    scaling: Literal["z-score", "min-max", "none"] = Field(
+        "z-score", description="of each input, on training sequences: z-score | min-max | none"
+    )
+    split: Literal["auto", "random", "groups", "order"] = Field(
+        "auto", description="auto: groups if any, else random | random | groups: whole ones | order: the last"
+    )
+    test_fraction: float = Field(0.2, gt=0, lt=1, description="share of sequences, or groups, to test on [fraction]")
+    validation_fraction: Fraction = Field(0.1, description="share of the rest to choose on [fraction]")
+    test_groups: list[Group] | None = Field(None, min_length=1, description="groups: test on these [names]")
+
+
+class Own(Section):
+    """Own sequences: any task from a file."""
+
+    acquire: OwnAcquire = OwnAcquire()
+    sequences: OwnSequences = OwnSequences()
 
 
 class Training(Section):
@@ -301,6 +335,7 @@ class Train(Section):
     video: TaskNetwork = TaskNetwork(
         hidden=256, optimiser="adam", learning_rate=0.001, noise=_noise(0.3, 0.5, 0.3, 0.5, 0.1, 0.5, 0.1, 0.5)
     )
+    own: TaskNetwork = TaskNetwork(optimiser="adam", learning_rate=0.003)  # nobody knows better: `make tune TASK=own`
 
     def of(self, task: str, cell: str) -> dict[str, Any]:
         """Return the network of a cell of ``task`` as a plain mapping."""
@@ -375,6 +410,7 @@ class Params(Section):
     mirror: PathText = Field(None, description="folder of data to look in before the network; NEM_MIRROR goes first")
     fx: Fx = Fx()
     video: Video = Video()
+    own: Own = Own()
     training: Training = Training()
     train: Train = Train()
     evaluate: Evaluate = Evaluate()

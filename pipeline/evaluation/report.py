@@ -18,9 +18,7 @@ from pipeline.evaluation import charts, documents, figures, style, tables
 from pipeline.evaluation.metrics import best_condition
 from pipeline.evaluation.statistics import LEVEL, Bootstrap
 from pipeline.evaluation.style import Picture
-from pipeline.evaluation.task import COLUMNS, Outcome
-
-GENERATED = "synthetic"  # the source of data that were made up
+from pipeline.evaluation.task import COLUMNS, GENERATED, Outcome
 
 
 def short(value: float | None, scale: float = 1.0, digits: int = 4, sign: str = "") -> str:
@@ -131,7 +129,7 @@ def _places(outcomes: Iterable[Outcome]) -> dict[tuple[str, str], list[Outcome]]
 
 def printed(outcome: Outcome, quantity: str) -> dict[str, float | None]:
     """Return the paper's number of every condition; empty unless the data are the paper's own."""
-    if not outcome.task.source or outcome.evidence.source.get("source") != outcome.task.source:
+    if not outcome.paper:
         return {}
     table = next(table for table in outcome.tables if table.quantity == quantity)
     return {condition: table.value(condition) for condition in outcome.run.conditions}
@@ -214,7 +212,7 @@ def write(outcomes: Sequence[Outcome], further: Sequence[Picture], geometry: Seq
     by_task = {outcome.task.name: outcome for outcome in outcomes}
     runs = {id(outcome): _run(outcome, bootstrap) for outcome in outcomes}
     claims, honest = documents.claims(), [o for o in outcomes if "leakage_gap" in o.summary["none"]]
-    leaks = [(o, one) for one in honest for o in outcomes if o.task is one.task and o.run.cell == one.run.cell
+    leaks = [(o, one) for one in honest for o in outcomes if o.task.name == one.task.name and o.run.cell == one.run.cell
              and o is not one]  # fmt: skip
     page = render(
         "report.html.j2", profile=profile, bootstrap=bootstrap, findings=findings(outcomes), further=further,
@@ -223,7 +221,7 @@ def write(outcomes: Sequence[Outcome], further: Sequence[Picture], geometry: Seq
         verdicts=Counter(claim["kind"] for claim in claims or ()),
         places={key: [runs[id(outcome)] for outcome in own] for key, own in _places(outcomes).items()},
         sources={outcome.task.title: outcome.evidence.source for outcome in by_task.values()},
-        generated=[o.task.title for o in by_task.values() if o.evidence.source.get("source") == GENERATED],
+        generated=[o.task.title for o in by_task.values() if o.source == GENERATED],
         notes=[note for outcome in by_task.values() if (note := outcome.task.note(outcome.evidence.source))],
     )  # fmt: skip
     records.write_text(paths.REPORT, page)

@@ -270,7 +270,7 @@ def tables(record: dict[str, Any], repetitions: list[Repetition], data: sequence
         columns = {"curves": [epochs, *curve[epochs].T], "outcomes": [["failed" if failed else "ok"], [failed or None]]}
         if not 0 < failed <= record["settings"]["epochs"]:
             values = repetition.predictions[c].numpy()
-            values = records.lists(values) if data.head == "softmax" else values[:, 0]
+            values = values[:, 0] if data.head == "identity" and data.outputs == 1 else records.lists(values)
             columns["predictions"] = [data.test.rows.numpy(), values]
         for name, own in columns.items():
             parts[name].append(_rows(layouts[name], condition, repetition.number, own))
