@@ -5,7 +5,8 @@ latent. Additive noise n ~ N(0, σ²I) moves a signal s to s + n, multiplicative
 *increments*, with standard normal draws ε:
 
 - output neurons: Δ = σ ε (additive) or σ y∘ε (multiplicative). The gain is Σ_k Δ_k log a_k for softmax (Theorem 2,
-  Corollary 1) and ‖y - a‖² - ‖y + Δ - a‖² for identity neurons (Theorem 3, Corollary 2).
+  Corollary 1), ‖y - a‖² - ‖y + Δ - a‖² for identity neurons (Theorem 3, Corollary 2) and Σ_k Δ_k logit a_k for
+  logistic neurons, which are independent Bernoulli variables.
 - gates: g + δ or g∘(1 + δ) with δ = σ ε. The gain is Σ_j δ_j logit g_j (Theorems 4, 5) or Σ_j z_j δ_j logit g_j
   (Corollaries 3, 4). With noise in what a gate receives, o + δ or o∘(1 + δ), the gate moves from g to g′, and the gain
   is Σ_j (g′_j - g_j) logit g_j.
@@ -32,7 +33,7 @@ from nem.theory import expected_ball_noise, expected_halfspace_noise
 Granularity = Literal["slice", "neuron", "time"]
 Latent = Literal["mean-field", "sampled"]
 Injection = Literal["forward", "backward", "pre-activation"]
-Head = Literal["softmax", "identity"]
+Head = Literal["softmax", "identity", "logistic"]
 OutputDelta = Literal["loss", "literal"]
 OutputTest = Literal["likelihood", "printed", "printed-centred"]
 
@@ -228,7 +229,7 @@ class OutputNoise(LayerNoise):
         """Return what is added to the targets, ``(S, G, C, K, B)``, and the mask of :func:`decide`.
 
         Clean targets y are ``(S, G, 1, K, B)``, and so are draws, whose σ is 0 where the output receives no noise;
-        activations are ``(S, G, C, K, B)``: log a for ``softmax``, a for ``identity``.
+        activations are ``(S, G, C, K, B)``: log a for ``softmax``, a for ``identity``, logit a for ``logistic``.
 
         Raises:
             ValueError: draws that the stack needs are missing, or expected noise has no closed form here.
@@ -239,7 +240,7 @@ class OutputNoise(LayerNoise):
         lever = sigma * strength
 
         def gain(draw: Tensor) -> Tensor:
-            if head == "softmax":
+            if head != "identity":
                 return lever * draw * activation
             residual = target - activation
             gain = residual.square() - (residual + lever * draw).square()
@@ -255,7 +256,7 @@ class OutputNoise(LayerNoise):
 
     def _expected(self, head: Head, target: Tensor, activation: Tensor, sigma: Tensor, lever: Tensor) -> Tensor:
         """Return the mean increment of NEM noise."""
-        if head == "softmax":
+        if head != "identity":
             mean = self.neurons(expected_halfspace_noise(self.vectors(lever * activation), 1.0))
             return lever * (mean * sigma)
         residual, width = (self.vectors(values) for values in (target - activation, sigma * lever.abs()))

@@ -231,17 +231,23 @@ class StackNoise:
 
 
 def activations(head: Head, outputs: Tensor) -> Tensor:
-    """Return log a of the softmax neurons (38), or the identity neurons' a (42); K is the last axis but one."""
+    """Return log a of softmax neurons (38), a of identity neurons (42), logit a of logistic ones; K is axis -2."""
     return torch.log_softmax(outputs, -2) if head == "softmax" else outputs
 
 
 def errors(head: Head, target: Tensor, activation: Tensor) -> Tensor:
-    """Return the error summed over K: cross entropy (39) or squared error (43), ``(S, G, C, B)``."""
-    return -(target * activation).sum(-2) if head == "softmax" else (target - activation).square().sum(-2)
+    """Return the error summed over K: cross entropy (39), squared error (43), double cross entropy; ``(S, G, C, B)``.
+
+    The last, -Σ y log a + (1 - y) log(1 - a), is that of logistic neurons.
+    """
+    if head == "identity":
+        return (target - activation).square().sum(-2)
+    plain = -(target * activation).sum(-2)
+    return plain if head == "softmax" else plain + functional.softplus(activation).sum(-2)
 
 
 def error_gradient(head: Head, target: Tensor, activation: Tensor, delta: OutputDelta = "loss") -> Tensor:
-    """Return what backpropagation starts from in the output neurons' inputs: 2(a - y) for identity.
+    """Return what backpropagation starts from in the output neurons' inputs: 2(a - y), and a - y of logistic neurons.
 
     For softmax it is the cross entropy's gradient a·Σy - y (``loss``), or a - y as (B.21) prints (``literal``), another
     signal where noisy targets do not sum to 1.
@@ -249,6 +255,8 @@ def error_gradient(head: Head, target: Tensor, activation: Tensor, delta: Output
     if head == "softmax":
         a = activation.exp()
         return (a if delta == "literal" else a * target.sum(-2, keepdim=True)) - target
+    if head == "logistic":
+        return torch.sigmoid(activation) - target
     return 2 * (activation - target)
 
 
@@ -264,7 +272,7 @@ def gradients(
 ) -> dict[str, Tensor]:
     """Run one forward and backward pass; leave the gradients in ``networks.grad``.
 
-    The error, (39) or (43), is summed over K and over the slices from ``first`` on, and averaged over the batch.
+    The error of :func:`errors` is summed over K and over the slices from ``first`` on, and averaged over the batch.
     That is 0-based; negative counts from the end. Compiled where :func:`nem.fast.serves` says so, else by autograd
     through :mod:`nem.cells`; ``space`` has buffers to reuse; ``output_delta`` is that of :func:`error_gradient`.
 
@@ -329,6 +337,9 @@ def penalise(
             if head == "softmax":
                 a = torch.softmax(slices, -2)[:, :, None, None]
                 curved = (a * f.square()).sum(-2) - (a * f).sum(-2).square()
+            elif head == "logistic":
+                a = torch.sigmoid(slices)[:, :, None, None]
+                curved = (a * (1 - a) * f.square()).sum(-2)
             else:
                 curved = 2 * f.square().sum(-2)
             total = total + curved.sum((0, 3, 4, 5))

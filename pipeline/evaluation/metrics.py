@@ -89,9 +89,6 @@ def _values(task: Task, evidence: Evidence, run: TrainedRun, condition: str,
     if task.head == "softmax":
         truth, probabilities = evidence.test_classes, predicted(run, condition)
         values["calibration_error"] = np.array([calibration_error(p, truth) for p in probabilities.values()])
-    if task.head == "logistic":
-        right = [((p > 0.5) == evidence.test_labels).mean() for p in predicted(run, condition).values()]
-        values["label_accuracy"] = np.array(right, np.float64)
     shares = {f"acceptance_{place}": run.final(condition, f"acceptance_{place}") for place in ("output", "hidden")}
     return values | {name: share for name, share in shares.items() if np.isfinite(share).any()}
 

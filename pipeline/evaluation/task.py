@@ -46,15 +46,14 @@ MEASURES = {  # the headline of each head
     "softmax": Measure("test_accuracy", "test_accuracy", "test accuracy", "%", 100.0, 1, "accuracy"),
     "logistic": Measure("test_cross_entropy", "test_loss", "test cross entropy", "nats", 1.0, -1, "cross_entropy"),
 }
+CLASSES = {"test_cross_entropy": "test_loss", "train_cross_entropy": "train_loss",
+           "test_accuracy": "test_accuracy", "train_accuracy": "train_accuracy"}  # fmt: skip
 VALUES = {
-    "identity": {"test_mse": "test_loss", "train_mse": "train_loss"},
-    "softmax": {"test_cross_entropy": "test_loss", "train_cross_entropy": "train_loss",
-                "test_accuracy": "test_accuracy", "train_accuracy": "train_accuracy"},
-    "logistic": {"test_cross_entropy": "test_loss", "train_cross_entropy": "train_loss"},
+    "identity": {"test_mse": "test_loss", "train_mse": "train_loss"}, "softmax": CLASSES, "logistic": CLASSES,
 }  # fmt: skip
 """Per head: what is read from the curves, as name in ``metrics.json`` → column; the loss on test data is first."""
 COLUMNS = {"test_cross_entropy": ("test cross entropy [nats]", 1), "calibration_error": ("calibration error [%]", 100),
-           "label_accuracy": ("labels that are right [%]", 100)}  # fmt: skip
+           "test_accuracy": ("labels that are right [%]", 100)}  # fmt: skip
 """Columns of the report beside the headline: metric → heading and shown number per stored number."""
 
 
@@ -71,13 +70,8 @@ class Evidence:
     @property
     def test_classes(self) -> npt.NDArray[np.int64]:
         """Classes ``(N,)`` of the test sequences, in ascending order of their names, as predictions are."""
-        return np.asarray(self.test_labels.argmax(1))
-
-    @property
-    def test_labels(self) -> npt.NDArray[np.float32]:
-        """Targets ``(N, K)`` of the test sequences, in the same order."""
         order = np.argsort(self.dataset.test.rows.numpy(), kind="stable")
-        return np.asarray(self.dataset.test.targets.numpy()[order])
+        return np.asarray(self.dataset.test.targets.argmax(1).numpy()[order])
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from nem import cells
 from nem.cells import GATES
 from nem.conditions import Mode
 from nem.fast import Workspace
-from nem.noise import Draws, GateNoise, annealed
+from nem.noise import Draws, GateNoise, Head, annealed
 from nem.stack import Batch, Layer, Networks, Size, StackNoise, activations, errors, gradients
 from nem.theory.montecarlo import noise_benefit
 from pipeline.common import jobs, seeds
@@ -57,7 +57,7 @@ class Repetition:
     conditions: tuple[str, ...]  # names, in the order of the arrays below
     curves: Tensor  # (C, max_epochs + 1, len(METRICS)) float64; NaN where undefined
     failed_epoch: Tensor  # (C,) int64 epoch in which a network stopped being finite, 0 if it never did
-    predictions: Tensor  # (C, N, K) float32 at epoch R: raw values, or class probabilities
+    predictions: Tensor  # (C, N, K) float32 at epoch R: raw values, or probabilities of classes or labels
     validation: Tensor | None  # (C, 2) float64 at epoch R, if there is such a part: loss (raw² or nats) and accuracy
     parameters: list[dict[str, Tensor]] = field(repr=False)  # per condition, its network at epoch R
 
@@ -73,6 +73,7 @@ class Engine:
                  device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:  # fmt: skip
         self.device, self.dtype = torch.device(device), dtype
         self.dataset, self.settings = dataset, settings
+        self.head: Head = dataset.head
         self.seed, self.stream, self.repetitions = seed, stream, list(repetitions)
         T = dataset.slices
         t0 = settings.first_target or T
@@ -155,7 +156,7 @@ class Engine:
             batch = self._gather(self.train, rows, self._training_space)
             draws = self.noise.draws(self.networks, batch, sigma, sample, self.first)
             space, delta = self._training_space, self.settings.output_delta
-            means = gradients(self.networks, batch, self.dataset.head, self.noise, draws, self.first, space, delta)
+            means = gradients(self.networks, batch, self.head, self.noise, draws, self.first, space, delta)
             self.optimiser.step()
             for name, value in means.items():
                 weighted = value.double() * (batch.columns / len(self.train))
@@ -166,10 +167,10 @@ class Engine:
     def measure(self, data: Sequences, outputs: bool = False) -> dict[str, Tensor]:
         """Measure clean losses without noise, on at least one sequence.
 
-        Returns ``loss`` ``(G, C)`` per sequence in scaled units, ``accuracy`` ``(G, C)`` for classes, and, if asked
-        for, ``activation`` ``(G, C, N, K)`` of the last slice's outputs.
+        Returns ``loss`` ``(G, C)`` per sequence in scaled units, ``accuracy`` ``(G, C)`` of classes, or per label of
+        logistic outputs, and, if asked for, ``activation`` ``(G, C, N, K)`` of the last slice's outputs.
         """
-        head, G = self.dataset.head, len(self.repetitions)
+        head, G = self.head, len(self.repetitions)
         losses, hits, kept = [], [], []
         for rows in torch.arange(len(data)).split(EVALUATION_BATCH[self.device.type]):
             batch = self._gather(data, rows.unsqueeze(0), self._evaluation_space)
@@ -180,6 +181,9 @@ class Engine:
             if head == "softmax":
                 right = activation[-1].argmax(-2) == target[-1].argmax(-2)
                 hits.append(right.sum(-1, dtype=torch.float64))
+            elif head == "logistic":
+                right = (activation[-1] > 0) == (target[-1] > 0.5)
+                hits.append(right.double().mean(-2).sum(-1))
             if outputs:
                 kept.append(activation[-1].transpose(-1, -2).cpu())
         # One after another: the order of a sum is part of its bits.
@@ -261,8 +265,11 @@ class Engine:
     def _take_snapshot(self) -> None:
         """Keep predictions, validation and parameters as they are at epoch R."""
         activation = self.measure(self.test, outputs=True)["activation"]
-        if self.dataset.head == "softmax":
+        if self.head == "softmax":
             predictions = activation.exp().float()
+        elif self.head == "logistic":
+            # No torch.sigmoid: it rounds what is left over of a vector otherwise, and equal networks would differ.
+            predictions = (1 / (1 + (-activation).exp())).float()
         else:
             predictions = (activation.double() * self.dataset.target_scale + self.dataset.target_offset).float()
         self.snapshot = {"predictions": predictions, "parameters": self.networks.flat.clone()}

@@ -24,8 +24,8 @@ REMEDY = "run `dvc repro train`"
 class TrainedNetwork:
     """A network that training wrote to ``data/runs/<task>/<cell>/models``.
 
-    ``about`` says what it is: task, split, cell, condition, repetition, ``chosen_by``, sizes, ``classes``, scale of the
-    target, and ``origin`` of the inputs.
+    ``about`` says what it is: task, split, cell, condition, repetition, ``chosen_by``, sizes, ``head`` and ``classes``
+    (of a logistic head the labels), scale of the target, and ``origin`` of the inputs.
     """
 
     layer: NoisyLSTM | NoisyGRU  # evaluating; inputs (N, T, I)
@@ -34,7 +34,7 @@ class TrainedNetwork:
 
     @torch.no_grad()
     def predict(self, sequences: Floats) -> Floats:
-        """Return class probabilities, or scaled values, ``(N, K)`` after the last slice.
+        """Return probabilities of classes or labels, or scaled values, ``(N, K)`` after the last slice.
 
         Inputs are ``(N, T, I)``, scaled as in training; a ValueError says that they have another shape.
         """
@@ -42,7 +42,10 @@ class TrainedNetwork:
             raise ValueError(f"expected inputs of shape (N, T, {self.about['inputs']}), found {sequences.shape}")
         states, _ = self.layer(torch.as_tensor(np.ascontiguousarray(sequences, dtype=np.float32)))
         outputs = self.head(states[:, -1])
-        predictions: Floats = (torch.softmax(outputs, -1) if self.about["classes"] else outputs).numpy()
+        if self.about["classes"]:
+            logistic = self.about.get("head") == "logistic"  # files of before there were labels do not say
+            outputs = torch.sigmoid(outputs) if logistic else torch.softmax(outputs, -1)
+        predictions: Floats = outputs.numpy()
         return predictions
 
 
