@@ -46,11 +46,11 @@ def head_of(y: Array, wanted: str) -> Head:
     return wanted  # type: ignore[return-value]  # one of its keys
 
 
-def _deal(units: Iterable[Any], settings: "OwnSequences") -> dict[Any, str]:
-    """Return the side of each unit: the first ones are for testing, the next for validation."""
+def _deal(units: Iterable[Any], settings: "OwnSequences", test: int | None = None) -> dict[Any, str]:
+    """Return the side of each unit: the first ones, ``test`` or a share, are for testing, the next for validation."""
     order = list(units)
     n = len(order)
-    test = min(max(round(n * settings.test_fraction), 1), n - 1)
+    test = test or min(max(round(n * settings.test_fraction), 1), n - 1)
     rest = n - test
     validation = min(round(rest * settings.validation_fraction), rest - 1)
     return dict(zip(order, ["test"] * test + ["validation"] * validation + ["train"] * n, strict=False))
@@ -83,13 +83,8 @@ def sides(own: Own, labels: npt.NDArray[np.int64] | None, settings: "OwnSequence
     if wanted and not wanted < set(names):
         raise OwnError(f"expected {WHERE}.test_groups to be some of the {len(names)} groups and not all, found "
                        f"{sorted(wanted)}; the groups are {', '.join(names[:20])}")  # fmt: skip
-    order = [str(name) for name in random.permutation(names)]
-    dealt = _deal(order, settings)
-    if wanted:
-        rest = [name for name in order if name not in wanted]
-        held = min(round(len(rest) * settings.validation_fraction), len(rest) - 1)
-        dealt = {**dict.fromkeys(rest, "train"), **dict.fromkeys(rest[:held], "validation")}
-        dealt |= dict.fromkeys(wanted, "test")
+    order = sorted(map(str, random.permutation(names)), key=lambda name: name not in wanted)
+    dealt = _deal(order, settings, len(wanted))
     return kind, np.array([dealt[name] for name in own.group])
 
 
@@ -133,6 +128,9 @@ def table(own: Own, settings: "OwnSequences", seed: int, unit: str = "") -> sequ
         names = names.astype(np.int64) if names.dtype.kind == "f" else names
     kind, side = sides(own, labels, settings, seed)
     index, train = _index(own, settings.slices), side == "train"
+    if not (train.any() and (side == "test").any()):
+        raise OwnError(f"expected sequences to train and to test on, found {len(side)} in all, one of each class; "
+                       "add sequences")  # fmt: skip
     offset, scale = 0.0, 1.0
     if labels is not None:
         targets = np.eye(len(names))[labels]
@@ -147,7 +145,8 @@ def table(own: Own, settings: "OwnSequences", seed: int, unit: str = "") -> sequ
                            f"({', '.join(lacking[:9])}); add sequences, leave the {what} out, or split otherwise "
                            f"({WHERE}.split is {kind})")  # fmt: skip
     else:
-        offset, scale = float(targets[train].mean()), float(targets[train].std())
+        with np.errstate(over="ignore"):  # what becomes infinite is refused
+            offset, scale = float(targets[train].mean()), float(targets[train].std())
         if not np.ptp(targets[train]) or not np.isfinite([offset, scale]).all():
             raise OwnError(f"expected values that differ in y of the training sequences, found {targets[train][0]} and "
                            "the like; check y")  # fmt: skip
