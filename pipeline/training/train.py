@@ -25,7 +25,7 @@ from pipeline.training.engine import METRICS, Engine, Repetition
 from pipeline.training.settings import Settings
 
 CODE = (
-    *(f"nem.{name}" for name in ("conditions", "noise", "cells", "stack", "fast")),
+    *(f"nem.{name}" for name in ("conditions", "densities", "noise", "cells", "stack", "fast")),
     *(f"nem.theory.{name}" for name in ("gains", "expected", "gem", "montecarlo", "recursions")),
     *(f"pipeline.common.{name}" for name in ("seeds", "sequences", "jobs")),
     *(f"pipeline.training.{name}" for name in ("settings", "engine", "train")),
@@ -286,7 +286,10 @@ def write(record: dict[str, Any], repetitions: list[Repetition], data: sequences
         records.write_table(folder / f"{name}.parquet", table)
     names = ("task", "split", "cell", "inputs", "outputs", "slices", "head", "classes", "unit", "target_scale")
     settings, epochs = record["settings"], record["settings"]["epochs"]
-    about = {name: record[name] for name in (*names, "target_offset")} | {"hidden": settings["hidden"], "origin": data.origin}
+    about = {name: record[name] for name in (*names, "target_offset")} | {
+        "hidden": settings["hidden"],
+        "origin": data.origin,
+    }
     about["first_target"] = settings["first_target"] or record["slices"]
     for c, condition in enumerate(repetitions[0].conditions):
         best = best_of(repetitions, c, epochs)
