@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from nem import cells, fast
 from nem.cells import GATES, CellName, Start
+from nem.densities import standard
 from nem.noise import Draws, GateNoise, Granularity, Injection, Latent, Noise
 
 threadpoolctl: Any = None  # of the same optional extra as numba
@@ -107,8 +108,9 @@ class NoisyRecurrent(nn.RNNBase):
         like, shape = self.weight_hh_l0, (len(x), 1, 1, GATES[self.cell], self.hidden_size, x.shape[1])
 
         def sample(name: str) -> Tensor:
-            draw = torch.rand if name == "uniform" else torch.randn
-            return draw(shape, generator=generator, dtype=like.dtype, device=like.device)
+            if name == "uniform":
+                return torch.rand(shape, generator=generator, dtype=like.dtype, device=like.device)
+            return standard(noise.density, shape, like, generator)
 
         drawn = layer, layer.draws(like.new_tensor([noise.at(self.epoch)]), sample)
         W, V, bias = _stacked(self.cell, *(getattr(self, name) for name in self._flat_weights_names))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from nem.densities import standard
 from nem.noise import Head, Noise, OutputDelta, OutputNoise
 
 
@@ -25,7 +26,7 @@ def _noisy_target(
         return values.reshape(-1, values.shape[-1]).t()[None, None, None]
 
     def sample(_: str) -> Tensor:
-        return lift(torch.randn(target.shape, generator=generator, dtype=target.dtype, device=target.device))
+        return lift(standard(noise.density, tuple(target.shape), target, generator))
 
     sigma = torch.tensor([noise.at(epoch)], dtype=target.dtype, device=target.device)
     with torch.no_grad():

@@ -29,6 +29,7 @@ from nem.cells import BLOCKS, GATES, CellName
 from nem.conditions import Condition, Kind, Mode
 from nem.fast import LANES, Workspace
 from nem.noise import (
+    Combination,
     Draws,
     GateNoise,
     Granularity,
@@ -172,7 +173,7 @@ class StackNoise:
             raise ValueError(f"expected noise with a loss for {mean[0].name}, found injection 'backward'; use forward")
         conditions = (*hidden, *mean, *(condition for condition in parsed if not condition.in_hidden))
         gates = GateNoise(*stacked([(c.kind, c.mode) for c in hidden]), granularity, latent, injection, clamp)
-        places: list[tuple[Kind, Mode | None]] = [
+        places: list[tuple[Kind, Mode | Combination | None]] = [
             (c.kind, c.mode) if c.in_output and c.kind != "expected-blind" else ("none", None) for c in conditions
         ]
         output = OutputNoise(*stacked(places), granularity, test)
@@ -194,12 +195,12 @@ class StackNoise:
         One per network for ``output``, one per network with gate noise or its penalty for ``hidden``; in type and place
         of ``like``.
         """
-        modes: list[Mode | None] = [None] * len(self) if layer == "output" else []
+        modes: list[Mode | Combination | None] = [None] * len(self) if layer == "output" else []
         if layer == "output" and self.output is not None:
             modes = [*self.output.modes]
         elif layer == "hidden":
             modes = [mode for part in (self.gates, self.penalty) if part is not None for mode in part.modes]
-        values = [0.0 if mode is None else strength(layer, mode) for mode in modes]
+        values = [0.0 if mode is None or callable(mode) else strength(layer, mode) for mode in modes]
         like = torch.empty(0) if like is None else like
         return torch.tensor(values, dtype=like.dtype, device=like.device)
 

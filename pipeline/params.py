@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, mo
 
 from nem.cells import CellName as Cell
 from nem.conditions import CONDITIONS, Condition
+from nem.densities import DensityName
 from nem.noise import Granularity, Injection, Latent, OutputDelta
 from pipeline import sections
 from pipeline.common import command, paths, records
@@ -266,9 +267,21 @@ class NoiseModes(Section):
     multiplicative: NoiseValues = NoiseValues()
 
 
+_LAWS = "gaussian, uniform, laplace, student-t, cauchy (which has no deviation: sigma is its scale)"
+
+
+class NoiseDensities(Section):
+    """Law of the draws: gaussian, uniform, laplace, student-t, cauchy."""
+
+    inline: ClassVar[bool] = True
+    output: DensityName = Field("gaussian", description=f"of noise in targets: {_LAWS}")
+    hidden: DensityName = Field("gaussian", description=f"of noise in gates: {_LAWS}")
+
+
 class NoiseTable(Section):
     """sigma [scaled target | gate units], annealed: sigma / (1 + epoch)^decay."""
 
+    density: NoiseDensities = NoiseDensities()
     output: NoiseModes = NoiseModes()
     hidden: NoiseModes = NoiseModes()
 

@@ -97,9 +97,10 @@ The source of a block is δ_jl u_i, 0 for all blocks but the parameter's own.
 
 
 def output_error(score: Tensor, target: Tensor, head: Head) -> Tensor:
-    """Return ∂E(t)/∂o^y(t), ``(B, K)``: a Σ_k y_k - y for softmax (39), 2 (a - y) for identity (43), a - y for logistic.
+    """Return ∂E(t)/∂o^y(t), ``(B, K)``: a Σ_k y_k - y for softmax (39), 2 (a - y) for identity (43).
 
-    The paper goes on with Σ_k y_k = 1 in (B.21); noisy targets do not sum to 1, so (B.20) is what holds.
+    Of logistic outputs it is a - y. The paper goes on with Σ_k y_k = 1 in (B.21); noisy targets do not sum to 1, so
+    (B.20) is what holds.
     """
     if head == "softmax":
         return torch.softmax(score, -1) * target.sum(-1, keepdim=True) - target

@@ -19,6 +19,7 @@ from torch import Tensor
 from nem import cells
 from nem.cells import GATES
 from nem.conditions import Mode
+from nem.densities import standard
 from nem.fast import Workspace
 from nem.noise import Draws, GateNoise, Head, annealed
 from nem.stack import Batch, Layer, Networks, Size, StackNoise, activations, errors, gradients
@@ -121,13 +122,18 @@ class Engine:
                 shared[name] = sample(name, (*shape[:-1], 1))
             return shared[name].expand(shape).contiguous()
 
+        densities, like = self.settings.densities, self.networks.flat
+
         def sample(name: str, shape: tuple[int, ...]) -> Tensor:
             if name not in streams:
                 names = [self._name(repetition, prefix + name, self.epoch) for repetition in self.repetitions]
                 streams[name] = [seeds.torch_generator(self.seed, *path, device=self.device) for path in names]
-            draw = torch.rand if name in ("latent", "uniform") else torch.randn
             one = (shape[0], *shape[2:])
-            draws = [draw(one, generator=g, dtype=self.dtype, device=self.device) for g in streams[name]]
+            if name in ("latent", "uniform"):
+                draws = [torch.rand(one, generator=g, dtype=self.dtype, device=self.device) for g in streams[name]]
+            else:
+                density = densities.of("output" if name.startswith("output") else "hidden")
+                draws = [standard(density, one, like, g) for g in streams[name]]
             return draws[0].unsqueeze(1) if len(draws) == 1 else torch.stack(draws, 1)
 
         return share

@@ -160,7 +160,7 @@ def test_zero_sigma_changes_no_bit():
         increment, _ = layer.increments(head, target, activation, draws)
         assert torch.equal(target + increment, target.expand_as(activation))
     layer, logit, gate, draws = gates(AXES + EXPECTED, 0.0, 1)
-    assert torch.equal(layer.noisy(gate, layer.increments(logit, gate, draws)[0]), gate)
+    assert torch.equal(layer.moved(logit, gate, *layer.increments(logit, gate, draws)), gate)
 
 
 def test_granularities_decide_on_a_neuron_a_slice_or_all_slices():

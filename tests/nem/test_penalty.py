@@ -14,7 +14,8 @@ from tests.nem.stacks import CELLS, draw, generator
 
 T, I, J = 2, 1, 2
 CASES = [
-    pytest.mark.parametrize(*case) for case in (("cell", CELLS), ("mode", MODES), ("head", ["identity", "softmax", "logistic"]))
+    pytest.mark.parametrize(*case)
+    for case in (("cell", CELLS), ("mode", MODES), ("head", ["identity", "softmax", "logistic"]))
 ]
 
 

@@ -23,7 +23,7 @@ from pipeline.common.sequences import Dataset, Sequences
 from pipeline.training import models, results, train
 from pipeline.training.engine import METRICS, Engine
 from pipeline.training.models import state_dict
-from pipeline.training.settings import NoiseTable, Strength
+from pipeline.training.settings import Densities, NoiseTable, Strength
 from tests.conftest import refused
 from tests.training import small
 
@@ -203,6 +203,19 @@ def test_one_diverging_network_is_marked_and_disturbs_nobody(cell):
     lost = torch.isnan(every.curves[:, -1, LOSS])
     assert lost.any()
     assert torch.equal(every.failed_epoch > 0, lost)
+
+
+@CELLS
+def test_a_place_draws_from_its_own_density_and_nothing_else_notices(cell):
+    plain, other = (engine(cell, densities=Densities(hidden=law)).run()[0] for law in ("gaussian", "student-t"))
+    for c, name in enumerate(plain.conditions):
+        same = name == "none" or name.endswith("output")
+        assert torch.equal(plain.predictions[c], other.predictions[c]) == same, name
+    made = engine(cell, densities=Densities("uniform", "cauchy"))
+    sample, shape = made._sampler(), (1, 1, 1, 1, 20_000)
+    drawn = {name: sample(name, shape).abs() for name in ("gate", "gate-test", "output", "output-test")}
+    assert all((drawn[name].max() < 3**0.5) == name.startswith("output") for name in drawn)
+    assert all(abs(drawn[name].median() - 1) < 0.05 for name in ("gate", "gate-test"))
 
 
 @HEADS
