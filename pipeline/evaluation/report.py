@@ -139,7 +139,7 @@ def shifts(outcome: Outcome, condition: str) -> list[str]:
     """Return the length of NEM noise's mean in outputs and in gates, at the first epoch and at R, as text.
 
     It is σ/√2π (``nem.theory.expected_halfspace_noise``), in units of σ; of squared errors that is its upper limit
-    (``expected_ball_noise``). Of noise that is not selected it is 0.
+    (``expected_ball_noise``). Of noise that is not selected it is 0, of other densities than the Gaussian a dash.
     """
     own, texts = Condition.parse(condition), []
     for place, there in (("output", own.in_output), ("hidden", own.in_hidden)):
@@ -147,6 +147,9 @@ def shifts(outcome: Outcome, condition: str) -> list[str]:
             texts.append("0" if there else "–")
             continue
         setting = outcome.run.record["settings"]["noise"][place][own.mode]
+        if outcome.run.record["settings"]["noise"]["density"][place] != "gaussian":
+            texts.append("–")  # no closed form
+            continue
         noise = Noise(own.kind, own.mode, setting["sigma"], setting["decay"])
         ends = [noise.at(epoch) / math.sqrt(2 * math.pi) for epoch in (0, outcome.run.epochs - 1)]
         texts.append(" → ".join(dict.fromkeys(short(end, 1, 2) for end in ends)))
