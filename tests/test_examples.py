@@ -11,7 +11,7 @@ from examples import execute
 from tests.conftest import ROOT
 
 PAGE = (ROOT / "README.md").read_text("utf-8").partition("python -m examples.NAME")[2].partition("\n\n")[0]
-NAMES = re.findall(r"`(\w+)`", PAGE)
+NAMES = re.findall(r"`([a-z_ ]+)`", PAGE)[0].split()
 NOTEBOOK = json.loads(execute.NOTEBOOK.read_text("utf-8"))
 
 
@@ -34,7 +34,6 @@ def test_own_data_give_numbers_of_every_condition(name, monkeypatch):
     numbers = found(name)
     assert {"none"} < set(numbers)
     assert all(math.isfinite(value) for value in numbers.values())
-    assert numbers["none"] != numbers[next(key for key in numbers if key.startswith("nem-"))] or name == "own_videos"
     assert name != "own_sequences" or numbers["none"] < numbers["mean"], "it has learnt something"
 
 
