@@ -7,10 +7,9 @@
 
 import itertools
 import os
-import re
 from datetime import date, datetime
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
@@ -20,19 +19,13 @@ from nem.densities import DensityName
 from nem.noise import Granularity, Injection, Latent, OutputDelta
 from pipeline import sections
 from pipeline.common import command, paths, records
-from pipeline.sections import Line, ParamsError, PathText, Section, value_of
+from pipeline.sections import Line, Once, ParamsError, PathText, Pattern, Section, value_of
 
 Task = Literal["fx", "video", "own"]
 Optimiser = Literal["sgd", "adam", "rmsprop"]
 Split = Literal["random", "groups"]
 
 MOST = 1_000_000  # steps, sequences, clips: beyond any use, within what integers and memory hold
-
-
-def _once(names: list[Any]) -> list[Any]:
-    if len(set(names)) != len(names):
-        raise ValueError(f"expected each name once, found repeats in {value_of(names)}; remove them")
-    return names
 
 
 def _conditions(names: list[str]) -> list[str]:
@@ -55,27 +48,13 @@ def _calendar(value: object) -> object:
     return value
 
 
-def _compiles(pattern: str) -> str:
-    """Compile a pattern now: the stage that uses it may have hours of unpacking before it."""
-    try:
-        groups, fault = re.compile(pattern).groups, "no group"
-    except (re.error, RecursionError, OverflowError) as error:
-        groups, fault = 0, str(error)
-    if not groups:
-        raise ValueError(f"expected a regular expression with a group (…), found {value_of(pattern)} ({fault})")
-    return pattern
-
-
 def _with_sgd(rates: dict[str, list[float]]) -> dict[str, list[float]]:
     if not rates.get("sgd"):
         raise ValueError(f"expected at least one rate of sgd, found {value_of(rates)}; add one")
     return rates
 
 
-Name = TypeVar("Name")
-Once = Annotated[list[Name], AfterValidator(_once), Field(min_length=1)]
 Word = Annotated[str, Field(max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-Pattern = Annotated[Line, AfterValidator(_compiles)]
 Index = Annotated[int, Field(ge=0, le=10_000_000)]
 Day = Annotated[Index | Annotated[str, Field(max_length=40)], BeforeValidator(_calendar)]
 Group = Annotated[int, Field(ge=0, le=MOST)] | Line
