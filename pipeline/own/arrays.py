@@ -191,7 +191,7 @@ def acquire(path: str | None, title: str, unit: str) -> None:
 def load() -> Own:
     """Read what :func:`acquire` wrote, slices mapped into memory; FileNotFoundError or ValueError: missing, damaged."""
     folder = paths.raw("own")
-    table = records.read_table(folder / TABLE)
+    table = records.read_table(folder / TABLE, pa.schema([("length", pa.int64()), ("group", pa.string())]))
     y, group = table["y"].to_pylist(), table["group"].to_pylist()
     lengths = table["length"].to_numpy()
     return Own(sequences.mapped(folder / SLICES), lengths, np.array(y), None if None in group else group)

@@ -307,7 +307,19 @@ def test_the_report_compares_with_the_naive_forecasts_and_windows_of_other_days_
     page = paths.REPORT.read_text()
     assert "Yesterday&#39;s price has" in page
     assert "the condition that is best on the test data (nem-additive-output" in page
-    assert "rupees" not in page, "generated data have no unit"
+    named = ("rupees", "Table 5", "Figure 11: ", "2.087")
+    assert not [words for words in named if words in page], "generated data have no unit and no number of the paper"
+    for source, unit, shown in (("csv", "euros", []), ("paper", "rupees", list(named))):
+        records.write_json(paths.source_record("fx"), {"source": source})
+        fabricate.run("fx", "lstm", about={"unit": unit})
+        fabricate.judge(fx.TASK, cells=["lstm"])
+        page = (
+            paths.REPORT.read_text().partition('<section id="geometry"')[0]
+            + paths.REPORT.read_text().partition('<section id="figures"')[2]
+        )
+        assert f"test squared error [{unit}²]" in page
+        assert [words for words in named if words in page] == shown
+        assert ("_paper" in (paths.TABLES / "table_5.csv").read_text()) == bool(shown)
     (evidence,) = evaluate.gather(fx.TASK)
     other = windows.Windows(data.day_index, data.dates, data.split, data.target_raw * 2, data.last_price_raw * 2)
     windows.save(other, evidence.folder / windows.FILE)
