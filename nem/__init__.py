@@ -8,7 +8,16 @@ theorems as functions: :mod:`nem.theory`.
 from nem import theory
 from nem.conditions import CONDITIONS
 from nem.layers import NoisyGRU, NoisyLSTM
-from nem.losses import nem_cross_entropy, nem_mse_loss
+from nem.losses import nem_binary_cross_entropy, nem_cross_entropy, nem_mse_loss
 from nem.noise import Noise
 
-__all__ = ["CONDITIONS", "Noise", "NoisyGRU", "NoisyLSTM", "nem_cross_entropy", "nem_mse_loss", "theory"]
+__all__ = [
+    "CONDITIONS",
+    "Noise",
+    "NoisyGRU",
+    "NoisyLSTM",
+    "nem_binary_cross_entropy",
+    "nem_cross_entropy",
+    "nem_mse_loss",
+    "theory",
+]
