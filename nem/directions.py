@@ -158,7 +158,7 @@ def _threads() -> Any:  # noqa: ANN401 - threadpoolctl has no types
     return threadpoolctl.ThreadpoolController()
 
 
-def _one_thread() -> AbstractContextManager[object]:
+def one_thread() -> AbstractContextManager[object]:
     """Hold BLAS to one thread: on products this small more of them gain little, and on a busy machine lose a lot."""
     return _threads().limit(limits=1, user_api="blas") if threadpoolctl else nullcontext()
 
@@ -178,7 +178,7 @@ class _Compiled(torch.autograd.Function):
 
     @staticmethod
     def run(ctx: Any, x: Tensor, W: Tensor, V: Tensor, *start: Tensor) -> fast.Pass:  # noqa: ANN401
-        with _one_thread():
+        with one_thread():
             return fast.forward(ctx.given[0], x, (W, V), start=Start(*start), noise=ctx.given[1])
 
     @staticmethod
@@ -192,7 +192,7 @@ class _Compiled(torch.autograd.Function):
         grad_h = grad_h.transpose(1, 2)[:, None, None]
         lstm = ctx.given[0] == "lstm"
         choices = {"grad_s": grad_s if lstm else None, "inputs": wanted[2], "states": any(wanted[5:7])}
-        with _one_thread():
+        with one_thread():
             grad = fast.backward(ctx.given[0], done, grad_h, weights, **choices)
         x, h0, s0, bias = (torch.from_numpy(array) for array in (grad.x, grad.h0, grad.s0, grad.bias))
         gradients = (None, None, x, *weights, h0, s0, bias.unsqueeze(-1))
