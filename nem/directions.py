@@ -81,15 +81,18 @@ def _spans(sizes: Sequence[int]) -> Iterator[tuple[int, int, int, int]]:
 def _decided(layer: Direction, x: Tensor, start: States, noise: Noisy, sizes: Sequence[int]) -> Draws:
     """Return draws with one decision for all slices of each sequence (granularity ``time``), of a clean pass."""
     W, V, bias = stacked(layer.cell, *layer.parameters)
-    within = (torch.arange(x.shape[1]) < torch.tensor(sizes)[:, None]).to(x.device)[:, None, None, None, None]
+    decided = []
     with torch.no_grad():
-        u = cells.project(_with_ones(x), W)
-        logits = cells.forward(layer.cell, u, V, start=_start(start, bias), keep_logits=True).logits
-        if logits is None:
-            raise ValueError("expected pre-activations, found none")
-        # Where a sequence has ended its draws are 0, and so is their gain.
-        zeroed = noise[1].map(lambda draws: draws * within)
-        return replace(noise[1], accepted=noise[0].increments(logits, torch.sigmoid(logits), zeroed)[1])
+        for _, end, count, left in _spans(sizes):  # sequences from ``left`` to ``count`` end here
+            u = cells.project(_with_ones(x[:end, left:count]), W)
+            begin = _start(tuple(state[left:count] for state in start), bias)
+            logits = cells.forward(layer.cell, u, V, start=begin, keep_logits=True).logits
+            if logits is None:
+                raise ValueError("expected pre-activations, found none")
+            own = noise[1].map(lambda draws, e=end, s=slice(left, count): draws[:e, ..., s])  # type: ignore[misc]
+            accepted = noise[0].increments(logits, torch.sigmoid(logits), own)[1]
+            decided.append(accepted[:1].expand(len(sizes), *accepted.shape[1:]))
+    return replace(noise[1], accepted=torch.cat(decided[::-1], -1))
 
 
 def _pass(layer: Direction, x: Tensor, start: States, noise: Noisy | None) -> Done:
@@ -158,7 +161,7 @@ def _threads() -> Any:  # noqa: ANN401 - threadpoolctl has no types
     return threadpoolctl.ThreadpoolController()
 
 
-def _one_thread() -> AbstractContextManager[object]:
+def one_thread() -> AbstractContextManager[object]:
     """Hold BLAS to one thread: on products this small more of them gain little, and on a busy machine lose a lot."""
     return _threads().limit(limits=1, user_api="blas") if threadpoolctl else nullcontext()
 
@@ -178,7 +181,7 @@ class _Compiled(torch.autograd.Function):
 
     @staticmethod
     def run(ctx: Any, x: Tensor, W: Tensor, V: Tensor, *start: Tensor) -> fast.Pass:  # noqa: ANN401
-        with _one_thread():
+        with one_thread():
             return fast.forward(ctx.given[0], x, (W, V), start=Start(*start), noise=ctx.given[1])
 
     @staticmethod
@@ -192,7 +195,7 @@ class _Compiled(torch.autograd.Function):
         grad_h = grad_h.transpose(1, 2)[:, None, None]
         lstm = ctx.given[0] == "lstm"
         choices = {"grad_s": grad_s if lstm else None, "inputs": wanted[2], "states": any(wanted[5:7])}
-        with _one_thread():
+        with one_thread():
             grad = fast.backward(ctx.given[0], done, grad_h, weights, **choices)
         x, h0, s0, bias = (torch.from_numpy(array) for array in (grad.x, grad.h0, grad.s0, grad.bias))
         gradients = (None, None, x, *weights, h0, s0, bias.unsqueeze(-1))

@@ -18,7 +18,7 @@ outputs, B sequences of a batch, padded.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -111,6 +111,41 @@ class Networks:
         """Return the output neurons' inputs (B.12): ``(S, G, C, J, B)`` to ``(S, G, C, K, B)``."""
         parts = [torch.baddbmm(self.b.flatten(0, 1), self.U.flatten(0, 1), states.flatten(0, 1)) for states in h]
         return torch.stack(parts).view(len(h), self.size.groups, self.size.networks, self.size.outputs, -1)
+
+
+def state_dict(cell: CellName, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return one network of a stack under torch's names: the layer's parameters, ``head.weight`` and ``head.bias``.
+
+    Given are W ``(I + 1, blocks·J)``, its last row the biases, V ``(blocks·J, J)``, U ``(K, J)`` and b ``(K, 1)``, with
+    the row blocks of :mod:`nem.cells`.
+    """
+    W, V = (parameters[name] for name in ("W", "V"))
+    J = V.shape[1]
+    into, back = W.t().split(J), V.split(J)
+    if cell == "lstm":  # torch: input, forget, candidate, output
+        weight_ih, weight_hh = (torch.cat([rows[k] for k in (0, 1, 3, 2)]) for rows in (into, back))
+    else:  # torch: reset, update, candidate; its update gate is 1 minus the paper's
+        weight_ih = torch.cat([into[2], -into[1], into[0]])
+        weight_hh = torch.cat([back[1], -back[0], back[2]])
+    bias = weight_ih[:, -1]
+    tensors = {"weight_ih_l0": weight_ih[:, :-1], "weight_hh_l0": weight_hh, "bias_ih_l0": bias}
+    tensors["bias_hh_l0"] = torch.zeros_like(bias)  # the paper has one bias per gate
+    tensors |= {"head.weight": parameters["U"], "head.bias": parameters["b"].reshape(-1)}
+    return {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
+
+
+OptimiserName = Literal["sgd", "adam", "rmsprop"]
+
+
+def optimiser(name: OptimiserName, flat: Tensor, learning_rate: float, momentum: float = 0.0) -> torch.optim.Optimizer:
+    """Return torch's optimiser over one flat buffer: its update rules are elementwise. ValueError: another name."""
+    if name == "sgd":
+        return torch.optim.SGD([flat], lr=learning_rate, momentum=momentum, fused=True)
+    if name == "adam":
+        return torch.optim.Adam([flat], lr=learning_rate, fused=True)
+    if name == "rmsprop":
+        return torch.optim.RMSprop([flat], lr=learning_rate, momentum=momentum)
+    raise ValueError(f"expected one of {', '.join(get_args(OptimiserName))}, found {name!r}")
 
 
 class Batch(NamedTuple):

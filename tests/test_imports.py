@@ -39,12 +39,9 @@ FILE, PARAMETERS = 500, 8
 HOUSE = {"product": 11_550, "tests": 9_000}
 ADDED = {  # since the house stood, and what for
     "a page, MLflow and a console that people can read": {"product": 700, "tests": 690},
-    "a logistic head, other noise, layers as people have them, networks as a class": {"product": 700, "tests": 700},
+    "a logistic head, other noise, layers as people have them, stacks as a class": {"product": 700, "tests": 700},
     "readings of the paper, a penalty, and predictions, outside of pipeline/why": {"product": 290, "tests": 190},
-    "own sequences as a task and in a notebook, labels, and honest words about few repetitions": {
-        "product": 570,
-        "tests": 350,
-    },
+    "own sequences as a task and in a notebook, honest labels and words, examples": {"product": 630, "tests": 430},
 }
 """Most lines of all product code and of all tests are the sums of these."""
 WHY = {("pipeline/why/", "stages/why.py"): 1_850, ("tests/why/",): 560}

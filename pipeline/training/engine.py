@@ -22,7 +22,7 @@ from nem.conditions import Mode
 from nem.densities import standard
 from nem.fast import Workspace
 from nem.noise import Draws, GateNoise, Head, annealed
-from nem.stack import Batch, Layer, Networks, Size, StackNoise, activations, errors, gradients
+from nem.stack import Batch, Layer, Networks, Size, StackNoise, activations, errors, gradients, optimiser
 from nem.theory.montecarlo import noise_benefit
 from pipeline.common import jobs, seeds
 from pipeline.common.sequences import Dataset, Sequences
@@ -39,15 +39,6 @@ EVALUATION_BATCH = {"cpu": 64, "cuda": 1024}
 
 BENEFIT_BATCH = 256
 """Training sequences on which the noise benefit is measured, if it is."""
-
-
-def optimiser(settings: Settings, flat: Tensor) -> torch.optim.Optimizer:
-    """Return torch's optimiser over one flat buffer: every update rule used here is elementwise."""
-    if settings.optimiser == "sgd":
-        return torch.optim.SGD([flat], lr=settings.learning_rate, momentum=settings.momentum, fused=True)
-    if settings.optimiser == "adam":
-        return torch.optim.Adam([flat], lr=settings.learning_rate, fused=True)
-    return torch.optim.RMSprop([flat], lr=settings.learning_rate, momentum=settings.momentum)
 
 
 @dataclass
@@ -95,7 +86,8 @@ class Engine:
         self.networks = Networks(size, dtype, self.device)
         for group, repetition in enumerate(self.repetitions):
             self.networks.initialise(group, seeds.torch_generator(seed, *self._name(repetition, "init")))
-        self.optimiser = optimiser(settings, self.networks.flat)
+        rule = settings.optimiser, self.networks.flat, settings.learning_rate, settings.momentum
+        self.optimiser = optimiser(*rule)
         self.epoch = 0
         self.curves = torch.full((G, C, settings.max_epochs + 1, len(METRICS)), math.nan, dtype=torch.float64)
         self.failed = torch.zeros(G, C, dtype=torch.int64)

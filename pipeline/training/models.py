@@ -13,6 +13,7 @@ from safetensors.torch import save as as_bytes
 from torch import Tensor, nn
 
 from nem import NoisyGRU, NoisyLSTM
+from nem.stack import state_dict
 from pipeline.common import records
 
 Floats = npt.NDArray[np.float32]
@@ -47,27 +48,6 @@ class TrainedNetwork:
             outputs = torch.sigmoid(outputs) if logistic else torch.softmax(outputs, -1)
         predictions: Floats = outputs.numpy()
         return predictions
-
-
-def state_dict(cell: str, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return an engine's network under torch's names: the layer's parameters, ``head.weight`` and ``head.bias``.
-
-    Given are W ``(I + 1, blocks·J)``, its last row the biases, V ``(blocks·J, J)``, U ``(K, J)`` and b ``(K, 1)``, with
-    the row blocks of :mod:`nem.cells`.
-    """
-    W, V = (parameters[name] for name in ("W", "V"))
-    J = V.shape[1]
-    into, back = W.t().split(J), V.split(J)
-    if cell == "lstm":  # torch: input, forget, candidate, output
-        weight_ih, weight_hh = (torch.cat([rows[k] for k in (0, 1, 3, 2)]) for rows in (into, back))
-    else:  # torch: reset, update, candidate; its update gate is 1 minus the paper's
-        weight_ih = torch.cat([into[2], -into[1], into[0]])
-        weight_hh = torch.cat([back[1], -back[0], back[2]])
-    bias = weight_ih[:, -1]
-    tensors = {"weight_ih_l0": weight_ih[:, :-1], "weight_hh_l0": weight_hh, "bias_ih_l0": bias}
-    tensors["bias_hh_l0"] = torch.zeros_like(bias)  # the paper has one bias per gate
-    tensors |= {"head.weight": parameters["U"], "head.bias": parameters["b"].reshape(-1)}
-    return {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
 
 
 def save(destination: Path, parameters: dict[str, Tensor], about: dict[str, Any]) -> None:

@@ -106,8 +106,8 @@ def test_evaluation_changes_no_bit(mine, torchs, options, form, I):
 
 @BOTH
 @pytest.mark.parametrize("granularity", ["slice", "neuron", "time"])
-@pytest.mark.parametrize("latent", ["mean-field", "sampled"])
-def test_a_sequence_of_a_batch_is_what_it_is_alone(mine, granularity, latent):
+@pytest.mark.parametrize("mode", ["additive", "multiplicative", lambda s, n: s * (1.1 + n)])
+def test_a_sequence_of_a_batch_is_what_it_is_alone(mine, granularity, mode):
     """Sequences of unequal length, in two layers and directions, each with its own draws: nothing beyond an end counts.
 
     Draws are told by the density: each layer and direction asks for them in turn.
@@ -121,10 +121,8 @@ def test_a_sequence_of_a_batch_is_what_it_is_alone(mine, granularity, latent):
         drawn = told[(len(calls) - 1) % 4]
         return drawn[: shape[0]] if column[0] is None else drawn[: shape[0], ..., column[0], None]
 
-    # Latents come from the generator itself, so that they are the same only where modes do not need them.
-    mode = "additive" if latent == "sampled" else "multiplicative"
     noise = Noise("nem", mode, 0.5, density=density)
-    layer = mine(3, 5, 2, bidirectional=True, noise=noise, granularity=granularity, latent=latent, dtype=DOUBLE)
+    layer = mine(3, 5, 2, bidirectional=True, noise=noise, granularity=granularity, dtype=DOUBLE)
     x = stacks.draw(9, T, B, 3)
     whole = layer(x, generator=generator(), lengths=lengths)
     acceptance = layer.acceptance
