@@ -38,7 +38,7 @@ def chosen(options: dict[str, Any], **shared: Any) -> Params:  # noqa: ANN401 - 
     """
     content = Params().model_dump()
     content["training"] |= {name: shared[name] for name in ("conditions", "repetitions")}
-    content["seed"], network = shared["seed"], content["train"][NAME]
+    content["seed"], content["cells"], network = shared["seed"], [shared["cell"]], content["train"][NAME]
     network |= dict.fromkeys(("epochs", "max_epochs"), shared["epochs"])
     places = (content[NAME]["sequences"], content["training"], network)
     for name, value in options.items():
@@ -65,8 +65,8 @@ def compare(x: Any, y: Any, group: Any = None, *, conditions: Sequence[str] = CO
         OwnError: arrays that are no sequences, or cannot be split; the message says what to do.
         ParamsError: an option that there is none of, or out of range.
     """
-    fixed = {"conditions": list(conditions), "repetitions": repetitions, "epochs": epochs, "seed": seed}
-    params = chosen(options, **fixed)
+    fixed = {"conditions": list(conditions), "repetitions": repetitions, "epochs": epochs}
+    params = chosen(options, seed=seed, cell=cell, **fixed)
     table = split.table(arrays.of_arrays(x, y, group), params.own.sequences, seed)
     network = networks.of(params.training.model_dump(), params.train.of(NAME, cell), cell)
     with tempfile.TemporaryDirectory() as folder:

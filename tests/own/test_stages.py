@@ -97,4 +97,5 @@ def test_what_a_notebook_asks_wrongly_is_named_before_any_training():
     refused(params.ParamsError, r"train.own.hiden: unknown parameter; did you mean 'hidden'", compare, X, SUM, hiden=3)
     refused(params.ParamsError, "expected the condition 'none'", compare, X, SUM, conditions=CONDITIONS[1:])
     refused(params.ParamsError, "own.sequences.split", compare, X, SUM, split="half")
+    refused(params.ParamsError, "cells.0: .*found 'rnn'", compare, X, SUM, cell="rnn")
     refused(OwnError, "expected finite numbers in x", compare, X * np.nan, SUM)
