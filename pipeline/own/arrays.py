@@ -55,7 +55,7 @@ def of_arrays(x: Any, y: Any, group: Any = None, lengths: Any = None) -> Own:  #
         if lengths is not None:
             raise OwnError("expected lengths only beside an x of one shape, found both; leave lengths out") from None
         parts = [np.asarray(one)[:, None] if np.ndim(one) == 1 else np.asarray(one) for one in x]
-        if len({part.shape[1:] for part in parts}) > 1 or parts[0].ndim != 2:
+        if len({part.shape[1:] for part in parts}) != 1 or parts[0].ndim != 2:
             found = ", ".join(map(str, dict.fromkeys(part.shape for part in parts[:9])))
             raise OwnError(f"expected sequences (T, I) with one I in x, found shapes {found}; correct them") from None
         return _checked(np.concatenate(parts), np.array([len(part) for part in parts]), y, group)
@@ -134,7 +134,7 @@ def read(source: Path) -> Own:
                 _fits(source, 8 * sum(g.column(c).num_values for g in groups for c in range(g.num_columns)))
                 columns = file.read()
             return _of_table(**_named(source, columns.column_names, columns))
-    except (pa.ArrowException, zipfile.BadZipFile, EOFError, KeyError, TypeError) as error:
+    except (pa.ArrowException, zipfile.BadZipFile, MemoryError, EOFError, KeyError, TypeError) as error:
         raise OwnError(f"expected a sound file of arrays at {source}, found: {error}; write it again") from error
     except ValueError as error:
         told = str(error) if isinstance(error, OwnError) else f"expected plain arrays, found: {error}; write them so"

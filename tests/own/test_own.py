@@ -75,6 +75,10 @@ def test_sequences_of_several_lengths_are_cut_at_their_true_ends_or_refused(tmp_
             assert torch.equal(mine, torch.from_numpy(x[-2:]))
     refused(OwnError, "one length, found 2 to 4 slices; set own.sequences.slices", split.table, ways[0], asked(), 1)
     refused(OwnError, "3 slices or more .* found 8 with fewer, down to 2", split.table, ways[0], asked(slices=3), 1)
+    for wrong in ([], [X[0], X[0, :, :1]], [X[0, :3], X[0, 0, 0]]):
+        refused(
+            OwnError, r"sequences \(T, I\) with one I in x, found shapes", arrays.of_arrays, wrong, [0] * len(wrong)
+        )
     assert arrays.of_arrays(X[..., 0], CLASS).slices.shape == (N * T, 1)
 
 
@@ -118,12 +122,14 @@ def test_files_that_are_none_too_large_or_damaged_are_refused_unread(tmp_path, m
         refused(OwnError, "expected a sound file", arrays.read, tmp_path / name)
     (tmp_path / "mine.csv").write_text("x,y")
     refused(OwnError, r"expected a file \.npz or \.parquet", arrays.read, tmp_path / "mine.csv")
-    stream = io.BytesIO()
+    stream, claim = io.BytesIO(), io.BytesIO()
     np.save(stream, X)
-    with zipfile.ZipFile(tmp_path / "cut.npz", "w") as file:
-        file.writestr("x.npy", stream.getvalue()[:-40])
-        file.writestr("y.npy", stream.getvalue()[:50])
-    refused(OwnError, "found", arrays.read, tmp_path / "cut.npz")
+    np.lib.format.write_array_header_1_0(claim, {"descr": "<f8", "fortran_order": False, "shape": (10**14,)})
+    for x in (stream.getvalue()[:-40], claim.getvalue()):
+        with zipfile.ZipFile(tmp_path / "cut.npz", "w") as file:
+            file.writestr("x.npy", x)
+            file.writestr("y.npy", stream.getvalue())
+        refused(OwnError, "expected (a sound file|plain arrays).*found", arrays.read, tmp_path / "cut.npz")
     rows = {"x": [[[1.0, 2.0], [3.0]]], "y": [1]}
     refused(OwnError, "a list of I numbers, none missing", arrays.read, written(tmp_path, "parquet", **rows))
     for x in ([[[1.0, None]]], [[]], [[None]], ["text"]):
