@@ -67,8 +67,11 @@ track: setup ## Bring MLflow up to date with the run files
 ui: setup ## Compare the noise conditions in MLflow: prints links for each task and cell (PORT=5001: on another port)
 	@$(BIN)/python -m stages.track --serve $(if $(PORT),--port $(PORT))
 
+DATA_fx := windows
+DATA_video := clips
+DATA_own := sequences
 tune: setup ## Choose hyperparameters on validation sequences (TASK=fx SPLIT=…)
-	@$(BIN)/dvc repro $(if $(filter-out fx,$(TASK)),clips,windows)
+	@$(BIN)/dvc repro $(or $(DATA_$(TASK)),$(DATA_fx))
 	@$(BIN)/python -m stages.tune $(or $(TASK),fx) $(if $(SPLIT),--split $(SPLIT))
 
 study: setup ## When does NEM noise help? PROFILE=real: the paper's rates, real videos, under an hour (QUICK=1: a minute)

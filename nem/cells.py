@@ -14,6 +14,7 @@ Shapes: T slices, ``…`` stack axes (G, C), I inputs, J hidden units, n gates, 
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple
 
@@ -148,18 +149,18 @@ def forward(
     if start.bias is not None:
         bias = torch.cat([start.bias.new_zeros(*start.bias.shape[:-2], 2 * J, 1), start.bias], -2)
     masks: list[Tensor] = []
-    fixed: Sequence[Tensor | None] = [None] * len(u)
-    if noise is not None and noise[0].granularity == "time":
+    if noise is not None and noise[0].granularity == "time" and noise[1].accepted is None:
         with torch.no_grad():
             clean_pass = forward(cell, u, V, start=start, keep_logits=True)
             if clean_pass.logits is not None:
-                logits = clean_pass.logits[:, :, : len(noise[0])]
-                fixed = noise[0].increments(logits, torch.sigmoid(logits), noise[1])[1].unbind()
+                logits = clean_pass.logits[:, :, : noise[0].columns]
+                accepted = noise[0].increments(logits, torch.sigmoid(logits), noise[1])[1]
+                noise = noise[0], replace(noise[1], accepted=accepted)
     states, kept = [], []
     for t, now in enumerate(u.unbind(0)):
         v = torch.zeros_like(now) if t == 0 and start.h is None else V @ h
         v = v if bias is None else v + bias
-        gates = clean if noise is None else _noisy_gates(noise, t, fixed[t], masks, None if shift is None else shift[t])
+        gates = clean if noise is None else _noisy_gates(noise, t, masks, None if shift is None else shift[t])
         q = lstm_step(now, v, s, gates) if cell == "lstm" else gru_step(now, v, h, gates)
         h, s = q.a_h, q.s if cell == "lstm" else s
         states.append(h)
@@ -168,20 +169,18 @@ def forward(
     return Pass(torch.stack(states), s if cell == "lstm" else None, torch.stack(kept) if kept else None, acceptance)
 
 
-def _noisy_gates(
-    noise: tuple[GateNoise, Draws], t: int, fixed: Tensor | None, masks: list[Tensor], shift: Tensor | None
-) -> Gates:
+def _noisy_gates(noise: tuple[GateNoise, Draws], t: int, masks: list[Tensor], shift: Tensor | None) -> Gates:
     """Return what turns pre-activations ``(G, C, n, J, B)`` of slice ``t`` into gates, noisy in the first C'."""
-    layer, draws = noise[0], noise[1].at(t)
+    layer, draws, own = noise[0], noise[1].at(t), noise[0].columns
 
     def gates(logit: Tensor) -> Sequence[Gate]:
         activation = torch.sigmoid(logit)
-        noisy, rest = activation[:, : len(layer)], activation[:, len(layer) :]
+        noisy, rest = activation[:, :own], activation[:, own:]
         with torch.no_grad():
-            increment, accepted = layer.increments(logit[:, : len(layer)], noisy, draws, fixed)
+            increment, accepted = layer.increments(logit[:, :own], noisy, draws)
         masks.append(accepted)
         increment = increment if shift is None else increment + shift
-        used = torch.cat([layer.moved(logit[:, : len(layer)], noisy, increment), rest], 1)
+        used = torch.cat([layer.moved(logit[:, :own], noisy, increment, accepted), rest], 1)
         if layer.injection != "backward":
             return used.unbind(-3)
         parts = (logit.unbind(-3), activation.detach().unbind(-3), used.detach().unbind(-3))

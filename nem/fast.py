@@ -120,9 +120,9 @@ class States(NamedTuple):
 class Injected(NamedTuple):
     """Gate noise."""
 
-    kinds: Codes  # (C,)
-    modes: Floats  # (C,) 1 for multiplicative noise, else 0
-    sigma: Floats  # (C,)
+    kinds: Codes  # (G, C)
+    modes: Floats  # (G, C) 1 for multiplicative noise, else 0
+    sigma: Floats  # (G, C)
     normal: Floats  # (T, G, n, J, B) draws
     test: Floats  # (T, G, n, J, B) draws that matched noise tests instead
     accepted: Floats  # (T, G, C, n, B) written by the forward pass: 1 where draws are injected, else 0
@@ -271,7 +271,7 @@ def _forward(lstm: bool, layer: Layer, states: States, noise: Injected) -> None:
     zero = np.zeros((J, B), np.float32)
     for g in range(G):
         for c in range(C):
-            kind, mode = noise.kinds[c], noise.modes[c]
+            kind, mode = noise.kinds[g, c], noise.modes[g, c]
             weights = layer.W[g, : 0 if shared else layer.W.shape[1], c].copy()
             for t in range(T):
                 if not shared:
@@ -284,7 +284,7 @@ def _forward(lstm: bool, layer: Layer, states: States, noise: Injected) -> None:
                 a, draws, accepted = act[t, g, c], noise.normal[t, g], noise.accepted[t, g, c]
                 tested = noise.test[t, g] if kind == MATCHED else draws
                 _gates(a[gates : gates + n * J], recurrent, kind, mode, tested, accepted)
-                _increments(accepted, noise.sigma[c], draws, delta)
+                _increments(accepted, noise.sigma[g, c], draws, delta)
                 if lstm:
                     cell, now = first[(t - 1) % slots, g, c] if t else layer.s0[g, c] if started else zero, t % slots
                     _lstm_state(a, recurrent, delta, mode, cell, first[now, g, c], second[now, g, c], h[t, g, c])
@@ -314,14 +314,14 @@ def _backward(
     dh, ds, through = np.empty((J, B), np.float32), np.empty((J, B), np.float32), np.empty((J, B), np.float32)
     for g in range(G):
         for c in range(C):
-            weights, mode = layer.W[g, : layer.W.shape[1] if grad.x.size else 0, c].copy(), noise.modes[c]
+            weights, mode = layer.W[g, : layer.W.shape[1] if grad.x.size else 0, c].copy(), noise.modes[g, c]
             ds[:] = grad_s[g, c] if grad_s.size else zero
             for t in range(T - 1, -1, -1):
                 last = t == T - 1
                 if t >= seen:
                     _collect(dh, grad_h[t - seen, g, c], last)
                 a = act[t, g, c]
-                _increments(noise.accepted[t, g, c], noise.sigma[c], noise.normal[t, g], delta)
+                _increments(noise.accepted[t, g, c], noise.sigma[g, c], noise.normal[t, g], delta)
                 before = h[t - 1, g, c] if t else layer.h0[g, c] if started else zero
                 if lstm:
                     cell = first[t - 1, g, c] if t else layer.s0[g, c] if started else zero
@@ -384,7 +384,7 @@ def serves(x: Tensor, noise: GateNoise | None) -> bool:
     if noise is None:
         return True
     plain = noise.granularity == "slice" and noise.injection == "forward" and not (noise.clamp or noise.needs_uniform)
-    return plain and set(noise.kinds) <= set(_KINDS)
+    return plain and set(noise.kinds) <= set(_KINDS) and not noise.combinations
 
 
 def _array(tensor: Tensor | None, axes: int = 4) -> Floats:
@@ -395,15 +395,18 @@ def _array(tensor: Tensor | None, axes: int = 4) -> Floats:
 def _injected(noise: tuple[GateNoise, Draws] | None, n: int, h: Tensor, space: Workspace) -> Injected:
     """Return the noise in n gates of the networks with hidden states ``h`` ``(T, G, C, J, B)``."""
     T, G, C, J, B = h.shape
-    kinds, modes, sigma = np.zeros(C, np.int64), np.zeros(C, np.float32), np.zeros(C, np.float32)
+    kinds, modes, sigma = np.zeros((G, C), np.int64), np.zeros((G, C), np.float32), np.zeros((G, C), np.float32)
     accepted = space.take("accepted", (T, G, C, n, B), h).numpy()
     if noise is None or noise[1].normal is None:
         nothing = space.take("nothing", (T, G, n, J, B), h).numpy()
         return Injected(kinds, modes, sigma, nothing, nothing, accepted)
     layer, draws = noise
-    kinds[: len(layer)] = [_KINDS[kind] for kind in layer.kinds]
-    modes[: len(layer)] = [mode == "multiplicative" for mode in layer.modes]
-    sigma[: len(layer)] = draws.sigma.numpy()
+    for all_of, values in (
+        (kinds, [_KINDS[kind] for kind in layer.kinds]),
+        (modes, [mode == "multiplicative" for mode in layer.modes]),
+        (sigma, draws.sigma.numpy()),
+    ):
+        all_of[:, : layer.columns] = np.reshape(values, (-1, layer.columns))
     normal, test = noise[1].normal.squeeze(2).numpy(), draws.test
     return Injected(kinds, modes, sigma, normal, normal if test is None else test.squeeze(2).numpy(), accepted)
 
@@ -447,7 +450,7 @@ def forward(
     _forward(cell == "lstm", layer, states, injected)
     acceptance = None
     if noise is not None:
-        taken = injected.accepted[:, :, : len(noise[0]), :, :columns]
+        taken = injected.accepted[:, :, : noise[0].columns, :, :columns]
         acceptance = torch.from_numpy(taken.mean((0, 3, 4), dtype=np.float64).astype(np.float32))
     return Pass(h, acceptance, layer, states, injected, shared)
 

@@ -5,10 +5,13 @@ latent. Additive noise n ~ N(0, σ²I) moves a signal s to s + n, multiplicative
 *increments*, with standard normal draws ε:
 
 - output neurons: Δ = σ ε (additive) or σ y∘ε (multiplicative). The gain is Σ_k Δ_k log a_k for softmax (Theorem 2,
-  Corollary 1) and ‖y - a‖² - ‖y + Δ - a‖² for identity neurons (Theorem 3, Corollary 2).
+  Corollary 1), ‖y - a‖² - ‖y + Δ - a‖² for identity neurons (Theorem 3, Corollary 2) and Σ_k Δ_k logit a_k for
+  logistic neurons, which are independent Bernoulli variables.
+  With any other combination φ of signal and noise, Δ = φ(y, σ ε) - y.
 - gates: g + δ or g∘(1 + δ) with δ = σ ε. The gain is Σ_j δ_j logit g_j (Theorems 4, 5) or Σ_j z_j δ_j logit g_j
   (Corollaries 3, 4). With noise in what a gate receives, o + δ or o∘(1 + δ), the gate moves from g to g′, and the gain
-  is Σ_j (g′_j - g_j) logit g_j.
+  is Σ_j (g′_j - g_j) logit g_j. With any other φ the gate moves to φ(g, δ), and the gain is
+  Σ_j (φ(z_j, δ_j) - z_j) logit g_j.
 
 :func:`decide` is Algorithm 1: draw once, inject where the gain is not negative, elsewhere inject nothing. The two
 signals, :class:`OutputNoise` and :class:`GateNoise`, decide nothing. Both treat all networks of a stack at once, along
@@ -27,14 +30,18 @@ import torch
 from torch import Tensor
 
 from nem.conditions import MODES, Kind, Mode
+from nem.densities import Density, checked
 from nem.theory import expected_ball_noise, expected_halfspace_noise
 
 Granularity = Literal["slice", "neuron", "time"]
 Latent = Literal["mean-field", "sampled"]
 Injection = Literal["forward", "backward", "pre-activation"]
-Head = Literal["softmax", "identity"]
+Head = Literal["softmax", "identity", "logistic"]
 OutputDelta = Literal["loss", "literal"]
 OutputTest = Literal["likelihood", "printed", "printed-centred"]
+Stream = Literal["normal", "test", "uniform"]
+Combination = Callable[[Tensor, Tensor], Tensor]
+"""φ(signal, noise), noise centred and scaled by σ: a mode besides the paper's two, which are s + n and s∘(1 + n)."""
 
 
 def annealed(sigma: float, decay: float, epoch: int) -> float:
@@ -55,23 +62,39 @@ EXPECTED: dict[Kind, int] = {"expected-nem": 1, "expected-reversed-nem": -1}
 
 @dataclass(frozen=True)
 class Noise:
-    """A source of noise for one layer of one network; a ValueError refuses unknown names and negative numbers."""
+    """A source of noise for one layer of one network.
+
+    Its mode is ``additive``, ``multiplicative`` or a function φ(signal, noise) of tensors of one shape, differentiable
+    where it is to enter gates; the NEM test is then log p(φ) - log p(signal) >= 0. Unknown names, negative numbers, and
+    expected noise without a closed form are a ValueError: there is one for the Gaussian density alone.
+    """
 
     kind: Kind
-    mode: Mode
-    sigma: float  # standard deviation in epoch 0, in units of the signal
+    mode: Mode | Combination
+    sigma: float  # scale in epoch 0, in units of the signal: the standard deviation, but see :mod:`nem.densities`
     decay: float = 0.0  # exponent of :func:`annealed`
+    density: Density = "gaussian"
 
     def __post_init__(self) -> None:
         kinds = [kind for kind in get_args(Kind)[1:] if kind != "expected-blind"]  # a penalty, no noise
         for value, known in ((self.kind, kinds), (self.mode, MODES)):
-            if value not in known:
+            if value not in known and not (known is MODES and callable(value)):
                 raise ValueError(f"expected {', '.join(known[:-1])} or {known[-1]}, found {value!r}")
         annealed(self.sigma, self.decay, 0)
+        _closed_form(self.kind, self.mode, checked(self.density))
 
     def at(self, epoch: int) -> float:
         """Return the standard deviation in ``epoch``."""
         return annealed(self.sigma, self.decay, epoch)
+
+
+def _closed_form(kind: Kind, mode: object, density: Density) -> None:
+    """Raise a ValueError where expected noise has no closed form."""
+    if kind in EXPECTED and (density != "gaussian" or callable(mode)):
+        raise ValueError(
+            f"expected Gaussian noise, additive or multiplicative, for the kind {kind!r}, which is its mean in closed "
+            f"form; found mode {mode!r} and density {density!r}; use kind {kind.removeprefix('expected-')!r}"
+        )
 
 
 @dataclass(frozen=True)
@@ -81,15 +104,20 @@ class Draws:
     Shapes are ``(S, G, 1, K, B)`` for outputs and ``(T, G, 1, n, J, B)`` for the gates of all slices.
     """
 
-    sigma: Tensor  # (C,) standard deviations now
-    normal: Tensor | None  # standard normal draws ε, where any noise is random
+    sigma: Tensor  # (C,) scales now
+    normal: Tensor | None  # draws ε of scale 1, standard normal by default, where any noise is random
     test: Tensor | None = None  # the same, independent: what ``matched`` noise tests
     uniform: Tensor | None = None  # uniform draws for sampled latents
+    accepted: Tensor | None = None  # (T, G, C, n, 1 or J, B) decided before, and not by these draws
 
     def at(self, t: int) -> "Draws":
         """Return the draws of slice ``t``."""
-        normal, test, uniform = (None if d is None else d[t] for d in (self.normal, self.test, self.uniform))
-        return replace(self, normal=normal, test=test, uniform=uniform)
+        return self.map(lambda values: values[t])
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Draws":
+        """Return draws whose tensors are changed, all but σ."""
+        given = (self.normal, self.test, self.uniform, self.accepted)
+        return Draws(self.sigma, *(None if values is None else change(values) for values in given))
 
 
 @dataclass(frozen=True)
@@ -98,12 +126,14 @@ class LayerNoise:
 
     One test decides on a ``slice`` (Algorithm 1: a layer at one time slice), on a ``neuron``, or on all slices
     (``time``: the sums over t of (79)-(89) as printed). A ValueError says that kinds and modes do not fit together,
-    that expected noise is asked for a test over all slices, whose mean no slice knows, or that a kind is no noise.
+    that expected noise is asked for a test over all slices, whose mean no slice knows, or has no closed form, or that a
+    kind is no noise. Draws may have any density (:mod:`nem.densities`); expected noise is the mean of Gaussian ones.
     """
 
     kinds: tuple[Kind, ...]  # per network; ``none`` where the layer receives no noise
-    modes: tuple[Mode | None, ...]  # per network; ``None`` with kind ``none``
+    modes: tuple[Mode | Combination | None, ...]  # per network; ``None`` with kind ``none``
     granularity: Granularity = "slice"
+    grouped: bool = field(default=False, kw_only=True)  # networks lie along the axis of groups, with one in each
     _columns: dict[object, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     AXES: ClassVar[int] = 2
@@ -116,6 +146,8 @@ class LayerNoise:
             raise ValueError("expected noise, found kind 'expected-blind', a penalty; use nem.stack.penalise")
         if self.granularity == "time" and self.expected:
             raise ValueError("expected granularity slice or neuron for expected noise, found 'time'; use one of these")
+        for kind, mode in zip(self.kinds, self.modes, strict=True):
+            _closed_form(kind, mode, "gaussian")
 
     def __len__(self) -> int:
         """Number of networks."""
@@ -131,14 +163,24 @@ class LayerNoise:
         """Whether any network needs draws: mean effects do not."""
         return any(kind != "none" and kind not in EXPECTED for kind in self.kinds)
 
-    def draws(self, sigma: Tensor, sample: Callable[[Literal["normal", "test", "uniform"]], Tensor]) -> Draws:
+    @property
+    def columns(self) -> int:
+        """Networks along the signal's axis C that have this noise."""
+        return 1 if self.grouped else len(self)
+
+    @property
+    def combinations(self) -> tuple[Combination, ...]:
+        """The functions among the modes."""
+        return tuple(mode for mode in dict.fromkeys(self.modes) if callable(mode))
+
+    def draws(self, sigma: Tensor, sample: Callable[[Stream], Tensor]) -> Draws:
         """Return the draws that this layer needs, each from ``sample(name)``, in the order of :class:`Draws`."""
         normal = sample("normal") if self.random else None
         return Draws(sigma, normal, sample("test") if "matched" in self.kinds else None)
 
     def scale(self, values: Tensor) -> Tensor:
         """Return one value per network ``(C,)``, shaped to broadcast over the signal."""
-        return values.view(-1, *(1,) * self.AXES)
+        return values.view(-1, *(1,) * (self.AXES + self.grouped))
 
     def vectors(self, values: Tensor) -> Tensor:
         """Return values ``(…, K, B)`` with what one test decides on as their last axis: a layer or a neuron."""
@@ -156,7 +198,7 @@ class LayerNoise:
             increment = torch.where(self.where(kind, increment), EXPECTED[kind] * accepted, increment)
         return increment
 
-    def where(self, axis: Kind | Mode, like: Tensor) -> Tensor:
+    def where(self, axis: Kind | Mode | Combination, like: Tensor) -> Tensor:
         """Return which networks are of a kind or mode, as booleans shaped to broadcast over the signal."""
         key = (axis, like.device)
         if key not in self._columns:
@@ -228,7 +270,7 @@ class OutputNoise(LayerNoise):
         """Return what is added to the targets, ``(S, G, C, K, B)``, and the mask of :func:`decide`.
 
         Clean targets y are ``(S, G, 1, K, B)``, and so are draws, whose σ is 0 where the output receives no noise;
-        activations are ``(S, G, C, K, B)``: log a for ``softmax``, a for ``identity``.
+        activations are ``(S, G, C, K, B)``: log a for ``softmax``, a for ``identity``, logit a for ``logistic``.
 
         Raises:
             ValueError: draws that the stack needs are missing, or expected noise has no closed form here.
@@ -238,11 +280,17 @@ class OutputNoise(LayerNoise):
         strength = torch.where(self.where("multiplicative", target), target, torch.ones_like(target))
         lever = sigma * strength
 
+        def moved(draw: Tensor) -> Tensor:
+            delta = lever * draw
+            for combine in self.combinations:
+                delta = torch.where(self.where(combine, target), combine(target, sigma * draw) - target, delta)
+            return delta
+
         def gain(draw: Tensor) -> Tensor:
-            if head == "softmax":
-                return lever * draw * activation
+            if head != "identity":
+                return moved(draw) * activation
             residual = target - activation
-            gain = residual.square() - (residual + lever * draw).square()
+            gain = residual.square() - (residual + moved(draw)).square()
             if self.test == "likelihood":
                 return gain
             n = sigma * draw + (self.test == "printed")
@@ -250,12 +298,13 @@ class OutputNoise(LayerNoise):
             return torch.where(self.where("multiplicative", target), printed, gain)
 
         accepted = decide(self, gain, draws, activation)
-        increment = torch.zeros_like(activation) if draws.normal is None else lever * draws.normal * accepted
+        zero = torch.zeros_like(activation)
+        increment = zero if draws.normal is None else torch.where(accepted, moved(draws.normal), zero)
         return self.with_means(increment, lambda: self._expected(head, target, activation, sigma, strength)), accepted
 
     def _expected(self, head: Head, target: Tensor, activation: Tensor, sigma: Tensor, lever: Tensor) -> Tensor:
         """Return the mean increment of NEM noise."""
-        if head == "softmax":
+        if head != "identity":
             mean = self.neurons(expected_halfspace_noise(self.vectors(lever * activation), 1.0))
             return lever * (mean * sigma)
         residual, width = (self.vectors(values) for values in (target - activation, sigma * lever.abs()))
@@ -295,20 +344,18 @@ class GateNoise(LayerNoise):
     @property
     def needs_uniform(self) -> bool:
         """Whether sampled latents need uniform draws."""
-        return self.latent == "sampled" and "multiplicative" in self.modes
+        return self.latent == "sampled" and ("multiplicative" in self.modes or bool(self.combinations))
 
-    def draws(self, sigma: Tensor, sample: Callable[[Literal["normal", "test", "uniform"]], Tensor]) -> Draws:
+    def draws(self, sigma: Tensor, sample: Callable[[Stream], Tensor]) -> Draws:
         """Return the draws that this layer needs, uniform ones last."""
         plain = super().draws(sigma, sample)
         return replace(plain, uniform=sample("uniform")) if self.needs_uniform else plain
 
-    def increments(
-        self, logit: Tensor, gate: Tensor, draws: Draws, accepted: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def increments(self, logit: Tensor, gate: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         """Return the increments δ of all gates at a time slice ``(G, C, n, J, B)``, and the mask of :func:`decide`.
 
         Pre-activations, which are logit g, and gates g have the increments' shape, draws ``(G, 1, n, J, B)``; leading
-        axes may be added. ``accepted`` is a mask decided before. A ValueError says which draws are missing.
+        axes may be added. A ValueError says which draws are missing.
         """
         direction = logit
         if "multiplicative" in self.modes and self.injection != "pre-activation":
@@ -318,9 +365,13 @@ class GateNoise(LayerNoise):
         def gain(draw: Tensor) -> Tensor:
             if self.injection == "pre-activation":
                 return logit * (self.moved(logit, gate, sigma * draw) - gate)
-            return direction * draw  # its sign does not depend on σ > 0, so the standard draws are tested themselves
+            total = direction * draw  # its sign does not depend on σ > 0, so the draws are tested unscaled
+            for combine in self.combinations:
+                z = self._latent(gate, draws)
+                total = torch.where(self.where(combine, logit), (combine(z, sigma * draw) - z) * logit, total)
+            return total
 
-        accepted = decide(self, gain, draws, logit) if accepted is None else accepted
+        accepted = decide(self, gain, draws, logit) if draws.accepted is None else draws.accepted
         increment = torch.zeros_like(logit) if draws.normal is None else accepted * sigma * draws.normal
 
         def mean() -> Tensor:
@@ -335,21 +386,28 @@ class GateNoise(LayerNoise):
             raise ValueError("expected uniform draws for latent 'sampled', found None; pass Draws(uniform=...)")
         return (draws.uniform < gate).to(gate.dtype)
 
-    def moved(self, logit: Tensor, gate: Tensor, increment: Tensor) -> Tensor:
-        """Return the noisy gates that :meth:`increments` make; differentiable in all three."""
-        if self.injection == "pre-activation":
-            grown = torch.where(self.where("multiplicative", logit), logit * increment, increment)
-            return torch.sigmoid(logit + grown)
-        return self.noisy(gate, increment)
+    def moved(self, logit: Tensor, gate: Tensor, increment: Tensor, accepted: Tensor | None = None) -> Tensor:
+        """Return the noisy gates that :meth:`increments` make, clipped where asked; differentiable in all.
 
-    def noisy(self, gate: Tensor, increment: Tensor) -> Tensor:
-        """Return g + δ, or g∘(1 + δ) for multiplicative noise, clipped where asked; differentiable in g."""
+        The mask ``accepted`` says where a mode that is a function is applied: φ(g, 0) may not be g.
+        """
+        signal = logit if self.injection == "pre-activation" else gate
         if "multiplicative" in self.modes:
-            increment = torch.where(self.where("multiplicative", gate), gate * increment, increment)
-        gate = gate + increment
-        return gate.clamp(0, 1) if self.clamp else gate
+            grown = torch.where(self.where("multiplicative", signal), signal * increment, increment)
+        else:
+            grown = increment
+        noisy = signal + grown
+        for combine in self.combinations:
+            chosen = self.where(combine, signal)
+            noisy = torch.where(chosen, combine(signal, increment), noisy)
+            noisy = noisy if accepted is None else torch.where(chosen & ~accepted, signal, noisy)
+        if self.injection == "pre-activation":
+            return torch.sigmoid(noisy)
+        return noisy.clamp(0, 1) if self.clamp else noisy
 
 
-def stacked(places: Sequence[tuple[Kind, Mode | None]]) -> tuple[tuple[Kind, ...], tuple[Mode | None, ...]]:
+def stacked(
+    places: Sequence[tuple[Kind, Mode | Combination | None]],
+) -> tuple[tuple[Kind, ...], tuple[Mode | Combination | None, ...]]:
     """Return the kinds and the modes of ``(kind, mode)`` pairs, one per network."""
     return tuple(kind for kind, _ in places), tuple(mode for _, mode in places)

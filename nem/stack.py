@@ -18,7 +18,7 @@ outputs, B sequences of a batch, padded.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ from nem.cells import BLOCKS, GATES, CellName
 from nem.conditions import Condition, Kind, Mode
 from nem.fast import LANES, Workspace
 from nem.noise import (
+    Combination,
     Draws,
     GateNoise,
     Granularity,
@@ -112,6 +113,41 @@ class Networks:
         return torch.stack(parts).view(len(h), self.size.groups, self.size.networks, self.size.outputs, -1)
 
 
+def state_dict(cell: CellName, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return one network of a stack under torch's names: the layer's parameters, ``head.weight`` and ``head.bias``.
+
+    Given are W ``(I + 1, blocks·J)``, its last row the biases, V ``(blocks·J, J)``, U ``(K, J)`` and b ``(K, 1)``, with
+    the row blocks of :mod:`nem.cells`.
+    """
+    W, V = (parameters[name] for name in ("W", "V"))
+    J = V.shape[1]
+    into, back = W.t().split(J), V.split(J)
+    if cell == "lstm":  # torch: input, forget, candidate, output
+        weight_ih, weight_hh = (torch.cat([rows[k] for k in (0, 1, 3, 2)]) for rows in (into, back))
+    else:  # torch: reset, update, candidate; its update gate is 1 minus the paper's
+        weight_ih = torch.cat([into[2], -into[1], into[0]])
+        weight_hh = torch.cat([back[1], -back[0], back[2]])
+    bias = weight_ih[:, -1]
+    tensors = {"weight_ih_l0": weight_ih[:, :-1], "weight_hh_l0": weight_hh, "bias_ih_l0": bias}
+    tensors["bias_hh_l0"] = torch.zeros_like(bias)  # the paper has one bias per gate
+    tensors |= {"head.weight": parameters["U"], "head.bias": parameters["b"].reshape(-1)}
+    return {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
+
+
+OptimiserName = Literal["sgd", "adam", "rmsprop"]
+
+
+def optimiser(name: OptimiserName, flat: Tensor, learning_rate: float, momentum: float = 0.0) -> torch.optim.Optimizer:
+    """Return torch's optimiser over one flat buffer: its update rules are elementwise. ValueError: another name."""
+    if name == "sgd":
+        return torch.optim.SGD([flat], lr=learning_rate, momentum=momentum, fused=True)
+    if name == "adam":
+        return torch.optim.Adam([flat], lr=learning_rate, fused=True)
+    if name == "rmsprop":
+        return torch.optim.RMSprop([flat], lr=learning_rate, momentum=momentum)
+    raise ValueError(f"expected one of {', '.join(get_args(OptimiserName))}, found {name!r}")
+
+
 class Batch(NamedTuple):
     """Sequences that all networks of a group see, padded with zeros to a multiple of ``LANES``."""
 
@@ -172,7 +208,7 @@ class StackNoise:
             raise ValueError(f"expected noise with a loss for {mean[0].name}, found injection 'backward'; use forward")
         conditions = (*hidden, *mean, *(condition for condition in parsed if not condition.in_hidden))
         gates = GateNoise(*stacked([(c.kind, c.mode) for c in hidden]), granularity, latent, injection, clamp)
-        places: list[tuple[Kind, Mode | None]] = [
+        places: list[tuple[Kind, Mode | Combination | None]] = [
             (c.kind, c.mode) if c.in_output and c.kind != "expected-blind" else ("none", None) for c in conditions
         ]
         output = OutputNoise(*stacked(places), granularity, test)
@@ -194,12 +230,12 @@ class StackNoise:
         One per network for ``output``, one per network with gate noise or its penalty for ``hidden``; in type and place
         of ``like``.
         """
-        modes: list[Mode | None] = [None] * len(self) if layer == "output" else []
+        modes: list[Mode | Combination | None] = [None] * len(self) if layer == "output" else []
         if layer == "output" and self.output is not None:
             modes = [*self.output.modes]
         elif layer == "hidden":
             modes = [mode for part in (self.gates, self.penalty) if part is not None for mode in part.modes]
-        values = [0.0 if mode is None else strength(layer, mode) for mode in modes]
+        values = [0.0 if mode is None or callable(mode) else strength(layer, mode) for mode in modes]
         like = torch.empty(0) if like is None else like
         return torch.tensor(values, dtype=like.dtype, device=like.device)
 
@@ -231,17 +267,23 @@ class StackNoise:
 
 
 def activations(head: Head, outputs: Tensor) -> Tensor:
-    """Return log a of the softmax neurons (38), or the identity neurons' a (42); K is the last axis but one."""
+    """Return log a of softmax neurons (38), a of identity neurons (42), logit a of logistic ones; K is axis -2."""
     return torch.log_softmax(outputs, -2) if head == "softmax" else outputs
 
 
 def errors(head: Head, target: Tensor, activation: Tensor) -> Tensor:
-    """Return the error summed over K: cross entropy (39) or squared error (43), ``(S, G, C, B)``."""
-    return -(target * activation).sum(-2) if head == "softmax" else (target - activation).square().sum(-2)
+    """Return the error summed over K: cross entropy (39), squared error (43), double cross entropy; ``(S, G, C, B)``.
+
+    The last, -Σ y log a + (1 - y) log(1 - a), is that of logistic neurons.
+    """
+    if head == "identity":
+        return (target - activation).square().sum(-2)
+    plain = -(target * activation).sum(-2)
+    return plain if head == "softmax" else plain + functional.softplus(activation).sum(-2)
 
 
 def error_gradient(head: Head, target: Tensor, activation: Tensor, delta: OutputDelta = "loss") -> Tensor:
-    """Return what backpropagation starts from in the output neurons' inputs: 2(a - y) for identity.
+    """Return what backpropagation starts from in the output neurons' inputs: 2(a - y), and a - y of logistic neurons.
 
     For softmax it is the cross entropy's gradient a·Σy - y (``loss``), or a - y as (B.21) prints (``literal``), another
     signal where noisy targets do not sum to 1.
@@ -249,6 +291,8 @@ def error_gradient(head: Head, target: Tensor, activation: Tensor, delta: Output
     if head == "softmax":
         a = activation.exp()
         return (a if delta == "literal" else a * target.sum(-2, keepdim=True)) - target
+    if head == "logistic":
+        return torch.sigmoid(activation) - target
     return 2 * (activation - target)
 
 
@@ -264,7 +308,7 @@ def gradients(
 ) -> dict[str, Tensor]:
     """Run one forward and backward pass; leave the gradients in ``networks.grad``.
 
-    The error, (39) or (43), is summed over K and over the slices from ``first`` on, and averaged over the batch.
+    The error of :func:`errors` is summed over K and over the slices from ``first`` on, and averaged over the batch.
     That is 0-based; negative counts from the end. Compiled where :func:`nem.fast.serves` says so, else by autograd
     through :mod:`nem.cells`; ``space`` has buffers to reuse; ``output_delta`` is that of :func:`error_gradient`.
 
@@ -329,6 +373,9 @@ def penalise(
             if head == "softmax":
                 a = torch.softmax(slices, -2)[:, :, None, None]
                 curved = (a * f.square()).sum(-2) - (a * f).sum(-2).square()
+            elif head == "logistic":
+                a = torch.sigmoid(slices)[:, :, None, None]
+                curved = (a * (1 - a) * f.square()).sum(-2)
             else:
                 curved = 2 * f.square().sum(-2)
             total = total + curved.sum((0, 3, 4, 5))

@@ -7,31 +7,25 @@
 
 import itertools
 import os
-import re
 from datetime import date, datetime
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from nem.cells import CellName as Cell
 from nem.conditions import CONDITIONS, Condition
+from nem.densities import DensityName
 from nem.noise import Granularity, Injection, Latent, OutputDelta
 from pipeline import sections
 from pipeline.common import command, paths, records
-from pipeline.sections import Line, ParamsError, PathText, Section, value_of
+from pipeline.sections import Line, Once, ParamsError, PathText, Pattern, Section, value_of
 
-Task = Literal["fx", "video"]
+Task = Literal["fx", "video", "own"]
 Optimiser = Literal["sgd", "adam", "rmsprop"]
 Split = Literal["random", "groups"]
 
 MOST = 1_000_000  # steps, sequences, clips: beyond any use, within what integers and memory hold
-
-
-def _once(names: list[Any]) -> list[Any]:
-    if len(set(names)) != len(names):
-        raise ValueError(f"expected each name once, found repeats in {value_of(names)}; remove them")
-    return names
 
 
 def _conditions(names: list[str]) -> list[str]:
@@ -54,27 +48,13 @@ def _calendar(value: object) -> object:
     return value
 
 
-def _compiles(pattern: str) -> str:
-    """Compile a pattern now: the stage that uses it may have hours of unpacking before it."""
-    try:
-        groups, fault = re.compile(pattern).groups, "no group"
-    except (re.error, RecursionError, OverflowError) as error:
-        groups, fault = 0, str(error)
-    if not groups:
-        raise ValueError(f"expected a regular expression with a group (…), found {value_of(pattern)} ({fault})")
-    return pattern
-
-
 def _with_sgd(rates: dict[str, list[float]]) -> dict[str, list[float]]:
     if not rates.get("sgd"):
         raise ValueError(f"expected at least one rate of sgd, found {value_of(rates)}; add one")
     return rates
 
 
-Name = TypeVar("Name")
-Once = Annotated[list[Name], AfterValidator(_once), Field(min_length=1)]
 Word = Annotated[str, Field(max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-Pattern = Annotated[Line, AfterValidator(_compiles)]
 Index = Annotated[int, Field(ge=0, le=10_000_000)]
 Day = Annotated[Index | Annotated[str, Field(max_length=40)], BeforeValidator(_calendar)]
 Group = Annotated[int, Field(ge=0, le=MOST)] | Line
@@ -111,6 +91,7 @@ class FxAcquire(Section):
     source: FxSource = Field("synthetic", description="synthetic | paper: its USD/INR | csv: your file")
     csv_path: PathText = Field(None, description="your file of daily rates, with a header, for source csv")
     csv: FxCsv = FxCsv()
+    unit: Line = Field("price units", description="what the prices of your file are in")
     synthetic_days: int = Field(2400, ge=32, le=200_000, description="length of the synthetic series [days]")
 
 
@@ -201,6 +182,39 @@ class Video(Section):
     clips: VideoClips = VideoClips()
 
 
+class OwnAcquire(Section):
+    """Where the sequences come from."""
+
+    path: PathText = Field(None, description="your .npz or .parquet: x, y and, if there are any, group and lengths")
+    title: Line = Field("Own sequences", description="what tables and report call the task")
+    unit: Line = Field("units of y", description="what the values in y are in")
+
+
+class OwnSequences(Section):
+    """How they are read and split."""
+
+    head: Literal["auto", "softmax", "identity", "logistic"] = Field(
+        "auto", description="auto: y says | softmax: classes | identity: values | logistic: labels, each 0 or 1"
+    )
+    slices: Slices | None = Field(None, description="T: take the last so many of each [slices]; null: all, if equal")
+    scaling: Literal["z-score", "min-max", "none"] = Field(
+        "z-score", description="of each input, on training sequences: z-score | min-max | none"
+    )
+    split: Literal["auto", "random", "groups", "order"] = Field(
+        "auto", description="auto: groups if any, else random | random | groups: whole ones | order: the last"
+    )
+    test_fraction: float = Field(0.2, gt=0, lt=1, description="share of sequences, or groups, to test on [fraction]")
+    validation_fraction: Fraction = Field(0.1, description="share of the rest to choose on [fraction]")
+    test_groups: list[Group] | None = Field(None, min_length=1, description="groups: test on these [names]")
+
+
+class Own(Section):
+    """Own sequences: any task from a file."""
+
+    acquire: OwnAcquire = OwnAcquire()
+    sequences: OwnSequences = OwnSequences()
+
+
 class Training(Section):
     """What all tasks and cells share."""
 
@@ -235,9 +249,21 @@ class NoiseModes(Section):
     multiplicative: NoiseValues = NoiseValues()
 
 
+_LAWS = "gaussian, uniform, laplace, student-t, cauchy (which has no deviation: sigma is its scale)"
+
+
+class NoiseDensities(Section):
+    """Law of the draws: gaussian, uniform, laplace, student-t, cauchy."""
+
+    inline: ClassVar[bool] = True
+    output: DensityName = Field("gaussian", description=f"of noise in targets: {_LAWS}")
+    hidden: DensityName = Field("gaussian", description=f"of noise in gates: {_LAWS}")
+
+
 class NoiseTable(Section):
     """sigma [scaled target | gate units], annealed: sigma / (1 + epoch)^decay."""
 
+    density: NoiseDensities = NoiseDensities()
     output: NoiseModes = NoiseModes()
     hidden: NoiseModes = NoiseModes()
 
@@ -304,6 +330,7 @@ class Train(Section):
     video: TaskNetwork = TaskNetwork(
         hidden=256, optimiser="adam", learning_rate=0.001, noise=_noise(0.3, 0.5, 0.3, 0.5, 0.1, 0.5, 0.1, 0.5)
     )
+    own: TaskNetwork = TaskNetwork(optimiser="adam", learning_rate=0.003)  # nobody knows better: `make tune TASK=own`
 
     def of(self, task: str, cell: str) -> dict[str, Any]:
         """Return the network of a cell of ``task`` as a plain mapping."""
@@ -378,6 +405,7 @@ class Params(Section):
     mirror: PathText = Field(None, description="folder of data to look in before the network; NEM_MIRROR goes first")
     fx: Fx = Fx()
     video: Video = Video()
+    own: Own = Own()
     training: Training = Training()
     train: Train = Train()
     evaluate: Evaluate = Evaluate()

@@ -2,10 +2,11 @@
 
 import difflib
 import io
+import re
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 from ruamel.yaml import YAML
@@ -28,6 +29,23 @@ def _outside(place: str) -> str:
     return place
 
 
+def _once(names: list[Any]) -> list[Any]:
+    if len(set(names)) != len(names):
+        raise ValueError(f"expected each name once, found repeats in {value_of(names)}; remove them")
+    return names
+
+
+def _compiles(pattern: str) -> str:
+    """Compile a pattern now: the stage that uses it may have hours of unpacking before it."""
+    try:
+        groups, fault = re.compile(pattern).groups, "no group"
+    except (re.error, RecursionError, OverflowError) as error:
+        groups, fault = 0, str(error)
+    if not groups:
+        raise ValueError(f"expected a regular expression with a group (…), found {value_of(pattern)} ({fault})")
+    return pattern
+
+
 def _named(value: object) -> object:
     """Read "none" as None: DVC watches every path that is named here, and there is a file of that name for it."""
     if value is None:
@@ -35,12 +53,15 @@ def _named(value: object) -> object:
     return None if value == "none" else value
 
 
+Name = TypeVar("Name")
+Once = Annotated[list[Name], AfterValidator(_once), Field(min_length=1)]
 Line = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f]+$")]
 PathText = Annotated[
     Annotated[Line, AfterValidator(_outside)] | None,
     BeforeValidator(_named),
     PlainSerializer(lambda place: "none" if place is None else place),
 ]
+Pattern = Annotated[Line, AfterValidator(_compiles)]
 
 
 class ParamsError(ValueError):

@@ -158,7 +158,7 @@ def axes_of(record: dict[str, Any], condition: str, repetition: int) -> dict[str
         "task": paths.run_name(record["task"], record["split"]), "cell": record["cell"], "condition": condition,
         "kind": parsed.kind, "mode": mode or "none", "place": parsed.place or "none", "repetition": str(repetition),
         **{f"sigma_{at}": str(noise[at][mode]["sigma"]) if mode and inside[at] else "0" for at in inside},
-        "theorem": ", ".join(THEOREMS[where[at], mode] for at in inside if mode and inside[at]) or "none",
+        "theorem": ", ".join(THEOREMS.get((where[at], mode), "ours") for at in inside if mode and inside[at]) or "none",
     }  # fmt: skip
 
 
@@ -352,7 +352,7 @@ def _describe(client: MlflowClient, training: _Training, files: results.TrainedR
     from pipeline.evaluation.metrics import best_condition
     from pipeline.evaluation.statistics import speed_up
 
-    task, record, best = tasks.of(files.task), files.record, best_condition(files)
+    task, record, best = tasks.of(files.task).of(files.record["head"]), files.record, best_condition(files)
     final, unit = f"{task.measure.curve}_at_R", task.measure.unit.format(unit=record["unit"])
     metrics = {"failed_networks": float(sum(map(files.failed, files.conditions)))}
     losses = {condition: files.curve(condition, "test_loss") for condition in files.conditions}

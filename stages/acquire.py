@@ -21,6 +21,10 @@ def main(task: params.Task) -> None:
         from pipeline.fx import acquire as fx
 
         fx.acquire(settings.fx.acquire, settings.seed)
+    elif task == "own":
+        from pipeline.own import arrays
+
+        arrays.acquire(**settings.own.acquire.model_dump())
     else:
         from pipeline.video import acquire as video
 

@@ -30,11 +30,22 @@ def free(port: int) -> None:
         raise OSError(f"expected a free port, found {port} ({error}); {cure}") from error
 
 
+def own_inputs(data: sequences.Dataset) -> tracking.Inputs:
+    """Return what own sequences hold before they are scaled; ValueError: what no served model can answer."""
+    if not (data.head == "softmax" or (data.head == "identity" and data.outputs == 1)):
+        cure = "load such a network with pipeline.training.models.load"
+        raise ValueError(f"expected classes or one value for a served model, found {data.outputs} {data.head}; {cure}")
+    offset, scale = (tuple(data.origin["inputs"][name]) for name in ("offset", "scale"))
+    return tracking.Inputs(tuple(f"input {k}" for k in range(data.inputs)), offset, scale)
+
+
 def inputs(task: str, chosen: params.Params) -> tracking.Inputs | None:
     """Return what the inputs of a task are: rates, or features of frames, which nobody scaled.
 
     A ``ValueError`` or ``FileNotFoundError`` says that the rates at hand are not those that the sequences hold.
     """
+    if task == "own":
+        return own_inputs(sequences.load(paths.sequences(task)))
     if task != "fx":
         return None
     series, settings, folder = rates.read(rates.RATES), chosen.fx.windows, paths.sequences(task)

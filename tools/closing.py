@@ -9,7 +9,9 @@ from pipeline.evaluation import summary
 def main() -> None:
     """Print it, from the files that the stages left."""
     content = records.read_json(paths.SUMMARY)
-    print(summary.printed(content))
+    sources = {name: paths.source_record(name) for name in content}
+    known = {name: records.read_json(file).get("source", "") for name, file in sources.items() if file.is_file()}
+    print(summary.generated(known) + summary.printed(content))
     runs = [run for run in map(records.read_json, paths.RUNS.rglob("run.json")) if run["task"] in content]
     print(f"Networks, each a run in MLflow: {sum(len(r['settings']['conditions']) * r['repetitions'] for r in runs)}")
     if paths.TIMES.is_file():

@@ -1,7 +1,7 @@
 """Put the present results into README, ``docs/results.md`` and ``docs/study.md`` as facts: ``make facts``.
 
 A task whose marks ``<!-- NAME:start -->`` and ``<!-- NAME:end -->`` a page holds gets one table of its cells and splits
-between them, unless its data were generated; what has no results stays. ``docs/study.md`` gets the study's
+between them, if its data are published ones; what has no results stays. ``docs/study.md`` gets the study's
 summary. Pictures that either shows are copied from the present ones.
 """
 
@@ -23,6 +23,7 @@ from pipeline.why.page import finding
 README, RESULTS, STUDY, IMAGES = (
     Path(name) for name in ("README.md", "docs/results.md", "docs/study.md", "docs/images")
 )
+PUBLISHED = ("paper", "ucf11", "ucf101")  # sources whose results are facts for these pages
 ROWS = Path("docs/why/rows.csv")
 SUMMARY = paths.DATA / "study/tables/summary.md"  # of pipeline/study/report.py
 
@@ -92,7 +93,7 @@ def main() -> int:
     """Write what README and study have room for; return the exit status."""
     metrics = records.read_json(paths.METRICS) if paths.METRICS.is_file() else {}
     present = [task for name, task in tasks.TASKS.items() if name in metrics]
-    real = [task for task in present if records.read_json(paths.source_record(task.name))["source"] != "synthetic"]
+    real = [task for task in present if records.read_json(paths.source_record(task.name))["source"] in PUBLISHED]
     sections = {task.name: section(task, metrics) for task in real}
     if ROWS.is_file():
         sections["why"] = finding(table.load(ROWS))

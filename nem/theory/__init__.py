@@ -12,5 +12,7 @@ from nem.theory.gains import classifier_multiplicative_gain as classifier_multip
 from nem.theory.gains import gate_additive_gain as gate_additive_gain
 from nem.theory.gains import gate_additive_gain_from_logit as gate_additive_gain_from_logit
 from nem.theory.gains import gate_multiplicative_gain as gate_multiplicative_gain
+from nem.theory.gains import logistic_additive_gain as logistic_additive_gain
+from nem.theory.gains import logistic_multiplicative_gain as logistic_multiplicative_gain
 from nem.theory.gains import regressor_additive_gain as regressor_additive_gain
 from nem.theory.gains import regressor_multiplicative_gain as regressor_multiplicative_gain

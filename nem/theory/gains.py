@@ -1,4 +1,4 @@
-"""NEM conditions as log-likelihood gains: Theorems 2-5, Corollaries 1-4.
+"""NEM conditions as log-likelihood gains: Theorems 2-5, Corollaries 1-4, and those of logistic outputs.
 
 Each function returns log p(noisy) - log p(clean) of the signal, per sample and time slice; in nats for classifiers and
 gates, in squared units of the target for regressors. The NEM condition holds where it is not negative. One pair of
@@ -6,7 +6,8 @@ functions serves every sigmoid gate of LSTM and GRU: gates are independent given
 (87) and (89) have one term per gate, and Algorithm 1 tests each by itself.
 
 Shapes: every argument is ``(..., K)`` outputs or ``(..., J)`` hidden units, every gain ``(...)``. Additive noise n is
-added to the target y or the gate g, multiplicative noise multiplies it. A classifier's a are probabilities, y 1-in-K.
+added to the target y or the gate g, multiplicative noise multiplies it. A classifier's a are probabilities, y 1-in-K;
+of logistic outputs each a_k is a label's probability, y_k 0 or 1.
 """
 
 import torch
@@ -44,6 +45,16 @@ def regressor_multiplicative_gain(noise: Tensor, target: Tensor, activation: Ten
     changes nothing, it does not vanish.
     """
     return (target - activation).square().sum(-1) - (target * noise - activation).square().sum(-1)
+
+
+def logistic_additive_gain(noise: Tensor, activation: Tensor) -> Tensor:
+    """Return Σ_k n_k logit a_k of logistic outputs: y has the likelihood Π a^y (1 - a)^(1 - y), continued to y + n."""
+    return _weighted_sum(noise, torch.logit(activation))
+
+
+def logistic_multiplicative_gain(noise: Tensor, target: Tensor, activation: Tensor) -> Tensor:
+    """Return Σ_k (n_k - 1) y_k logit a_k of logistic outputs: labels that are 0 receive nothing."""
+    return _weighted_sum((noise - 1) * target, torch.logit(activation))
 
 
 def gate_additive_gain_from_logit(noise: Tensor, logit: Tensor) -> Tensor:

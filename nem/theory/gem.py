@@ -48,10 +48,14 @@ def log_prior(latent: Tensor, logit: Tensor) -> Tensor:
 def log_likelihood(target: Tensor, score: Tensor, head: Head) -> Tensor:
     """Return log p(y | z, x, Θ): one-shot multinomial, Π a_k^{y_k} (36), or normal with identity covariance (47).
 
+    Logistic outputs are independent Bernoulli variables, Π a_k^{y_k} (1 - a_k)^{1 - y_k}.
+
     ``target`` is ``(..., K)`` y, and ``score`` ``(..., K)`` is o^y, what the output neurons receive.
     """
     if head == "softmax":
         return (target * torch.log_softmax(score, -1)).sum(-1)
+    if head == "logistic":
+        return log_prior(target, score)
     return -0.5 * (target - score).square().sum(-1) - 0.5 * target.shape[-1] * math.log(2 * math.pi)
 
 

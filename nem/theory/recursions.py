@@ -99,10 +99,13 @@ The source of a block is δ_jl u_i, 0 for all blocks but the parameter's own.
 def output_error(score: Tensor, target: Tensor, head: Head) -> Tensor:
     """Return ∂E(t)/∂o^y(t), ``(B, K)``: a Σ_k y_k - y for softmax (39), 2 (a - y) for identity (43).
 
-    The paper goes on with Σ_k y_k = 1 in (B.21); noisy targets do not sum to 1, so (B.20) is what holds.
+    Of logistic outputs it is a - y. The paper goes on with Σ_k y_k = 1 in (B.21); noisy targets do not sum to 1, so
+    (B.20) is what holds.
     """
     if head == "softmax":
         return torch.softmax(score, -1) * target.sum(-1, keepdim=True) - target
+    if head == "logistic":
+        return torch.sigmoid(score) - target
     return 2 * (score - target)
 
 
@@ -191,9 +194,10 @@ def gradients(x: Tensor, target: Tensor, p: Parameters, head: Head, t0: int,
               increments: Sequence[Sequence[Tensor]] | None = None, mode: Mode = "additive") -> Parameters:  # fmt: skip
     """Return ∂E/∂θ of every parameter by the recursions of Appendix B.2 or C.2, forward in time.
 
-    E is the cross entropy (39) of a ``softmax`` head or the squared error (43) of an ``identity`` one, summed over the
-    batch and slices t0 … T, 1-based; a ValueError if t0 is no slice. ``x`` is ``(T, B, I)``, ``target`` ``(T, B, K)``,
-    noisy ones are welcome. Gate noise is that of :func:`forward`, constant for the gradient. Use double precision.
+    E is the cross entropy (39) of a ``softmax`` head, the squared error (43) of an ``identity`` one or the double cross
+    entropy of a ``logistic`` one, summed over the batch and slices t0 … T, 1-based; a ValueError if t0 is no slice.
+    ``x`` is ``(T, B, I)``, ``target`` ``(T, B, K)``, noisy ones are welcome. Gate noise is that of :func:`forward`,
+    constant for the gradient. Use double precision.
     """
     if not 1 <= t0 <= len(x):
         raise ValueError(f"expected t0 between 1 and {len(x)} (the number of slices), found {t0}")

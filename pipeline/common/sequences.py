@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pipeline.common import records
 
-Head = Literal["softmax", "identity"]
+Head = Literal["softmax", "identity", "logistic"]
 Side = Literal["train", "validation", "test"]
 SIDES: tuple[Side, ...] = ("train", "validation", "test")
 ABOUT, TABLE, TENSOR = "about.json", "sequences.parquet", "vectors"
@@ -36,7 +36,7 @@ class Sequences:
 
     pool: Tensor  # (P, I) float32 slices, possibly memory-mapped
     index: Tensor  # (N, T) int64 rows of ``pool``
-    targets: Tensor  # (N, K) float32: scaled values, or 1-in-K codes
+    targets: Tensor  # (N, K) float32: scaled values, 1-in-K codes, or zeros and ones
     rows: Tensor  # (N,) int64 names of the sequences (day index or clip number)
 
     def __len__(self) -> int:
@@ -63,7 +63,7 @@ class Dataset:
     train: Sequences
     test: Sequences
     validation: Sequences | None  # ``None`` where they were joined to the training sequences
-    head: Head  # ``softmax`` (classes) or ``identity`` (values)
+    head: Head  # ``softmax`` (classes), ``identity`` (values) or ``logistic`` (labels: each is there or not)
     target_scale: float  # raw units per scaled unit of the target (1 for classes)
     target_offset: float  # raw value of a scaled 0
     unit: str  # of the raw target

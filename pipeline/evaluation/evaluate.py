@@ -25,7 +25,8 @@ def evaluate(tasks: Sequence[Task], cells: Sequence[str], bootstrap: Bootstrap, 
         own: list[Outcome] = []
         for evidence in gather(task):
             naive = (task.references or metrics.constant_reference)(evidence)
-            own += [metrics.summarise(task, evidence, load(task, c, evidence), naive, bootstrap) for c in cells]
+            seen = task.of(evidence.dataset.head, str(evidence.source.get("title", "")))
+            own += [metrics.summarise(seen, evidence, load(task, c, evidence), naive, bootstrap) for c in cells]
         further += task.conclude(own, bootstrap)
         outcomes += own
     tables.write(outcomes)
@@ -36,6 +37,7 @@ def evaluate(tasks: Sequence[Task], cells: Sequence[str], bootstrap: Bootstrap, 
     records.write_json(paths.SUMMARY, summary.build(outcomes))
     report.write(outcomes, further, geometry.draw_geometry(paths.FIGURES, bootstrap.seed), bootstrap, profile)
     print(f"evaluate: {len(outcomes)} run(s); see {paths.REPORT}")
+    print(summary.generated({outcome.task.name: outcome.source for outcome in outcomes}), end="")
     for outcome in outcomes:
         print(f"  {outcome.title}. {report.verdict(outcome)}")
 

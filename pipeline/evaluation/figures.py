@@ -74,7 +74,7 @@ def overview(outcome: Outcome) -> Picture:
         axes.scatter(measure.scale * values, np.full(len(values), row), s=6, color=colour, alpha=0.35, linewidths=0)
         axes.plot(shown[0], row, "o", color=colour, markersize=5)
         axes.plot(shown[1:], [row, row], color=colour, linewidth=2)
-        printed = table.value(condition) if outcome.evidence.source.get("source") == task.source else None
+        printed = table.value(condition) if outcome.paper else None
         if printed is not None:
             axes.plot(printed, row, "x", color="#777777", markersize=5, label="paper" if row == 0 else None)
     for name, line in zip(outcome.references, itertools.cycle((":", "--", "-.")), strict=False):

@@ -49,8 +49,13 @@ def best_condition(run: TrainedRun) -> str | None:
 
 
 def constant_reference(evidence: Evidence) -> dict[str, float]:
-    """Return the headline metric of the best constant answer: the most frequent class, or the mean of the targets."""
+    """Return the headline metric of the best constant answer: most frequent class, mean, or share of each label."""
     data = evidence.dataset
+    if data.head == "logistic":
+        shares = (data.train.targets.double().sum(0) + 1) / (len(data.train) + 2)  # Laplace's: none is 0 or 1
+        truth = data.test.targets.double()
+        logs = truth * shares.log() + (1 - truth) * (-shares).log1p()
+        return {"base_rates": float(-logs.sum(1).mean())}
     if data.head == "softmax":
         most = int(data.train.targets.sum(0).argmax())
         return {"majority": float((evidence.test_classes == most).mean())}

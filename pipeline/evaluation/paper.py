@@ -8,7 +8,7 @@ from typing import Literal
 
 from nem.conditions import MODES, PLACES
 
-Quantity = Literal["accuracy", "squared_error", "speed_up"]
+Quantity = Literal["accuracy", "squared_error", "cross_entropy", "speed_up"]
 # Mode and place in the tables' column order; training algorithm and kind of noise in their row order.
 COLUMNS: tuple[str, ...] = tuple(f"{mode}-{place}" for mode in MODES for place in PLACES)
 ROWS = (("RBP without noise", "none"), ("RBP with blind noise", "blind"), ("RBP with NEM noise", "nem"))

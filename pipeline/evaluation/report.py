@@ -18,9 +18,7 @@ from pipeline.evaluation import charts, documents, figures, style, tables
 from pipeline.evaluation.metrics import best_condition
 from pipeline.evaluation.statistics import LEVEL, Bootstrap
 from pipeline.evaluation.style import Picture
-from pipeline.evaluation.task import COLUMNS, Outcome
-
-GENERATED = "synthetic"  # the source of data that were made up
+from pipeline.evaluation.task import COLUMNS, GENERATED, Outcome
 
 
 def short(value: float | None, scale: float = 1.0, digits: int = 4, sign: str = "") -> str:
@@ -131,7 +129,7 @@ def _places(outcomes: Iterable[Outcome]) -> dict[tuple[str, str], list[Outcome]]
 
 def printed(outcome: Outcome, quantity: str) -> dict[str, float | None]:
     """Return the paper's number of every condition; empty unless the data are the paper's own."""
-    if not outcome.task.source or outcome.evidence.source.get("source") != outcome.task.source:
+    if not outcome.paper:
         return {}
     table = next(table for table in outcome.tables if table.quantity == quantity)
     return {condition: table.value(condition) for condition in outcome.run.conditions}
@@ -141,7 +139,7 @@ def shifts(outcome: Outcome, condition: str) -> list[str]:
     """Return the length of NEM noise's mean in outputs and in gates, at the first epoch and at R, as text.
 
     It is σ/√2π (``nem.theory.expected_halfspace_noise``), in units of σ; of squared errors that is its upper limit
-    (``expected_ball_noise``). Of noise that is not selected it is 0.
+    (``expected_ball_noise``). Of noise that is not selected it is 0, of other densities than the Gaussian a dash.
     """
     own, texts = Condition.parse(condition), []
     for place, there in (("output", own.in_output), ("hidden", own.in_hidden)):
@@ -149,6 +147,9 @@ def shifts(outcome: Outcome, condition: str) -> list[str]:
             texts.append("0" if there else "–")
             continue
         setting = outcome.run.record["settings"]["noise"][place][own.mode]
+        if outcome.run.record["settings"]["noise"]["density"][place] != "gaussian":
+            texts.append("–")  # no closed form
+            continue
         noise = Noise(own.kind, own.mode, setting["sigma"], setting["decay"])
         ends = [noise.at(epoch) / math.sqrt(2 * math.pi) for epoch in (0, outcome.run.epochs - 1)]
         texts.append(" → ".join(dict.fromkeys(short(end, 1, 2) for end in ends)))
@@ -214,7 +215,7 @@ def write(outcomes: Sequence[Outcome], further: Sequence[Picture], geometry: Seq
     by_task = {outcome.task.name: outcome for outcome in outcomes}
     runs = {id(outcome): _run(outcome, bootstrap) for outcome in outcomes}
     claims, honest = documents.claims(), [o for o in outcomes if "leakage_gap" in o.summary["none"]]
-    leaks = [(o, one) for one in honest for o in outcomes if o.task is one.task and o.run.cell == one.run.cell
+    leaks = [(o, one) for one in honest for o in outcomes if o.task.name == one.task.name and o.run.cell == one.run.cell
              and o is not one]  # fmt: skip
     page = render(
         "report.html.j2", profile=profile, bootstrap=bootstrap, findings=findings(outcomes), further=further,
@@ -223,7 +224,7 @@ def write(outcomes: Sequence[Outcome], further: Sequence[Picture], geometry: Seq
         verdicts=Counter(claim["kind"] for claim in claims or ()),
         places={key: [runs[id(outcome)] for outcome in own] for key, own in _places(outcomes).items()},
         sources={outcome.task.title: outcome.evidence.source for outcome in by_task.values()},
-        generated=[o.task.title for o in by_task.values() if o.evidence.source.get("source") == GENERATED],
+        generated=[o.task.title for o in by_task.values() if o.source == GENERATED],
         notes=[note for outcome in by_task.values() if (note := outcome.task.note(outcome.evidence.source))],
     )  # fmt: skip
     records.write_text(paths.REPORT, page)

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from nem.conditions import Condition
-from pipeline.evaluation.report import judged
-from pipeline.evaluation.task import Outcome
+from pipeline.evaluation.report import judged, needed, too_few
+from pipeline.evaluation.task import GENERATED, Outcome
 
 Numbers = dict[str, float | int | None]
 
@@ -16,7 +16,8 @@ def of_run(outcome: Outcome) -> Numbers:
     """Return a run's headline without noise, its means over the blind and the NEM conditions, and its best mean.
 
     They are in the units of ``metrics.json``. ``better`` and ``worse`` count the NEM conditions that surely differ from
-    no noise; ``speed_up_percent`` is the median of the NEM conditions' medians, ``None`` if that is censored.
+    no noise, ``None`` where no number of them could, with fewer ``repetitions`` than are ``needed``;
+    ``speed_up_percent`` is the median of the NEM conditions' medians, ``None`` if that is censored.
     """
     measure, verdicts = outcome.task.measure, judged(outcome)
     means = {name: own[measure.name]["mean"] for name, own in outcome.summary.items()}
@@ -30,7 +31,8 @@ def of_run(outcome: Outcome) -> Numbers:
         own = [value for name, value in alive.items() if Condition.parse(name).kind == kind]
         numbers[kind] = float(np.mean(own)) if own else None
     numbers["best"] = measure.gain * max(measure.gain * value for value in alive.values()) if alive else None
-    numbers |= {"better": tones.count("better"), "worse": tones.count("worse")}
+    numbers |= {tone: None if too_few(outcome) else tones.count(tone) for tone in ("better", "worse")}
+    numbers |= {"repetitions": outcome.run.repetitions, "needed": needed(max(len(outcome.run.conditions) - 1, 1))}
     return numbers | {"speed_up_percent": middle if np.isfinite(middle) else None}
 
 
@@ -50,5 +52,13 @@ def printed(content: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
             numbers = "".join(
                 f"{'–' if own[k] is None else format(own[k], '.4g'):>10}" for k in ("none", "blind", "nem", "best")
             )
-            lines.append(f"{name:<14}{cell:<6}{numbers}  {own['better']} better, {own['worse']} worse")
+            few = f"too few repetitions to tell: {own['repetitions']} of {own['needed']}"
+            told = few if own["better"] is None else f"{own['better']} better, {own['worse']} worse"
+            lines.append(f"{name:<14}{cell:<6}{numbers}  {told}")
     return "\n".join(lines)
+
+
+def generated(sources: Mapping[str, str]) -> str:
+    """Return a line for a console about the tasks whose data were made up, by the sources of all; empty without any."""
+    names = [name for name, source in sources.items() if source == GENERATED]
+    return f"Generated data ({', '.join(names)}): they cannot show an effect of noise.\n" if names else ""

@@ -33,7 +33,7 @@ def build(table: PaperTable, outcome: Outcome) -> dict[str, dict[str, Entry]]:
 
 
 def entry(table: PaperTable, outcome: Outcome, condition: str) -> Entry:
-    """Return one cell of a table: the condition's value, interval and the paper's number."""
+    """Return one cell of a table: value and interval of the condition, and the paper's where the data are its own."""
     values: list[float | str | None] = [None, None, None]
     if condition in outcome.summary and table.quantity == "speed_up":
         speed = outcome.summary[condition]["speed_up_percent"]
@@ -44,7 +44,7 @@ def entry(table: PaperTable, outcome: Outcome, condition: str) -> Entry:
         measure = outcome.task.measure
         shown = (outcome.summary[condition][measure.name][name] for name in ("mean", "ci_low", "ci_high"))
         values = [None if value is None else value * measure.scale for value in shown]
-    return dict(zip(PARTS, (*values, table.value(condition)), strict=True))
+    return dict(zip(PARTS, (*values, table.value(condition) if outcome.paper else None), strict=True))
 
 
 def write_frame(frame: pd.DataFrame, destination: Path) -> None:
@@ -70,10 +70,11 @@ def write_stack(outcomes: Sequence[Outcome], frames: Iterable[pd.DataFrame], nam
 def write(outcomes: Sequence[Outcome]) -> None:
     """Write the tables of all outcomes, their paired differences, and mean learning curves for DVC's plots."""
     for outcome in outcomes:
+        parts = PARTS if outcome.paper else PARTS[:-1]
         for table in outcome.tables:
             rows = [
                 {"training_algorithm": label}
-                | {c.replace("-", "_") + part: number(row[c][part]) for part in PARTS for c in COLUMNS}
+                | {c.replace("-", "_") + part: number(row[c][part]) for part in parts for c in COLUMNS}
                 for label, row in build(table, outcome).items()
             ]
             write_frame(pd.DataFrame(rows), paths.TABLES / f"{outcome.prefix}{table.name}.csv")

@@ -1,7 +1,7 @@
 """A task as the evaluation sees it: what is special about its results; all else is done in one way for all."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,7 +11,7 @@ import pandas as pd
 
 from nem.conditions import Mode, Place
 from pipeline.common import paths
-from pipeline.common.sequences import Dataset
+from pipeline.common.sequences import Dataset, Head
 from pipeline.evaluation.paper import PaperTable, Quantity
 from pipeline.evaluation.statistics import Bootstrap, Floats
 from pipeline.evaluation.style import Picture
@@ -20,6 +20,7 @@ from pipeline.training.results import TrainedRun
 if TYPE_CHECKING:
     from pipeline.params import Params
 
+GENERATED = "synthetic"  # the source of data that were made up
 Summary = dict[str, dict[str, dict[str, float | int | None]]]  # condition → metric → {mean, ci_low, ci_high, n, …}
 
 
@@ -43,14 +44,16 @@ class Measure:
 MEASURES = {  # the headline of each head
     "identity": Measure("test_mse", "test_loss", "test squared error", "{unit}²", 1.0, -1, "squared_error"),
     "softmax": Measure("test_accuracy", "test_accuracy", "test accuracy", "%", 100.0, 1, "accuracy"),
+    "logistic": Measure("test_cross_entropy", "test_loss", "test cross entropy", "nats", 1.0, -1, "cross_entropy"),
 }
+CLASSES = {"test_cross_entropy": "test_loss", "train_cross_entropy": "train_loss",
+           "test_accuracy": "test_accuracy", "train_accuracy": "train_accuracy"}  # fmt: skip
 VALUES = {
-    "identity": {"test_mse": "test_loss", "train_mse": "train_loss"},
-    "softmax": {"test_cross_entropy": "test_loss", "train_cross_entropy": "train_loss",
-                "test_accuracy": "test_accuracy", "train_accuracy": "train_accuracy"},
+    "identity": {"test_mse": "test_loss", "train_mse": "train_loss"}, "softmax": CLASSES, "logistic": CLASSES,
 }  # fmt: skip
 """Per head: what is read from the curves, as name in ``metrics.json`` → column; the loss on test data is first."""
-COLUMNS = {"test_cross_entropy": ("test cross entropy [nats]", 1), "calibration_error": ("calibration error [%]", 100)}
+COLUMNS = {"test_cross_entropy": ("test cross entropy [nats]", 1), "calibration_error": ("calibration error [%]", 100),
+           "test_accuracy": ("labels that are right [%]", 100)}  # fmt: skip
 """Columns of the report beside the headline: metric → heading and shown number per stored number."""
 
 
@@ -77,7 +80,7 @@ class Task:
 
     name: str  # in params.yaml and in every path
     title: str  # its name in words
-    head: Literal["identity", "softmax"]  # values or classes: decides the measures
+    head: Head  # values, classes or labels: decides the measures; of anybody's own data these say which (``of``)
     splits: Mapping[str, str] = field(default_factory=dict)  # split of the data → its name in words
     rival: str | None = None  # the naive baseline that every picture and verdict names, if any
     words: Mapping[str, str] = field(default_factory=dict)  # baseline → its name in words
@@ -98,6 +101,10 @@ class Task:
     recordings: Callable[[Path], Mapping[int, str] | None] = lambda folder: None
     # What a reader must know of data of a source, given the source's record; empty for nothing.
     note: Callable[[Mapping[str, Any]], str] = lambda source: ""
+
+    def of(self, head: Head, title: str = "") -> "Task":
+        """Return the task with the head of the data at hand, and with the title that their owner gives them, if any."""
+        return replace(self, head=head, title=title or self.title)
 
     @property
     def measure(self) -> Measure:
@@ -152,10 +159,24 @@ class Outcome:
     @property
     def columns(self) -> dict[str, tuple[str, float]]:
         """Columns that stand beside the headline: metric → heading and scale."""
-        columns = {**self.task.columns, **COLUMNS}
-        return {name: column for name, column in columns.items() if name in self.summary["none"]}
+        columns, present = {**self.task.columns, **COLUMNS}, self.summary["none"].keys() - {self.task.measure.name}
+        return {name: column for name, column in columns.items() if name in present}
+
+    @property
+    def source(self) -> str:
+        """Where the data came from, in a word; empty where nobody noted it."""
+        return str(self.evidence.source.get("source", ""))
+
+    @property
+    def paper(self) -> bool:
+        """Whether task and data are the paper's own: only then do its numbers, names and units stand beside ours."""
+        return bool(self.task.source) and self.source == self.task.source
+
+    def figure(self, number: int) -> str:
+        """Return what the caption of the paper's figure begins with: its number, where the data are the paper's."""
+        return f"Figure {number}: " if self.paper else ""
 
     @property
     def label(self) -> str:
-        """Name and unit of the headline."""
-        return self.task.measure.label(self.run.record["unit"])
+        """Name and unit of the headline; what was generated is in no unit."""
+        return self.task.measure.label("" if self.source == GENERATED else self.run.record["unit"])

@@ -31,7 +31,8 @@ def acquire(settings: "FxAcquire", seed: int) -> None:
 
     Errors are a ``RatesError``, a ``FileNotFoundError`` (source ``csv``), or a ``DownloadError`` (the paper's file).
     """
-    record: dict[str, object] = {"source": settings.source, "unit": "" if settings.source == "csv" else "rupees"}
+    unit = settings.unit if settings.source == "csv" else "rupees"
+    record: dict[str, object] = {"source": settings.source, "unit": unit}
     if settings.source == "synthetic":
         series = synthetic.generate(settings.synthetic_days, seed)
         record |= {"seed": seed, "note": "generated data: nothing computed from it says anything about real rates"}

@@ -148,7 +148,7 @@ def draw(outcome: Outcome) -> list[Picture]:
     below.set(xlabel="Day", ylabel="Prediction − actual")
     for panel in (above, below):
         panel.legend(ncols=3)
-    return [style.picture(drawn, "figure_11", "Figure 11: LSTM predictions and their errors on the test days")]
+    return [style.picture(drawn, "figure_11", f"{outcome.figure(11)}LSTM predictions and their errors, test days")]
 
 
 def conclude(outcomes: Sequence[Outcome], bootstrap: Bootstrap) -> list[Picture]:
@@ -163,7 +163,7 @@ def conclude(outcomes: Sequence[Outcome], bootstrap: Bootstrap) -> list[Picture]
     axes.set(xlabel=f"Day ({series.dates[0]} to {series.dates[-1]})", ylabel="Rate")
     axes.set_title(f"Daily exchange rate ({evidence.source.get('source', 'unknown')} source)")
     axes.legend()
-    return [style.picture(drawn, "figure_10", "Figure 10: the series, training and test days")]
+    return [style.picture(drawn, "figure_10", f"{outcomes[0].figure(10)}The series, training and test days")]
 
 
 def forms(params: "Params") -> dict[str, tuple[Path, dict[str, Any]]]:

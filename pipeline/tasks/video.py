@@ -151,19 +151,19 @@ def example_images(video_id: str, rows: list[int]) -> npt.NDArray[np.uint8]:
     return frames.decode_images(file, [stored.index(number) for number in wanted])
 
 
-def example(evidence: Evidence) -> list[Picture]:
+def example(outcome: Outcome) -> list[Picture]:
     """Draw the frames of one clip side by side (Figure 7); none where features were acquired, which have no frames."""
-    if evidence.source.get("source") in WITHOUT_FRAMES:
+    if outcome.source in WITHOUT_FRAMES:
         return []
-    name, video_id, rows = example_clip(evidence.folder)
+    name, video_id, rows = example_clip(outcome.evidence.folder)
     images = example_images(video_id, rows)
     drawn, axes = style.figure(len(images), width=1.5, height=1.75)
     for panel, image in zip(axes, images, strict=True):
         panel.imshow(image)
         panel.set_axis_off()
-    title = f"the {len(images)} sampled frames of a clip of class {name.replace('_', ' ')}"
+    title = f"The {len(images)} sampled frames of a clip of class {name.replace('_', ' ')}"
     drawn.suptitle(title)
-    return [style.picture(drawn, "figure_7", f"Figure 7: {title}")]
+    return [style.picture(drawn, "figure_7", f"{outcome.figure(7)}{title}")]
 
 
 def draw(outcome: Outcome) -> list[Picture]:
@@ -181,7 +181,7 @@ def conclude(outcomes: Sequence[Outcome], bootstrap: Bootstrap) -> list[Picture]
     gaps = leakage(outcomes, bootstrap)
     if len(gaps):
         tables.write_frame(gaps, paths.TABLES / "leakage_gap.csv")
-    return example(outcomes[0].evidence)
+    return example(outcomes[0])
 
 
 TASK = Task(

@@ -19,9 +19,10 @@ from torch import Tensor
 from nem import cells
 from nem.cells import GATES
 from nem.conditions import Mode
+from nem.densities import standard
 from nem.fast import Workspace
-from nem.noise import Draws, GateNoise, annealed
-from nem.stack import Batch, Layer, Networks, Size, StackNoise, activations, errors, gradients
+from nem.noise import Draws, GateNoise, Head, annealed
+from nem.stack import Batch, Layer, Networks, Size, StackNoise, activations, errors, gradients, optimiser
 from nem.theory.montecarlo import noise_benefit
 from pipeline.common import jobs, seeds
 from pipeline.common.sequences import Dataset, Sequences
@@ -40,15 +41,6 @@ BENEFIT_BATCH = 256
 """Training sequences on which the noise benefit is measured, if it is."""
 
 
-def optimiser(settings: Settings, flat: Tensor) -> torch.optim.Optimizer:
-    """Return torch's optimiser over one flat buffer: every update rule used here is elementwise."""
-    if settings.optimiser == "sgd":
-        return torch.optim.SGD([flat], lr=settings.learning_rate, momentum=settings.momentum, fused=True)
-    if settings.optimiser == "adam":
-        return torch.optim.Adam([flat], lr=settings.learning_rate, fused=True)
-    return torch.optim.RMSprop([flat], lr=settings.learning_rate, momentum=settings.momentum)
-
-
 @dataclass
 class Repetition:
     """What training gives for one repetition."""
@@ -57,7 +49,7 @@ class Repetition:
     conditions: tuple[str, ...]  # names, in the order of the arrays below
     curves: Tensor  # (C, max_epochs + 1, len(METRICS)) float64; NaN where undefined
     failed_epoch: Tensor  # (C,) int64 epoch in which a network stopped being finite, 0 if it never did
-    predictions: Tensor  # (C, N, K) float32 at epoch R: raw values, or class probabilities
+    predictions: Tensor  # (C, N, K) float32 at epoch R: raw values, or probabilities of classes or labels
     validation: Tensor | None  # (C, 2) float64 at epoch R, if there is such a part: loss (raw² or nats) and accuracy
     parameters: list[dict[str, Tensor]] = field(repr=False)  # per condition, its network at epoch R
 
@@ -73,6 +65,7 @@ class Engine:
                  device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:  # fmt: skip
         self.device, self.dtype = torch.device(device), dtype
         self.dataset, self.settings = dataset, settings
+        self.head: Head = dataset.head
         self.seed, self.stream, self.repetitions = seed, stream, list(repetitions)
         T = dataset.slices
         t0 = settings.first_target or T
@@ -93,7 +86,8 @@ class Engine:
         self.networks = Networks(size, dtype, self.device)
         for group, repetition in enumerate(self.repetitions):
             self.networks.initialise(group, seeds.torch_generator(seed, *self._name(repetition, "init")))
-        self.optimiser = optimiser(settings, self.networks.flat)
+        rule = settings.optimiser, self.networks.flat, settings.learning_rate, settings.momentum
+        self.optimiser = optimiser(*rule)
         self.epoch = 0
         self.curves = torch.full((G, C, settings.max_epochs + 1, len(METRICS)), math.nan, dtype=torch.float64)
         self.failed = torch.zeros(G, C, dtype=torch.int64)
@@ -120,13 +114,18 @@ class Engine:
                 shared[name] = sample(name, (*shape[:-1], 1))
             return shared[name].expand(shape).contiguous()
 
+        densities, like = self.settings.densities, self.networks.flat
+
         def sample(name: str, shape: tuple[int, ...]) -> Tensor:
             if name not in streams:
                 names = [self._name(repetition, prefix + name, self.epoch) for repetition in self.repetitions]
                 streams[name] = [seeds.torch_generator(self.seed, *path, device=self.device) for path in names]
-            draw = torch.rand if name in ("latent", "uniform") else torch.randn
             one = (shape[0], *shape[2:])
-            draws = [draw(one, generator=g, dtype=self.dtype, device=self.device) for g in streams[name]]
+            if name in ("latent", "uniform"):
+                draws = [torch.rand(one, generator=g, dtype=self.dtype, device=self.device) for g in streams[name]]
+            else:
+                density = densities.of("output" if name.startswith("output") else "hidden")
+                draws = [standard(density, one, like, g) for g in streams[name]]
             return draws[0].unsqueeze(1) if len(draws) == 1 else torch.stack(draws, 1)
 
         return share
@@ -155,7 +154,7 @@ class Engine:
             batch = self._gather(self.train, rows, self._training_space)
             draws = self.noise.draws(self.networks, batch, sigma, sample, self.first)
             space, delta = self._training_space, self.settings.output_delta
-            means = gradients(self.networks, batch, self.dataset.head, self.noise, draws, self.first, space, delta)
+            means = gradients(self.networks, batch, self.head, self.noise, draws, self.first, space, delta)
             self.optimiser.step()
             for name, value in means.items():
                 weighted = value.double() * (batch.columns / len(self.train))
@@ -166,10 +165,10 @@ class Engine:
     def measure(self, data: Sequences, outputs: bool = False) -> dict[str, Tensor]:
         """Measure clean losses without noise, on at least one sequence.
 
-        Returns ``loss`` ``(G, C)`` per sequence in scaled units, ``accuracy`` ``(G, C)`` for classes, and, if asked
-        for, ``activation`` ``(G, C, N, K)`` of the last slice's outputs.
+        Returns ``loss`` ``(G, C)`` per sequence in scaled units, ``accuracy`` ``(G, C)`` of classes, or per label of
+        logistic outputs, and, if asked for, ``activation`` ``(G, C, N, K)`` of the last slice's outputs.
         """
-        head, G = self.dataset.head, len(self.repetitions)
+        head, G = self.head, len(self.repetitions)
         losses, hits, kept = [], [], []
         for rows in torch.arange(len(data)).split(EVALUATION_BATCH[self.device.type]):
             batch = self._gather(data, rows.unsqueeze(0), self._evaluation_space)
@@ -180,6 +179,9 @@ class Engine:
             if head == "softmax":
                 right = activation[-1].argmax(-2) == target[-1].argmax(-2)
                 hits.append(right.sum(-1, dtype=torch.float64))
+            elif head == "logistic":
+                right = (activation[-1] > 0) == (target[-1] > 0.5)
+                hits.append(right.double().mean(-2).sum(-1))
             if outputs:
                 kept.append(activation[-1].transpose(-1, -2).cpu())
         # One after another: the order of a sum is part of its bits.
@@ -261,8 +263,11 @@ class Engine:
     def _take_snapshot(self) -> None:
         """Keep predictions, validation and parameters as they are at epoch R."""
         activation = self.measure(self.test, outputs=True)["activation"]
-        if self.dataset.head == "softmax":
+        if self.head == "softmax":
             predictions = activation.exp().float()
+        elif self.head == "logistic":
+            # No torch.sigmoid: it rounds what is left over of a vector otherwise, and equal networks would differ.
+            predictions = (1 / (1 + (-activation).exp())).float()
         else:
             predictions = (activation.double() * self.dataset.target_scale + self.dataset.target_offset).float()
         self.snapshot = {"predictions": predictions, "parameters": self.networks.flat.clone()}

@@ -13,6 +13,7 @@ from safetensors.torch import save as as_bytes
 from torch import Tensor, nn
 
 from nem import NoisyGRU, NoisyLSTM
+from nem.stack import state_dict
 from pipeline.common import records
 
 Floats = npt.NDArray[np.float32]
@@ -24,8 +25,8 @@ REMEDY = "run `dvc repro train`"
 class TrainedNetwork:
     """A network that training wrote to ``data/runs/<task>/<cell>/models``.
 
-    ``about`` says what it is: task, split, cell, condition, repetition, ``chosen_by``, sizes, ``classes``, scale of the
-    target, and ``origin`` of the inputs.
+    ``about`` says what it is: task, split, cell, condition, repetition, ``chosen_by``, sizes, ``head`` and ``classes``
+    (of a logistic head the labels), scale of the target, and ``origin`` of the inputs.
     """
 
     layer: NoisyLSTM | NoisyGRU  # evaluating; inputs (N, T, I)
@@ -34,7 +35,7 @@ class TrainedNetwork:
 
     @torch.no_grad()
     def predict(self, sequences: Floats) -> Floats:
-        """Return class probabilities, or scaled values, ``(N, K)`` after the last slice.
+        """Return probabilities of classes or labels, or scaled values, ``(N, K)`` after the last slice.
 
         Inputs are ``(N, T, I)``, scaled as in training; a ValueError says that they have another shape.
         """
@@ -42,29 +43,11 @@ class TrainedNetwork:
             raise ValueError(f"expected inputs of shape (N, T, {self.about['inputs']}), found {sequences.shape}")
         states, _ = self.layer(torch.as_tensor(np.ascontiguousarray(sequences, dtype=np.float32)))
         outputs = self.head(states[:, -1])
-        predictions: Floats = (torch.softmax(outputs, -1) if self.about["classes"] else outputs).numpy()
+        if self.about["classes"]:
+            logistic = self.about.get("head") == "logistic"  # files of before there were labels do not say
+            outputs = torch.sigmoid(outputs) if logistic else torch.softmax(outputs, -1)
+        predictions: Floats = outputs.numpy()
         return predictions
-
-
-def state_dict(cell: str, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return an engine's network under torch's names: the layer's parameters, ``head.weight`` and ``head.bias``.
-
-    Given are W ``(I + 1, blocks·J)``, its last row the biases, V ``(blocks·J, J)``, U ``(K, J)`` and b ``(K, 1)``, with
-    the row blocks of :mod:`nem.cells`.
-    """
-    W, V = (parameters[name] for name in ("W", "V"))
-    J = V.shape[1]
-    into, back = W.t().split(J), V.split(J)
-    if cell == "lstm":  # torch: input, forget, candidate, output
-        weight_ih, weight_hh = (torch.cat([rows[k] for k in (0, 1, 3, 2)]) for rows in (into, back))
-    else:  # torch: reset, update, candidate; its update gate is 1 minus the paper's
-        weight_ih = torch.cat([into[2], -into[1], into[0]])
-        weight_hh = torch.cat([back[1], -back[0], back[2]])
-    bias = weight_ih[:, -1]
-    tensors = {"weight_ih_l0": weight_ih[:, :-1], "weight_hh_l0": weight_hh, "bias_ih_l0": bias}
-    tensors["bias_hh_l0"] = torch.zeros_like(bias)  # the paper has one bias per gate
-    tensors |= {"head.weight": parameters["U"], "head.bias": parameters["b"].reshape(-1)}
-    return {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
 
 
 def save(destination: Path, parameters: dict[str, Tensor], about: dict[str, Any]) -> None:

@@ -79,9 +79,10 @@ class TrainedRun:
 
 
 def predictions_schema(record: dict[str, Any]) -> pa.Schema:
-    """Return the columns of ``predictions.parquet``: probabilities of classes, or one predicted value."""
-    classes = ("probabilities", pa.list_(pa.float32(), record["outputs"]))
-    return pa.schema([*NETWORK, ("row", pa.int32()), classes if record["classes"] else ("prediction", pa.float64())])
+    """Return the columns of ``predictions.parquet``: probabilities of classes or labels, or predicted values."""
+    several = pa.list_(pa.float32(), record["outputs"])
+    values = ("prediction", pa.float64() if record["outputs"] == 1 else several)
+    return pa.schema([*NETWORK, ("row", pa.int32()), ("probabilities", several) if record["classes"] else values])
 
 
 def load(task: str, cell: str, split: str | None = None) -> TrainedRun:

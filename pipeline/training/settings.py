@@ -8,7 +8,8 @@ from pydantic import ConfigDict, Field, StrictBool
 from pydantic.dataclasses import dataclass
 
 from nem.cells import CellName
-from nem.conditions import MODES, Mode
+from nem.conditions import MODES, Condition, Mode
+from nem.densities import DensityName
 from nem.noise import Granularity, Injection, Latent, OutputDelta, OutputTest
 
 Place = Literal["output", "hidden"]
@@ -24,6 +25,18 @@ class Strength:
 
     sigma: Number
     decay: Number
+
+
+@dataclass(frozen=True)
+class Densities:
+    """What noise is drawn from (:mod:`nem.densities`), per place; both modes of a place share their draws."""
+
+    output: DensityName = "gaussian"
+    hidden: DensityName = "gaussian"
+
+    def of(self, place: Place) -> DensityName:
+        """Return the density of one place."""
+        return self.output if place == "output" else self.hidden
 
 
 @dataclass(frozen=True)
@@ -65,6 +78,7 @@ class Settings:
     gate_clamp: StrictBool = False
     output_delta: OutputDelta = "loss"  # :func:`nem.stack.error_gradient`
     first_target: Whole | None = None  # t0, first slice with a target, from 1; ``None``: the last
+    densities: Densities = Densities()  # of the noise
     probe: Whole = 1024  # training sequences that the clean training loss is measured on
     noise_benefit: StrictBool = False  # log Q_N - Q (70) per epoch
     # Readings of the paper that `make why` compares; no parameters of the pipeline.
@@ -76,10 +90,19 @@ class Settings:
             raise ValueError(f"expected max_epochs of at least epochs = {self.epochs}, found {self.max_epochs}")
         if not self.conditions or len(set(self.conditions)) != len(self.conditions):
             raise ValueError(f"expected conditions to name each noise condition once, found {list(self.conditions)}")
+        for own in (Condition.parse(name) for name in self.conditions if name.startswith("expected-")):
+            for place, concerned in (("output", own.in_output), ("hidden", own.in_hidden)):
+                density = getattr(self.densities, place)
+                if concerned and density != "gaussian":
+                    raise ValueError(
+                        f"expected noise.density.{place} gaussian for {own.name}, a mean in closed form, "
+                        f"found {density!r}; leave the condition out"
+                    )
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON values, for records, digests and MLflow."""
-        return {**dataclasses.asdict(self), "noise": self.noise.as_dict(), "conditions": list(self.conditions)}
+        values, noise = dataclasses.asdict(self), self.noise.as_dict()
+        return {**values, "noise": {"density": values.pop("densities"), **noise}, "conditions": list(self.conditions)}
 
 
 def of(shared: Mapping[str, Any], network: Mapping[str, Any], cell: str) -> Settings:
@@ -90,4 +113,4 @@ def of(shared: Mapping[str, Any], network: Mapping[str, Any], cell: str) -> Sett
     known = {field.name for field in dataclasses.fields(Settings)}
     values = {name: value for name, value in shared.items() if name in known} | dict(network)
     noise = {f"{place}_{mode}": network["noise"][place][mode] for place in PLACES for mode in MODES}
-    return Settings(**values | {"cell": cell, "noise": noise})
+    return Settings(**values | {"cell": cell, "noise": noise, "densities": network["noise"].get("density", {})})

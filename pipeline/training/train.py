@@ -25,7 +25,7 @@ from pipeline.training.engine import METRICS, Engine, Repetition
 from pipeline.training.settings import Settings
 
 CODE = (
-    *(f"nem.{name}" for name in ("conditions", "noise", "cells", "stack", "fast")),
+    *(f"nem.{name}" for name in ("conditions", "densities", "noise", "cells", "stack", "fast")),
     *(f"nem.theory.{name}" for name in ("gains", "expected", "gem", "montecarlo", "recursions")),
     *(f"pipeline.common.{name}" for name in ("seeds", "sequences", "jobs")),
     *(f"pipeline.training.{name}" for name in ("settings", "engine", "train")),
@@ -270,7 +270,7 @@ def tables(record: dict[str, Any], repetitions: list[Repetition], data: sequence
         columns = {"curves": [epochs, *curve[epochs].T], "outcomes": [["failed" if failed else "ok"], [failed or None]]}
         if not 0 < failed <= record["settings"]["epochs"]:
             values = repetition.predictions[c].numpy()
-            values = records.lists(values) if data.head == "softmax" else values[:, 0]
+            values = records.lists(values) if data.classes or data.outputs > 1 else values[:, 0]
             columns["predictions"] = [data.test.rows.numpy(), values]
         for name, own in columns.items():
             parts[name].append(_rows(layouts[name], condition, repetition.number, own))
@@ -284,9 +284,12 @@ def write(record: dict[str, Any], repetitions: list[Repetition], data: sequences
     (folder / "run.json").unlink(missing_ok=True)
     for name, table in tables(record, repetitions, data).items():
         records.write_table(folder / f"{name}.parquet", table)
-    names = ("task", "split", "cell", "inputs", "outputs", "slices", "classes", "unit", "target_scale", "target_offset")
+    names = ("task", "split", "cell", "inputs", "outputs", "slices", "head", "classes", "unit", "target_scale")
     settings, epochs = record["settings"], record["settings"]["epochs"]
-    about = {name: record[name] for name in names} | {"hidden": settings["hidden"], "origin": data.origin}
+    about = {name: record[name] for name in (*names, "target_offset")} | {
+        "hidden": settings["hidden"],
+        "origin": data.origin,
+    }
     about["first_target"] = settings["first_target"] or record["slices"]
     for c, condition in enumerate(repetitions[0].conditions):
         best = best_of(repetitions, c, epochs)

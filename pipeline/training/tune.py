@@ -2,8 +2,9 @@
 
 Two steps, as a user would take them. First the noiseless network: optimiser, learning rate, momentum and, where the
 task offers several forms of its data, the form, by the loss on validation sequences after R epochs. Then, with those
-fixed, strength and annealing of the noise per place and mode, by the validation loss of the NEM condition: that gives
-NEM noise its best chance, and blind noise then gets the same strength, so that the two differ in selection alone.
+fixed, strength and annealing of the noise per place and mode, and its density per place, by the validation loss of the
+NEM condition: that gives NEM noise its best chance, and blind noise then gets the same strength, so that the two differ
+in selection alone.
 """
 
 import itertools
@@ -15,8 +16,10 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from nem.conditions import MODES
+from nem.densities import DensityName
 from pipeline.common import seeds
-from pipeline.training.settings import NoiseTable, Settings, Strength
+from pipeline.training.settings import PLACES, Densities, NoiseTable, Place, Settings, Strength
 from pipeline.training.train import Work, run
 
 NOISY = ("nem-additive-output", "nem-additive-hidden", "nem-multiplicative-output", "nem-multiplicative-hidden")
@@ -27,7 +30,7 @@ KEEP = "tune"
 
 @dataclass(frozen=True)
 class Grid:
-    """What is tried: ``(optimiser, learning rate, momentum)``, σ and annealing, and in how many repetitions."""
+    """What is tried: ``(optimiser, learning rate, momentum)``, σ, annealing, density, and in how many repetitions."""
 
     optimisers: Sequence[tuple[Literal["sgd", "adam", "rmsprop"], float, float]] = (
         *(("sgd", rate, momentum) for rate in (0.01, 0.03, 0.1, 0.3) for momentum in (0.0, 0.9)),
@@ -36,6 +39,7 @@ class Grid:
     )
     sigmas: Sequence[float] = (0.05, 0.1, 0.2, 0.5)
     decays: Sequence[float] = (0.0, 0.5, 1.0)
+    densities: Sequence[DensityName] = ("gaussian",)
     repetitions: int = 3
 
 
@@ -46,7 +50,7 @@ class Choice:
     data: str  # name of the form of the data
     networks: dict[str, dict[str, Any]]  # per cell, as ``train.<task>.<cell>`` of ``params.yaml`` takes them
     noiseless: pd.DataFrame  # step 1, a row per cell, form and optimiser: mean, lowest and highest validation loss
-    noisy: pd.DataFrame  # step 2, a row per cell, condition, σ and annealing
+    noisy: pd.DataFrame  # step 2, a row per cell, condition, σ, annealing and density
 
 
 def _losses(trials: Mapping[Work, Mapping[str, Any]], label: str) -> pd.DataFrame:
@@ -71,6 +75,22 @@ def _best(rows: pd.DataFrame, what: str) -> pd.Series:
     if rows.validation_loss.isna().all():
         raise ValueError(f"expected a finite validation loss of {what}, found none; try smaller rates and strengths")
     return rows.loc[rows.validation_loss.idxmin()]
+
+
+def _strengths(rows: pd.DataFrame, cell: str, place: Place) -> dict[str, Any]:
+    """Return density and strengths of one place by mode, from one cell's trials with noise.
+
+    Both modes draw from one density: that with the lowest sum of the modes' best losses.
+    """
+    conditions = {mode: f"nem-{mode}-{place}" for mode in MODES}
+    own = rows[rows.condition.isin(conditions.values())]
+    sums = own.groupby(["density", "condition"]).validation_loss.min().unstack().sum(axis=1, skipna=False)
+    density = str(_best(sums.rename("validation_loss").reset_index(), f"{cell} with noise in {place}")["density"])
+    chosen: dict[str, Any] = {"density": density}
+    for mode, condition in conditions.items():
+        best = _best(own[(own.condition == condition) & (own.density == density)], f"{cell} with {condition}")
+        chosen[mode] = {name: float(best[name]) for name in STRENGTH}
+    return chosen
 
 
 def tune(data: Mapping[str, Path], networks: Sequence[Settings], work: Work, grid: Grid | None = None) -> Choice:
@@ -104,15 +124,12 @@ def tune(data: Mapping[str, Path], networks: Sequence[Settings], work: Work, gri
         own = noiseless[(noiseless.cell == network.cell) & (noiseless.data == form)]
         best = _best(own, f"{network.cell} without noise")
         chosen[network.cell] = {"optimiser": str(best.optimiser), **{name: float(best[name]) for name in RATE[1:]}}
-        for sigma, decay in itertools.product(grid.sigmas, grid.decays):
-            noise = NoiseTable(*(Strength(sigma, decay),) * 4)
-            stack = trial(form, network, conditions=NOISY, noise=noise, **chosen[network.cell])
-            second[stack] = {"cell": network.cell, "sigma": sigma, "decay": decay}
+        for sigma, decay, density in itertools.product(grid.sigmas, grid.decays, grid.densities):
+            noise = {"noise": NoiseTable(*(Strength(sigma, decay),) * 4), "densities": Densities(density, density)}
+            stack = trial(form, network, conditions=NOISY, **noise, **chosen[network.cell])
+            second[stack] = {"cell": network.cell, "sigma": sigma, "decay": decay, "density": density}
     noisy = _losses(second, "noise")
     for cell, values in chosen.items():
-        values["noise"] = {"output": {}, "hidden": {}}
-        for condition in NOISY:
-            _, mode, layer = condition.split("-")
-            best = _best(noisy[(noisy.cell == cell) & (noisy.condition == condition)], f"{cell} with {condition}")
-            values["noise"][layer][mode] = {name: float(best[name]) for name in STRENGTH}
+        places: dict[str, Any] = {place: _strengths(noisy[noisy.cell == cell], cell, place) for place in PLACES}
+        values["noise"] = {"density": {place: own.pop("density") for place, own in places.items()}, **places}
     return Choice(form, chosen, noiseless, noisy)

@@ -89,7 +89,7 @@ def test_a_new_task_has_metrics_tables_and_its_part_of_the_report():
     rows, speeds = table("gestures_gru_accuracy"), table("gestures_gru_speed_up")
     assert float(rows["RBP with NEM noise"]["additive_both"]) == 100
     assert float(speeds["RBP with NEM noise"]["additive_both"]) == 50
-    assert not rows["RBP with NEM noise"]["additive_both_paper"]
+    assert not [name for name in rows["RBP with NEM noise"].index if name.endswith("_paper")]
     section = page[page.index('<section id="gestures-gru"') :]
     assert 'class="paper"' not in page
     assert "Generated data (Exchange rate, " in page
@@ -109,8 +109,9 @@ def test_the_summary_compares_experiments_with_few_numbers(capsys):
     assert own["none"] == means["none"]
     assert (own["nem"], own["best"]) == (1.0, 1.0)
     assert own["blind"] == pytest.approx(np.mean([means[name] for name in means if name.startswith("blind")]))
-    # Four repetitions cannot be significant; NEM is twice as fast.
-    assert (own["better"], own["worse"], own["speed_up_percent"]) == (0, 0, 50)
+    # Four repetitions of twelve conditions cannot be significant; NEM is twice as fast.
+    assert (own["better"], own["worse"], own["speed_up_percent"]) == (None, None, 50)
+    assert (own["repetitions"], own["needed"]) == (4, 9)
     assert content["fx"]["gru"]["best"] == min(
         numbers["test_mse"]["mean"] for numbers in metrics_of["fx"]["gru"].values()
     )
@@ -120,7 +121,8 @@ def test_the_summary_compares_experiments_with_few_numbers(capsys):
     paths.PIPELINE.write_text("stages: {train: {}}")
     closing.main()
     printed = capsys.readouterr().out
-    assert re.search(r"gestures +gru +0\.\d+ .* 1 +1 +0 better, 0 worse\n", printed)
+    assert re.search(r"gestures +gru +0\.\d+ .* 1 +1 +too few repetitions to tell: 4 of 9\n", printed)
+    assert printed.startswith("Generated data (fx, video): they cannot show an effect of noise.\n")
     assert "ran: train fx gru 12.5\n" in printed
     per_run = {name: 3 if name in SPLITS else 4 for name in metrics_of if name != "baselines"}
     count = sum(per_run[name] * len(conditions) for name in per_run for conditions in metrics_of[name].values())
@@ -206,11 +208,15 @@ def test_figure_7_shows_the_frames_of_its_clip():
     images = video.example_images(video_id, [row + 2 for row in rows])
     assert images.shape == (3, 299, 299, 3)
     assert [int(image[0, 0, 0]) for image in images] == [40 + 10 * k for k in (2, 3, 4)]
-    # Features that were acquired have no frames.
+    # Features that were acquired have no frames, and only the paper's own have its numbers.
     (evidence, _) = evaluate.gather(video.TASK)
-    assert video.example(evidence) != []
-    assert "Figure 7" in paths.REPORT.read_text()
-    assert video.example(dataclasses.replace(evidence, source={"source": "features"})) == []
+    load = results.load("video", "lstm")
+    captions = {}
+    for source in ("synthetic", "ucf11", "features"):
+        seen = dataclasses.replace(evidence, source={"source": source})
+        drawn = video.example(metrics.summarise(video.TASK, seen, load, {"majority": 0.5}, fabricate.BOOTSTRAP))
+        captions[source] = [picture.caption[:9] for picture in drawn]
+    assert captions == {"synthetic": ["The 3 sam"], "ucf11": ["Figure 7:"], "features": []}
 
 
 def test_the_readme_gets_one_table_of_real_results_and_what_has_none_stays(tmp_path, monkeypatch):
@@ -246,8 +252,9 @@ def test_the_readme_gets_one_table_of_real_results_and_what_has_none_stays(tmp_p
 
 
 def test_every_task_is_there_with_the_papers_tables():
-    regression, classification = (tasks.of(name) for name in tasks.TASKS)
-    assert (regression.name, classification.name) == ("fx", "video")
+    regression, own, classification = (tasks.of(name) for name in tasks.TASKS)
+    assert (regression.name, own.name, classification.name) == ("fx", "own", "video")
+    assert not own.tables
     for task, measure, loss, gain in (
         (regression, "test_mse", "test_mse", -1),
         (classification, "test_accuracy", "test_cross_entropy", 1),
@@ -300,7 +307,19 @@ def test_the_report_compares_with_the_naive_forecasts_and_windows_of_other_days_
     page = paths.REPORT.read_text()
     assert "Yesterday&#39;s price has" in page
     assert "the condition that is best on the test data (nem-additive-output" in page
-    assert "test squared error [rupees²]" in page
+    named = ("rupees", "Table 5", "Figure 11: ", "2.087")
+    assert not [words for words in named if words in page], "generated data have no unit and no number of the paper"
+    for source, unit, shown in (("csv", "euros", []), ("paper", "rupees", list(named))):
+        records.write_json(paths.source_record("fx"), {"source": source})
+        fabricate.run("fx", "lstm", about={"unit": unit})
+        fabricate.judge(fx.TASK, cells=["lstm"])
+        page = (
+            paths.REPORT.read_text().partition('<section id="geometry"')[0]
+            + paths.REPORT.read_text().partition('<section id="figures"')[2]
+        )
+        assert f"test squared error [{unit}²]" in page
+        assert [words for words in named if words in page] == shown
+        assert ("_paper" in (paths.TABLES / "table_5.csv").read_text()) == bool(shown)
     (evidence,) = evaluate.gather(fx.TASK)
     other = replace(data, target_raw=data.target_raw * 2, last_price_raw=data.last_price_raw * 2)
     windows.save(other, evidence.folder / windows.FILE)

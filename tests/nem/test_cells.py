@@ -10,7 +10,7 @@ from torch import nn
 
 from nem import cells
 from nem.cells import Start
-from nem.layers import _stacked
+from nem.directions import stacked
 from nem.theory import recursions
 from tests.nem.stacks import AXES, CELLS, NETWORKS, draw, noise, parts
 
@@ -47,7 +47,7 @@ def test_the_noiseless_cell_is_torchs(cell, T, I, J, B, started, seed):
     x, h, s = draw(seed + 5, T, B, I), draw(seed + 6, B, J), draw(seed + 7, B, J)
     hx = ((h[None], s[None]) if cell == "lstm" else h[None]) if started else None
     output, last = module(x, hx)
-    W, V, bias = _stacked(cell, *module.parameters())
+    W, V, bias = stacked(cell, *module.parameters())
     sequence = torch.cat([x.mT, torch.ones(T, 1, B, dtype=torch.float64)], 1).unsqueeze(1)
     start = Start(h.T[None, None], s.T[None, None], bias) if started else Start(bias=bias)
     done = run(cell, sequence, W, V, start=start)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from tests.conftest import refused
 from tests.nem.stacks import AXES, draw, generator
 
 SEEDS = st.integers(0, 2**31)
-HEADS = st.sampled_from(["softmax", "identity"])
+HEADS = st.sampled_from(["softmax", "identity", "logistic"])
 EXPECTED = [(kind, mode) for kind in MEANS for mode in MODES]
 DOUBLE, LIKELY = torch.float64, "likelihood"
 
@@ -39,7 +40,8 @@ def outputs(axes, head, sigma, seed, *, K=3, B=6, S=1, **options):
     score = draw(seed, S, 1, len(axes), K, B)
     activation = torch.log_softmax(score, -2) if head == "softmax" else score
     classes = torch.nn.functional.one_hot(torch.arange(B) % K, K).to(DOUBLE).t()
-    target = (classes if head == "softmax" else draw(seed + 3, K, B))[None, None, None]
+    drawn = draw(seed + 3, K, B)
+    target = {"softmax": classes, "identity": drawn, "logistic": (drawn > 0).double()}[head][None, None, None]
     sigmas = torch.tensor([0.0 if kind == "none" else sigma for kind, _ in axes], dtype=DOUBLE)
     return layer, target, activation, Draws(sigmas, draw(seed + 1, S, 1, 1, K, B), draw(seed + 2, S, 1, 1, K, B))
 
@@ -59,11 +61,12 @@ def test_accepted_output_noise_makes_the_target_more_probable(seed, head, sigma,
     layer, target, activation, draws = outputs([("none", None), *AXES], head, sigma, seed, K=K, B=50)
     increment, accepted = layer.increments(head, target, activation, draws)
     score = activation.mT
-    law = Categorical(logits=score).logits if head == "softmax" else Normal(score, 1.0)
+    laws = {"softmax": Categorical, "logistic": partial(Bernoulli, validate_args=False)}
+    law = laws[head](logits=score) if head in laws else Normal(score, 1.0)
 
     def log_p(y):  # by torch.distributions, independently of ours
         y = y.mT
-        return (y * law).sum(-1) if head == "softmax" else law.log_prob(y).sum(-1)
+        return (y * law.logits).sum(-1) if head == "softmax" else law.log_prob(y).sum(-1)
 
     assert (increment[:, :, 0] == 0).all(), "no noise for the noiseless network"
     for c, (kind, mode) in enumerate(AXES, start=1):
@@ -152,12 +155,12 @@ def test_nem_and_reversed_noise_add_up_to_blind_noise(granularity, seed, head, s
 
 
 def test_zero_sigma_changes_no_bit():
-    for head in ("softmax", "identity"):
-        layer, target, activation, draws = outputs(AXES + (EXPECTED if head == "softmax" else []), head, 0.0, 1)
+    for head in ("softmax", "identity", "logistic"):
+        layer, target, activation, draws = outputs(AXES + (EXPECTED if head != "identity" else []), head, 0.0, 1)
         increment, _ = layer.increments(head, target, activation, draws)
         assert torch.equal(target + increment, target.expand_as(activation))
     layer, logit, gate, draws = gates(AXES + EXPECTED, 0.0, 1)
-    assert torch.equal(layer.noisy(gate, layer.increments(logit, gate, draws)[0]), gate)
+    assert torch.equal(layer.moved(logit, gate, *layer.increments(logit, gate, draws)), gate)
 
 
 def test_granularities_decide_on_a_neuron_a_slice_or_all_slices():
@@ -199,7 +202,7 @@ def test_expected_noise_is_the_mean_of_nem_and_of_reversed_noise_in_both_modes(g
     layer, logit, gate, draws = gates(axes, 0.3, 6, J=6, B=B, logit=logit, granularity=granularity)
     mean = layer.increments(logit, gate, draws)[0].mean(-1)[0]
     assert (mean[::2] - mean[1::2]).abs().max() < 6 * 0.3 / math.sqrt(B)
-    for head, K in (("softmax", 3), ("identity", 1 if granularity == "slice" else 3)):
+    for head, K in (("softmax", 3), ("logistic", 3), ("identity", 1 if granularity == "slice" else 3)):
         layer, target, activation, _ = outputs(axes, head, 0.3, 8, K=K, B=1, granularity=granularity)
         wide = [target.expand(1, 1, 1, K, B), activation[:, :, :1].expand(1, 1, 8, K, B)]
         draws = Draws(torch.full((8,), 0.3, dtype=DOUBLE), draw(9, 1, 1, 1, K, B))

@@ -14,7 +14,8 @@ from tests.nem.stacks import CELLS, draw, generator
 
 T, I, J = 2, 1, 2
 CASES = [
-    pytest.mark.parametrize(*case) for case in (("cell", CELLS), ("mode", MODES), ("head", ["identity", "softmax"]))
+    pytest.mark.parametrize(*case)
+    for case in (("cell", CELLS), ("mode", MODES), ("head", ["identity", "softmax", "logistic"]))
 ]
 
 
@@ -25,7 +26,7 @@ def network(cell, head, mode, copies=1, groups=1, **options):
     for group in range(groups):
         made.initialise(group, generator(1))
     made.flat.mul_(3)
-    targets = draw(2, 3, K) if head == "identity" else torch.eye(3, dtype=torch.float64)
+    targets = {"identity": draw(2, 3, K), "softmax": torch.eye(3), "logistic": draw(2, 3, K) > 0}[head].double()
     data = (t.repeat_interleave(copies, 0).expand(groups, *(-1,) * t.dim()) for t in (draw(3, 3, T, I), targets))
     names = ("none", f"blind-{mode}-hidden", f"expected-blind-{mode}-hidden")
     return made, Batch.of(*data), StackNoise.of(names, **options)

@@ -18,7 +18,7 @@ from tests.nem.stacks import AXES, CELLS, NETWORKS, draw, generator
 
 EVERY = (*CONDITIONS, *BEYOND)
 T, I, J, B = 4, 3, 5, 7
-HEADS = pytest.mark.parametrize("head", ["identity", "softmax"])
+HEADS = pytest.mark.parametrize("head", ["identity", "softmax", "logistic"])
 
 
 def stack(cell="lstm", head="identity", names=CONDITIONS, *, G=2, dtype=torch.float64, first=-1, **options):
@@ -26,7 +26,8 @@ def stack(cell="lstm", head="identity", names=CONDITIONS, *, G=2, dtype=torch.fl
     networks = Networks(Size(cell, G, len(names), I, J, K), dtype)
     for group in range(G):
         networks.initialise(group, generator(group))
-    targets = draw(2, G, B, K) if head == "identity" else torch.eye(3)[torch.arange(G * B).view(G, B) % 3]
+    targets = draw(2, G, B, K) if head != "softmax" else torch.eye(3)[torch.arange(G * B).view(G, B) % 3]
+    targets = (targets > 0) if head == "logistic" else targets
     batch = Batch.of(draw(1, G, B, T, I), targets.to(dtype))
     noise = StackNoise.of(names, **options)
     sigmas = {layer: noise.sigma(layer, lambda layer, mode: 0.3, networks.flat) for layer in ("hidden", "output")}

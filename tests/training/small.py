@@ -25,14 +25,16 @@ def table(head="identity", count=40, *, seed=0, outputs=3):
     pool = np.random.default_rng(seed).standard_normal((count + 3, 2)).astype(np.float32)
     index = np.arange(count)[:, None] + np.arange(3)
     targets = signal = pool[index].mean(1)
-    if head == "softmax":
+    if head == "logistic":  # labels, any number of them at once
+        targets = (pool[index].max(1) > 0.5).astype(np.float32)
+    elif head == "softmax":
         targets = np.eye(outputs, dtype=np.float32)[(signal[:, 0] > 0).astype(int) + (signal[:, 1] > 0.5)]
     side = np.full(count, "train", dtype="<U10")
     side[: count // 10], side[-(count // 4) :] = "validation", "test"
     return sequences.Table(
         rows=np.arange(1000, 1000 + count),
         index=index,
-        targets=targets if head == "softmax" else signal[:, :1],
+        targets=signal[:, :1] if head == "identity" else targets,
         group=None,
         splits={"first": side, "second": side[::-1]},
         pools={"": torch.from_numpy(pool)},
@@ -40,7 +42,7 @@ def table(head="identity", count=40, *, seed=0, outputs=3):
         target_scale=2.0 if head == "identity" else 1.0,
         target_offset=0.5 if head == "identity" else 0.0,
         unit="°" if head == "identity" else "",
-        classes=("class 0", "class 1", "class 2") if head == "softmax" else (),
+        classes={"softmax": ("class 0", "class 1", "class 2"), "logistic": ("one", "two")}.get(head, ()),
         origin={"weights": "seeded"},
     )
 

@@ -23,13 +23,13 @@ from pipeline.common.sequences import Dataset, Sequences
 from pipeline.training import models, results, train
 from pipeline.training.engine import METRICS, Engine
 from pipeline.training.models import state_dict
-from pipeline.training.settings import NoiseTable, Strength
+from pipeline.training.settings import Densities, NoiseTable, Strength
 from tests.conftest import refused
 from tests.training import small
 
 LOSS = METRICS.index("test_loss")
 CELLS = pytest.mark.parametrize("cell", ["lstm", "gru"])
-HEADS = pytest.mark.parametrize("head", ["identity", "softmax"])
+HEADS = pytest.mark.parametrize("head", ["identity", "softmax", "logistic"])
 
 
 def engine(cell="lstm", head="identity", conditions=CONDITIONS, repetitions=(0,), *, data=None, sigma=0.3,
@@ -69,6 +69,8 @@ def test_noiseless_training_is_torchs_training(cell, head, first_target):
         goal = y.double()[:, None].expand_as(outputs)
         if head == "softmax":
             return -(goal * functional.log_softmax(outputs, -1)).sum((1, 2)).mean()
+        if head == "logistic":
+            return functional.binary_cross_entropy_with_logits(outputs, goal, reduction="none").sum((1, 2)).mean()
         return (outputs - goal).square().sum((1, 2)).mean()
 
     for epoch in range(3):
@@ -145,14 +147,18 @@ def test_predictions_are_raw_and_give_what_is_measured_and_validation_changes_no
     names = [condition.name for condition in made.noise.conditions]
     order = [names.index(name) for name in CONDITIONS]
     torch.testing.assert_close(result.validation[:, 0], measured["loss"][0, order] * made.dataset.target_scale**2)
-    if head == "softmax":
+    if head != "identity":
         torch.testing.assert_close(result.validation[:, 1], measured["accuracy"][0, order])
+    if head == "softmax":
         torch.testing.assert_close(result.predictions.sum(-1), torch.ones(13, 9))
         metric = (result.predictions.argmax(-1) == made.test.targets.argmax(-1)).double().mean(-1)
+    elif head == "logistic":
+        assert 0 < result.predictions.min() < result.predictions.max() < 1
+        metric = ((result.predictions > 0.5) == (made.test.targets > 0)).double().mean((-1, -2))
     else:
         assert result.validation[:, 1].isnan().all()
         metric = (result.predictions - (made.test.targets * 2.0 + 0.5)).square().sum(-1).double().mean(-1)
-    column = METRICS.index("test_accuracy") if head == "softmax" else LOSS
+    column = LOSS if head == "identity" else METRICS.index("test_accuracy")
     torch.testing.assert_close(metric, result.curves[:, 3, column], rtol=1e-4, atol=1e-5)
 
 
@@ -197,6 +203,19 @@ def test_one_diverging_network_is_marked_and_disturbs_nobody(cell):
     lost = torch.isnan(every.curves[:, -1, LOSS])
     assert lost.any()
     assert torch.equal(every.failed_epoch > 0, lost)
+
+
+@CELLS
+def test_a_place_draws_from_its_own_density_and_nothing_else_notices(cell):
+    plain, other = (engine(cell, densities=Densities(hidden=law)).run()[0] for law in ("gaussian", "student-t"))
+    for c, name in enumerate(plain.conditions):
+        same = name == "none" or name.endswith("output")
+        assert torch.equal(plain.predictions[c], other.predictions[c]) == same, name
+    made = engine(cell, densities=Densities("uniform", "cauchy"))
+    sample, shape = made._sampler(), (1, 1, 1, 1, 20_000)
+    drawn = {name: sample(name, shape).abs() for name in ("gate", "gate-test", "output", "output-test")}
+    assert all((drawn[name].max() < 3**0.5) == name.startswith("output") for name in drawn)
+    assert all(abs(drawn[name].median() - 1) < 0.05 for name in ("gate", "gate-test"))
 
 
 @HEADS
@@ -359,12 +378,12 @@ def trained(cell, head, folder):
     sequences.write(folder, small.table(head))
     data = sequences.load(folder)
     settings = small.settings(cell=cell, conditions=("none",))
-    about = {"cell": cell, "inputs": 2, "hidden": 5, "outputs": data.outputs, "classes": [*data.classes]}
+    about = {"cell": cell, "inputs": 2, "hidden": 5, "outputs": data.outputs, "classes": [*data.classes], "head": head}
     return data, Engine(data, settings, seed=1, stream="sample", repetitions=[0]).run()[0], about
 
 
 @pytest.mark.parametrize(("cell", "ours", "theirs"), [("lstm", NoisyLSTM, nn.LSTM), ("gru", NoisyGRU, nn.GRU)])
-@pytest.mark.parametrize("head", ["identity", "softmax"])
+@HEADS
 def test_a_loaded_network_predicts_what_the_engine_did(cell, ours, theirs, head, tmp_path):
     """And its tensors have torch's names; equal content gives equal bytes."""
     data, repetition, about = trained(cell, head, tmp_path)

@@ -238,7 +238,7 @@ def test_shuffled_sequences_have_the_same_slices_in_another_order():
     assert torch.equal(shuffled.test.index, tested.test.index)
 
 
-GRID = tune.Grid((("sgd", 0.1, 0.0), ("adam", 0.01, 0.0)), (0.1, 0.3), (0.0,), repetitions=2)
+GRID = tune.Grid((("sgd", 0.1, 0.0), ("adam", 0.01, 0.0)), (0.1, 0.3), (0.0,), ("gaussian", "laplace"), 2)
 
 
 @pytest.fixture
@@ -265,14 +265,17 @@ def test_test_sequences_change_nothing_and_the_best_is_chosen(search):
     assert (choice.data, choice.networks) == (again.data, again.networks)
     assert choice.noiseless.equals(again.noiseless)
     assert choice.noisy.equals(again.noisy)
-    assert (len(choice.noiseless), len(choice.noisy)) == (2 * 2 * 2, 2 * 2 * len(tune.NOISY))
+    assert (len(choice.noiseless), len(choice.noisy)) == (2 * 2 * 2, 2 * 2 * 2 * len(tune.NOISY))
     sums = choice.noiseless.groupby(["data", "cell"]).validation_loss.min().groupby("data").sum()
     assert choice.data == sums.idxmin()
     for cell, chosen in choice.networks.items():
         rows = choice.noiseless[(choice.noiseless.cell == cell) & (choice.noiseless.data == choice.data)]
         best = rows.loc[rows.validation_loss.idxmin()]
         assert (chosen["optimiser"], chosen["learning_rate"]) == (best.optimiser, best.learning_rate)
-        rows = choice.noisy[(choice.noisy.cell == cell) & (choice.noisy.condition == "nem-additive-hidden")]
+        rows = choice.noisy[(choice.noisy.cell == cell) & choice.noisy.condition.str.endswith("hidden")]
+        sums = rows.groupby(["density", "condition"]).validation_loss.min().groupby("density").sum()
+        assert chosen["noise"]["density"]["hidden"] == sums.idxmin()
+        rows = rows[(rows.density == sums.idxmin()) & (rows.condition == "nem-additive-hidden")]
         assert chosen["noise"]["hidden"]["additive"]["sigma"] == rows.loc[rows.validation_loss.idxmin()].sigma
         assert (rows.lowest <= rows.validation_loss).all()
         # What was chosen is what a task's network takes for one cell.
@@ -301,7 +304,7 @@ def test_the_stage_writes_tables_and_overrides(project, monkeypatch, capsys):
     assert stage.main([]) == 0, capsys.readouterr().err
     text = (project / "docs/tuning_fx.md").read_text()
     assert "make tune TASK=fx" in text
-    assert text.count("\n| ") == 2 * 2 * 2 + 2 * 2 * 4 + 4
+    assert text.count("\n| ") == 2 * 2 * 2 + 2 * 2 * 2 * 4 + 4
     assert "scaling:" in capsys.readouterr().out
     assert not [place for place in paths.CHECKPOINTS.iterdir() if place.name.startswith("tune")]
 
@@ -313,7 +316,10 @@ SHARED = {
     "noise_benefit": True,
 }  # fmt: skip
 STRENGTH = {"sigma": 0.5, "decay": 1}
-NOISE = {place: {mode: dict(STRENGTH) for mode in settings.MODES} for place in settings.PLACES}
+NOISE = {
+    "density": {"output": "gaussian", "hidden": "laplace"},
+    **{place: {mode: dict(STRENGTH) for mode in settings.MODES} for place in settings.PLACES},
+}
 NETWORK = {
     "hidden": 50, "epochs": 4, "max_epochs": 6, "batch_size": 64, "optimiser": "adam", "learning_rate": 0.003,
     "momentum": 0.0, "noise": NOISE,
@@ -323,12 +329,22 @@ NETWORK = {
 def test_settings_are_a_plain_dictionary_or_a_key():
     lstm = settings.of(SHARED, NETWORK, "lstm")
     assert (lstm.cell, lstm.hidden) == ("lstm", 50)
-    assert lstm.noise.as_dict() == NOISE
+    assert lstm.as_dict()["noise"] == NOISE
+    assert (lstm.densities.output, lstm.densities.of("hidden")) == ("gaussian", "laplace")
     assert (lstm.conditions, lstm.latent, lstm.probe) == (("none", "nem-additive-output"), "sampled", 9)
     assert hash(lstm) == hash(settings.of(copy.deepcopy(SHARED), copy.deepcopy(NETWORK), "lstm"))
     plain = json.loads(json.dumps(lstm.as_dict()))
     assert plain == lstm.as_dict()
     assert settings.of({}, {name: value for name, value in plain.items() if name != "cell"}, "lstm") == lstm
+
+
+@pytest.mark.parametrize(("place", "right"), [("output", True), ("hidden", False), ("both", False)])
+def test_means_in_closed_form_are_of_gaussian_noise(place, right):
+    shared = SHARED | {"conditions": ["none", f"expected-nem-additive-{place}"], "granularity": "slice"}
+    if right:  # there is Laplace noise in the gates alone
+        assert settings.of(shared, NETWORK, "gru").densities.hidden == "laplace"
+    else:
+        refused(ValueError, r"noise\.density\.hidden gaussian for expected-nem", settings.of, shared, NETWORK, "gru")
 
 
 @pytest.mark.parametrize(
@@ -338,6 +354,7 @@ def test_settings_are_a_plain_dictionary_or_a_key():
         ("optimiser", "lion", "optimiser"), ("learning_rate", "fast", "learning_rate"),
         ("learning_rate", float("nan"), "learning_rate"), ("momentum", -1, "momentum"),
         ("noise.hidden.additive.sigma", -1.0, r"noise\.hidden_additive\.sigma"),
+        ("noise.density.hidden", "normal", r"densities\.hidden"),
         ("noise.output.additive.decay", None, r"noise\.output_additive\.decay"),
         ("batch_size", None, "batch_size"), ("granularity", "all", "granularity"), ("conditions", [], "conditions"),
         ("conditions", ["none", "none"], "conditions"), ("first_target", 0, "first_target"),

@@ -1,17 +1,20 @@
 """Small random networks and data for the theory tests; every draw comes from the given seed."""
 
 import torch
+from torch.nn import functional
 
 from nem.theory import gem, recursions
 from tests.nem.stacks import draw
 
 CELLS = {"lstm": ("x", "gamma", "phi", "omega"), "gru": ("x", "z", "r")}
-HEADS = ("softmax", "identity")
+HEADS = ("softmax", "identity", "logistic")
 
 
 def targets(seed, head, *shape):
     if head == "identity":
         return draw(seed, *shape)
+    if head == "logistic":
+        return (draw(seed, *shape) > 0).double()
     return torch.nn.functional.one_hot(draw(seed, *shape).argmax(-1), shape[-1]).double()
 
 
@@ -60,4 +63,6 @@ def error_gradient(x, target, p, head, t0, increments=None, mode="additive"):
     scores = torch.stack([step["o_y"] for step in recursions.forward(x, q, increments, mode)[t0 - 1 :]])
     if head == "softmax":
         return autograd(-(target[t0 - 1 :] * torch.log_softmax(scores, -1)).sum(), q)
+    if head == "logistic":  # torch's, independently of ours
+        return autograd(functional.binary_cross_entropy_with_logits(scores, target[t0 - 1 :], reduction="sum"), q)
     return autograd((target[t0 - 1 :] - scores).square().sum(), q)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn import functional
 
 from nem import theory
 from nem.conditions import MODES
@@ -33,6 +34,8 @@ def laws(K):
         "classifier, additive": (0, lambda n: theory.classifier_additive_gain(n, a), *half(a.log())),
         "classifier, multiplicative": (1, lambda n: theory.classifier_multiplicative_gain(n, y, a), *half(y * a.log())),
         "regressor, additive": (0, lambda n: theory.regressor_additive_gain(n, r, torch.zeros(K)), *ball),
+        "logistic, additive": (0, lambda n: theory.logistic_additive_gain(n, g), *half(score)),
+        "logistic, multiplicative": (1, lambda n: theory.logistic_multiplicative_gain(n, y, g), *half(y * score)),
         "gate, additive": (0, lambda n: theory.gate_additive_gain(n, g), *half(score)),
         "gate, multiplicative": (1, lambda n: theory.gate_multiplicative_gain(n, g, g), *half(g * score)),
     }
@@ -95,6 +98,23 @@ def test_additive_classifier_noise_sharpens(seed, K, sigma, sign):
     mean = sign * theory.expected_halfspace_noise(torch.log_softmax(scores.detach(), -1), sigma)
     actual = gradient(cross_entropy(scores, y + mean), scores)
     torch.testing.assert_close(actual, gradient(sharpened(scores, y, sign * sigma), scores), rtol=1e-9, atol=1e-12)
+
+
+@given(seed=SEEDS, K=st.integers(1, 12), sigma=st.floats(0.01, 3), sign=SIGNS)
+def test_additive_logistic_noise_sharpens_too(seed, K, sigma, sign):
+    """The mean gradient is that of the double cross entropy less (σ/√2π)‖logit a‖₂, which has no minimum."""
+    scores, y = draw(seed, K).requires_grad_(), targets(seed, "logistic", K)
+    mean = sign * theory.expected_halfspace_noise(scores.detach(), sigma)
+
+    def double(o, target):
+        return functional.binary_cross_entropy_with_logits(o, target, reduction="sum")
+
+    def claim(o):
+        return double(o, y) - sign * sigma * C * o.norm()
+
+    torch.testing.assert_close(gradient(double(scores, y + mean), scores), gradient(claim(scores), scores))
+    sure = (40 * (2 * y - 1)).requires_grad_()  # where the clean gradient is 0
+    torch.testing.assert_close(gradient(claim(sure), sure), -sign * sigma * C / K**0.5 * (2 * y - 1))
 
 
 @pytest.mark.parametrize("sigma", [0.01, 1.0])

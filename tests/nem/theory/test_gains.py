@@ -25,17 +25,24 @@ def regressor(y, a, n):
     return gains, lambda value: 2 * Normal(a, 1.0).log_prob(value).sum(-1)
 
 
+def logistic(y, logit, n):
+    """Likelihood: independent Bernoulli labels, Π a^y (1 - a)^(1 - y), continued to noisy y."""
+    a = torch.sigmoid(logit)
+    gains = theory.logistic_additive_gain(n, a), theory.logistic_multiplicative_gain(n, y, a)
+    return gains, lambda value: Bernoulli(logits=logit, validate_args=False).log_prob(value).sum(-1)
+
+
 def gate(z, logit, n):
     g = torch.sigmoid(logit)
     gains = theory.gate_additive_gain(n, g), theory.gate_multiplicative_gain(n, z, g)
     return gains, lambda value: Bernoulli(logits=logit, validate_args=False).log_prob(value).sum(-1)
 
 
-@pytest.mark.parametrize("layer", [classifier, regressor, gate])
+@pytest.mark.parametrize("layer", [classifier, regressor, logistic, gate])
 @given(seed=st.integers(0, 2**31), K=st.integers(1, 12))
 def test_gains_are_log_likelihood_ratios(layer, seed, K):
     """And no noise, 0 or 1, gains exactly nothing."""
-    head = "identity" if layer is regressor else "softmax"
+    head = {regressor: "identity", logistic: "logistic"}.get(layer, "softmax")
     y, signal, n = targets(seed, head, 7, K), draw(seed + 1, 7, K), draw(seed + 2, 7, K)
     (additive, multiplicative), log_p = layer(y, signal, n)
     torch.testing.assert_close(additive, log_p(y + n) - log_p(y))
