@@ -185,6 +185,8 @@ class Video(Section):
 class OwnAcquire(Section):
     """Where the sequences come from."""
 
+    inline: ClassVar[bool] = True
+
     path: PathText = Field(None, description="your .npz or .parquet: x, y and, if there are any, group and lengths")
     title: Line = Field("Own sequences", description="what tables and report call the task")
     unit: Line = Field("units of y", description="what the values in y are in")

@@ -17,7 +17,7 @@ from pipeline.common import paths
 MAX_BYTES = 1 << 16  # a larger file is refused unread: a full one has 10 kB
 MAX_DEPTH = 16  # nesting of a file; the schema has 7 levels
 MAX_FAULTS = 20  # faults listed in one message
-LONG_LIST = 6  # items of a list that stands on one line
+WIDTH = 120  # of a file that is written
 UNION_MEMBERS = ("int", "str", "constrained-int", "constrained-str")  # pydantic's, no part of a parameter's name
 
 
@@ -172,10 +172,30 @@ def _flow(value: object) -> str:
     return stream.getvalue().strip().removeprefix("{x: ").removesuffix("}")
 
 
-def _nested(value: object) -> bool:
-    """Whether a value goes on several lines: a section, a mapping of sections, or one of three levels."""
+def _folded(value: Any, before: str) -> list[str]:  # noqa: ANN401 - what YAML can hold
+    """Return a value as YAML after ``before`` on one line, or on as few as hold it, divided where its parts end."""
+    text, indent = _flow(value), " " * (len(before) - len(before.lstrip()) + 2)
+    if len(before) + 1 + len(text) <= WIDTH or not isinstance(value, dict | list):
+        return [f"{before} {text}"]
+    parts = [(f"{k}:", v) for k, v in value.items()] if isinstance(value, dict) else [("", v) for v in value]
+    done, line, space = list[str](), f"{before} {text[0]}", ""
+    for number, (name, part) in enumerate(parts, 1):
+        whole, end = f"{name} {_flow(part)}".lstrip(), "," if number < len(parts) else text[-1]
+        if len(line + space + whole + end) > WIDTH:
+            *more, whole = _folded(part, indent + name) if len(indent + whole + end) > WIDTH else [indent + whole]
+            done += [line, *more]
+            line, space = "", ""
+        line, space = line + space + whole + end, " "
+    return [*done, line]
+
+
+def _nested(value: object, told: set[type]) -> bool:
+    """Whether a value goes on a line for each of its own: a section whose kind is new, or a mapping that has sections.
+
+    A mapping of three levels does, too.
+    """
     if isinstance(value, Section):
-        return not value.inline
+        return not value.inline and type(value) not in told
     return isinstance(value, Mapping) and (_depth(value) > 2 or any(isinstance(v, Section) for v in value.values()))
 
 
@@ -187,7 +207,8 @@ def _depth(value: object) -> int:
 def lines(section: Section | Mapping[str, Any], told: set[type], indent: str = "") -> Iterator[str]:
     """Yield a section as lines of YAML, each after ``indent``.
 
-    The first section of a kind says at each line's end what it means; ``told`` are the kinds that have, and grows.
+    The first section of a kind says at each line's end what it means, others are written as densely as fits; ``told``
+    are the kinds that have said it, and grows.
     """
     fields = type(section).model_fields if isinstance(section, Section) and type(section) not in told else {}
     told.add(type(section))
@@ -196,9 +217,10 @@ def lines(section: Section | Mapping[str, Any], told: set[type], indent: str = "
         note = fields[key].description if key in fields else None
         if key in fields and isinstance(value, Section) and type(value) not in told:
             note = (type(value).__doc__ or "").split("\n")[0].removesuffix(".")
-        nested, items = _nested(value), value if isinstance(value, list) and len(value) > LONG_LIST else []
-        head = f"{indent}{key}:" + ("" if nested or items else f" {_flow(plain[key])}")
-        yield f"{head:<34}  # {note}" if note else head
-        yield from (f"{indent}  - {_flow(item)}" for item in items)
+        nested = _nested(value, told)
+        flat = value.model_dump() if isinstance(value, Section) else plain[key]
+        head, *rest = [f"{indent}{key}:"] if nested else _folded(flat, f"{indent}{key}:")
+        yield f"{head:<34}  # {note}" if note and not rest else head
+        yield from rest
         yield from lines(value, told, indent + "  ") if nested else ()
         told.add(type(value))

@@ -18,7 +18,7 @@ def test_the_committed_params_are_the_demo_profile_and_short(monkeypatch):
     monkeypatch.chdir(ROOT)
     text = (ROOT / "params.yaml").read_text()
     assert text == params.render(params.profile("demo"))
-    assert len(text.splitlines()) <= 160
+    assert len(text.splitlines()) <= 130
     assert max(map(len, text.splitlines())) <= 120
     for file in sorted((ROOT / "profiles").glob("*.yaml")):
         profile = params.profile(file.stem)
