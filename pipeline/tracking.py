@@ -1,7 +1,7 @@
 """MLflow as a view of the run files: with :mod:`pipeline.serving` the only code that imports mlflow.
 
 Files are the truth. A run has a *slot*: its task, cell, condition, repetition and settings, which are all else that
-decides a network (seed, device and data among it). It also carries a digest of its numbers: :func:`sync` keeps the one
+decides a network (seed, device and data among it). It also carries a digest of its numbers: :func:`show` keeps the one
 of a slot whose digest fits the files, deletes the slot's others, and makes what is missing. Training logs each
 repetition as it ends under the same keys, and only then are times known; where the store cannot be reached it goes on.
 
@@ -64,13 +64,10 @@ OWN = "this folder"  # the project of a store that lies in the project's folder,
 BATCH = 1000  # metrics that one log_batch call may hold
 PAGE = 100  # runs that MLflow's page reads at once, and averages over
 PATIENCE, PATIENCE_LIVE = 600, 30  # seconds that a sync waits for another writer, and training before it leaves it be
-# Which result of the paper speaks of noise at a head, or in a cell's gates.
-THEOREMS = {
-    ("softmax", "additive"): "Theorem 2", ("softmax", "multiplicative"): "Corollary 1",
-    ("identity", "additive"): "Theorem 3", ("identity", "multiplicative"): "Corollary 2",
-    ("lstm", "additive"): "Theorem 4", ("lstm", "multiplicative"): "Corollary 3",
-    ("gru", "additive"): "Theorem 5", ("gru", "multiplicative"): "Corollary 4",
-}  # fmt: skip
+# Which result of the paper speaks of noise of either mode at a head, or in a cell's gates.
+THEOREMS = {where: dict(zip(conditions.MODES, both, strict=True)) for where, both in (
+    ("softmax", ("Theorem 2", "Corollary 1")), ("identity", ("Theorem 3", "Corollary 2")),
+    ("lstm", ("Theorem 4", "Corollary 3")), ("gru", ("Theorem 5", "Corollary 4")))}  # fmt: skip
 
 
 class StoreError(OSError):
@@ -158,7 +155,7 @@ def axes_of(record: dict[str, Any], condition: str, repetition: int) -> dict[str
         "task": paths.run_name(record["task"], record["split"]), "cell": record["cell"], "condition": condition,
         "kind": parsed.kind, "mode": mode or "none", "place": parsed.place or "none", "repetition": str(repetition),
         **{f"sigma_{at}": str(noise[at][mode]["sigma"]) if mode and inside[at] else "0" for at in inside},
-        "theorem": ", ".join(THEOREMS[where[at], mode] for at in inside if mode and inside[at]) or "none",
+        "theorem": ", ".join(THEOREMS[where[at]][mode] for at in inside if mode and inside[at]) or "none",
     }  # fmt: skip
 
 
@@ -305,11 +302,6 @@ def finished(tasks: Sequence[str], cells: Sequence[str]) -> list[tuple[str, str,
     return first + [(t, c, file.parent.name) for t, c, folder in folders for file in sorted(folder.glob("*/run.json"))]
 
 
-def sync(trainings: Iterable[tuple[str, str, str | None]]) -> int:
-    """Do what :func:`show` does, but for models; return how many runs were made."""
-    return sum(added for _, added, _ in show(trainings))
-
-
 def show(trainings: Iterable[tuple[str, str, str | None]], inputs: Callable[[str], Inputs | None] | None = None,
          ) -> Iterator[tuple[str, int, dict[str, str]]]:  # fmt: skip
     """Bring the store up to date with the files of trainings (task, cell, split), one by one.
@@ -432,9 +424,8 @@ def _save_views(client: MlflowClient, training: _Training, files: results.Traine
     return links
 
 
-def _register(
-    client: MlflowClient, training: _Training, files: results.TrainedRun, inputs: Inputs | None
-) -> str | None:
+def _register(client: MlflowClient, training: _Training, files: results.TrainedRun, inputs: Inputs | None
+              ) -> str | None:  # fmt: skip
     """Register the best network as the model of the task and cell, unless it is; return its name and version.
 
     Which condition is best is said by :func:`pipeline.evaluation.metrics.best_condition`, and which of its networks by
@@ -447,10 +438,8 @@ def _register(
     if not weights.is_file():
         return None
     owner = "" if training.runs.project == OWN else f"-{digest_of(training.runs.project)[:6]}"
-    name, content = (
-        f"nem-{training.base.replace(' ', '-')}{owner}",
-        digest_of([records.sha256_of(weights), str(inputs)]),
-    )
+    name = f"nem-{training.base.replace(' ', '-')}{owner}"
+    content = digest_of([records.sha256_of(weights), str(inputs)])
     versions = client.search_model_versions(f"name = '{name}' AND run_id = '{training.parent}'")
     version = max((int(one.version) for one in versions), default=0)
     if not version or parent.data.tags.get("nem.model") != content:

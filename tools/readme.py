@@ -20,9 +20,7 @@ from pipeline.evaluation.task import Task
 from pipeline.why import table
 from pipeline.why.page import finding
 
-README, RESULTS, STUDY, IMAGES = (
-    Path(name) for name in ("README.md", "docs/results.md", "docs/study.md", "docs/images")
-)
+README, RESULTS, STUDY, IMAGES = map(Path, ("README.md", "docs/results.md", "docs/study.md", "docs/images"))
 ROWS = Path("docs/why/rows.csv")
 SUMMARY = paths.DATA / "study/tables/summary.md"  # of pipeline/study/report.py
 

@@ -49,9 +49,8 @@ def sections(compared: pd.DataFrame, verdicts: pd.DataFrame, saturated: pd.DataF
         found["Few groups to learn from: test accuracy [%] (cross entropy)"] = few.reset_index()
         orders = wide[[saturation.ALL, *(name for name in wide if name.startswith(grid.BY_ORDER))]].dropna()
         found["Slices out of order: test accuracy [%] (cross entropy)"] = orders.reset_index()
-        whole = saturated[saturated.training == saturation.ALL].drop(columns="training")
-        heads = ["task", "model", "condition", *saturation.SCORES]
-        found["Clips and whole recordings, calibration [%]"] = whole[heads]
+        heads, whole = ["task", "model", "condition", *saturation.SCORES], saturated.training == saturation.ALL
+        found["Clips and whole recordings, calibration [%]"] = saturated.loc[whole, heads]
     return found | {CLAIMS: verdicts[["claim", "paper", "shown", "verdict"]].rename(columns={"shown": "ours"})}
 
 

@@ -19,7 +19,7 @@ from pipeline.training import models
 from stages import track
 from tests.evaluation import fabricate
 from tests.tracking import chromium
-from tests.tracking.test_tracking import FAILED, FEW, FX, active, python, server, trained, write
+from tests.tracking.test_tracking import FAILED, FEW, FX, active, python, server, sync, trained, write
 
 CHOSEN = SimpleNamespace(fx=SimpleNamespace(windows=fabricate.WINDOWS))
 """As much of params.yaml as says what the networks' inputs are."""
@@ -53,7 +53,7 @@ def test_times_are_true_of_what_was_logged_live_and_no_duration_is_made_up(train
     log(repetitions[0])
     after, first = time.time(), the_parent().info
     assert (first.status, first.start_time >= int(1000 * before)) == ("FINISHED", True)
-    assert tracking.sync(FX) == 3
+    assert sync(FX) == 3
     runs = [run for run in active() if run.data.tags[tracking.ROLE] == "network"]
     times = {run.data.tags[tracking.SLOT].split("/")[3]: run.info for run in runs}
     assert first.start_time == times["0"].start_time <= times["0"].end_time - 200
@@ -66,7 +66,7 @@ def test_times_are_true_of_what_was_logged_live_and_no_duration_is_made_up(train
 
 def test_a_parent_says_what_was_run_and_what_came_out(trained):
     fabricate.judge(tasks.of("fx"), cells=["lstm"])
-    tracking.sync(FX)
+    sync(FX)
     parent, names = the_parent(), ("none", "best_minus_none", "failed_networks")
     none, best, failed = (parent.data.metrics[n if "_" in n else f"test_loss_at_R/{n}"] for n in names)
     expected = {c: [fabricate.loss(c, r, fabricate.EPOCHS) for r in range(2) if (c, r) != FAILED[:2]] for c in FEW}
@@ -83,7 +83,7 @@ def test_a_parent_says_what_was_run_and_what_came_out(trained):
         assert [file.path for file in client.list_artifacts(parent.info.run_id, "png")] == ["png/overview_fx_lstm.png"]
     # Other numbers are another summary of the same settings.
     write(shift=0.5)
-    tracking.sync(FX)
+    sync(FX)
     assert the_parent().data.metrics["test_loss_at_R/none"] == pytest.approx(means["none"] + 0.5)
 
 
