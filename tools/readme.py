@@ -96,10 +96,8 @@ def main() -> int:
         sections["why"] = finding(table.load(ROWS))
     for page in (README, RESULTS):
         fill(page, sections, paths.FIGURES if real else Path())
-    files = sorted(SUMMARY.parent.glob("*.png"))
-    pictures = [f"![{file.stem.replace('_', ' ')}](images/{file.name})" for file in files]
-    text = "\n\n".join([SUMMARY.read_text(encoding="utf-8").strip(), *pictures]) if SUMMARY.is_file() else None
-    fill(STUDY, {"study": text} if text else {}, SUMMARY.parent)
+    text = SUMMARY.read_text(encoding="utf-8") if SUMMARY.is_file() else ""
+    fill(STUDY, {"study": text.replace("](study_", "](images/study_")} if text else {}, SUMMARY.parent)
     return 0
 
 

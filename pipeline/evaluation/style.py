@@ -29,6 +29,7 @@ LABELS = {"none": "No noise", "blind": "Blind noise", "nem": "NEM noise", "match
           "expected-reversed-nem": "Expected reversed NEM", "expected-blind": "Expected blind noise"}  # fmt: skip
 PLACES = {"output": "Output layer", "hidden": "Hidden layer (gates)", "both": "Output and hidden layers"}
 SHORT = {"output": "outputs", "hidden": "gates", "both": "both"}
+WIDTH = 6.25  # of a whole picture [inches]: 600 px of a screen, where no word on it is smaller than 8 pt
 RC: dict[str, Any] = {
     "savefig.dpi": 160, "font.size": 9, "axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False,
     "axes.grid": True, "grid.color": "#E8E8E8", "legend.frameon": False, "legend.fontsize": 8,
@@ -85,8 +86,8 @@ def confusions(
 ) -> Picture:
     """Draw several confusion matrices ``(K, K)``, true classes by predicted ones, each row in per cent of its class."""
     names = [name.replace("_", " ") for name in classes]
-    size = 0.3 * len(names)
-    drawn, axes = figure(rows=len(counts), width=min(size + 2.2, 6.6), height=size + 0.5, sharex=True)
+    size = max(2.4, min(0.42 * len(names), WIDTH - 1.6))
+    drawn, axes = figure(rows=len(counts), width=WIDTH, height=size + 0.5, sharex=True)
     told = []
     for panel, (heading, matrix) in zip(axes, counts.items(), strict=True):
         share = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)

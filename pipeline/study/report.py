@@ -72,7 +72,8 @@ def write(rows: pd.DataFrame, params: Params, folder: Path, results: Path, first
         write_frame(saturated, folder / "saturation.csv")
     parts = sections(compared, verdicts, saturated)
     told = "\n".join(f"- {titles[task]}: {words}" for task, words in about.items())
-    text = "\n\n".join((told, *(f"### {heading}\n\n{markdown(part)}" for heading, part in parts.items())))
+    shown = (f"![{picture.seen}]({picture.file.name})" for picture in pictures)
+    text = "\n\n".join((told, *(f"### {heading}\n\n{markdown(part)}" for heading, part in parts.items()), *shown))
     records.write_text(folder / "summary.md", f"{text}\n")
     tones = {claims.SUPPORTED: "better", claims.OPPOSITE: "worse"}
     shown = verdicts.assign(tone=verdicts.verdict.map(tones).fillna(""), ours=verdicts.shown)

@@ -248,7 +248,8 @@ def test_what_is_kept_is_not_trained_again_and_a_failed_network_has_no_numbers(p
     assert (rows.frame(rows.collect(entries, "test")).calibration_error[~first.failed] == 7).all()
 
 
-PICTURES = ("map_fx", "map_video", "against_noiseless", "theory", "groups_video")
+PLACES = ("fx_days", "video_groups", "video_random")
+PICTURES = ("map_fx", "map_video", *(f"against_noiseless_{at}" for at in PLACES), "theory", "groups_video")
 
 
 def test_the_quick_study_is_whole(prepared):
@@ -290,10 +291,10 @@ def test_the_page_gets_the_summary_and_its_pictures(project):
     assert readme.main() == 0
     assert readme.STUDY.read_text() == before
     readme.SUMMARY.parent.mkdir(parents=True)
-    readme.SUMMARY.write_text("### Numbers\n")
+    readme.SUMMARY.write_text("### Numbers\n\n![what is seen](study_map_fx.png)\n")
     readme.SUMMARY.with_name("study_map_fx.png").write_bytes(b"picture")
     assert readme.main() == 0
-    shown = "### Numbers\n\n![study map fx](images/study_map_fx.png)"
+    shown = "### Numbers\n\n![what is seen](images/study_map_fx.png)"
     assert readme.STUDY.read_text() == before.replace("old", shown)
     assert (readme.IMAGES / "study_map_fx.png").read_bytes() == b"picture"
     assert readme.README.read_text() == before
