@@ -72,7 +72,7 @@ def test_every_file_is_there_and_two_evaluations_are_equal_bytes():
     for cell in CELLS:
         for task in ("fx", "gestures", *SPLITS):
             wanted |= {f"plots/{task}_{cell}.csv", f"figures/overview_{task}_{cell}.png"}
-        wanted |= {f"figures/confusion_{task}_{cell}.png" for task in SPLITS}
+        wanted |= {f"figures/confusion_{name}_{task}_{cell}.png" for task in SPLITS for name in video.SHOWN}
         wanted |= {f"figures/curves_gestures_{cell}_{mode}.png" for mode in ("additive", "multiplicative")}
         wanted |= {f"tables/gestures_{cell}_{quantity}.csv" for quantity in ("accuracy", "speed_up")}
     before = fabricate.hashes()
