@@ -261,6 +261,12 @@ class _Training:
         parts = [f" {k.removeprefix('noise.')}={v}" for k, v in self.settings.items() if first.get(k) != v[:500]]
         return "".join(parts[:3]) + (" …" if len(parts) > 3 else "")
 
+    @property
+    def live(self) -> int:
+        """How many of its networks were logged as they trained."""
+        runs = [run.data.tags for slot, (run, *_) in self.runs.by_slot.items() if slot.endswith(self.digest)]
+        return sum(tags.get(TIMES) == OF_TRAINING and tags.get(ROLE) == "network" for tags in runs)
+
     def add(self, condition: str, repetition: int, curve: list[Metric]) -> bool:
         """Make the run of a condition and repetition unless it is there; return whether it was made."""
         axes, settings = axes_of(self.record, condition, repetition), self.record["settings"]
@@ -303,10 +309,11 @@ def finished(tasks: Sequence[str], cells: Sequence[str]) -> list[tuple[str, str,
 
 
 def show(trainings: Iterable[tuple[str, str, str | None]], inputs: Callable[[str], Inputs | None] | None = None,
-         ) -> Iterator[tuple[str, int, dict[str, str]]]:  # fmt: skip
+         ) -> Iterator[tuple[str, tuple[int, int, int], dict[str, str]]]:  # fmt: skip
     """Bring the store up to date with the files of trainings (task, cell, split), one by one.
 
-    Yield a training's name, how many runs were made, and what MLflow's pages show of it with the link behind the host.
+    Yield a training's name; how many networks it has, were logged as they trained, and were added now; and what
+    MLflow's pages show of it with the link behind the host.
     ``inputs`` says what a task's inputs are, ``None`` where networks take them as they are; its ``FileNotFoundError``
     or ``ValueError`` is told, and costs the model alone. Without it no model is registered.
 
@@ -331,7 +338,8 @@ def show(trainings: Iterable[tuple[str, str, str | None]], inputs: Callable[[str
             _describe(client, training, files, model)
             links = _save_views(client, training, files)
             others.update(training.runs.others)
-        yield training.base + training.suffix, added, links
+        count = len(files.conditions) * files.repetitions
+        yield training.base + training.suffix, (count, training.live, added), links
     if others:
         owners = ", ".join(f"{count} of {owner}" for owner, count in others.most_common(5)) + ", …" * (len(others) > 5)
         told = f"tracking: this project is {project()!r}; runs of other projects in the store were left alone: {owners}"
@@ -363,8 +371,6 @@ def _describe(client: MlflowClient, training: _Training, files: results.TrainedR
         for file in shown:
             client.log_artifact(training.parent, str(file), file.suffix[1:])
         client.set_tag(training.parent, "nem.artifacts", state)
-    runs = [run.data.tags for slot, (run, *_) in training.runs.by_slot.items() if slot.endswith(training.digest)]
-    live = sum(tags.get(TIMES) == OF_TRAINING and tags.get(ROLE) == "network" for tags in runs)
     source, count = paths.source_record(files.task), len(files.conditions) * files.repetitions
     values = [f"{metrics[f'{final}/{c}'] * task.measure.scale:.4g} {unit} ({c})" for c in dict.fromkeys((best, "none"))
               if f"{final}/{c}" in metrics]  # fmt: skip
@@ -375,9 +381,9 @@ def _describe(client: MlflowClient, training: _Training, files: results.TrainedR
         f"{task.note(records.read_json(source)) if source.is_file() else ''}\n\nMean {task.measure.words} at R of the "
         f"condition that is best on these test data and of no noise: {', '.join(values) or 'all failed'}. "
         "Intervals and tests are in `data/results/report.html`. Pictures: the folder `png` of the artifacts, above all "
-        f"`overview_{own}.png`. Model: {model or 'none registered'}.\n\nTimes: {live} of {count} runs were logged as "
-        "they trained, and last from the start of the training to the end of their repetition; the others were made "
-        "from files, which hold no times."
+        f"`overview_{own}.png`. Model: {model or 'none registered'}.\n\nTimes: {training.live} of {count} runs were "
+        "logged as they trained, and last from the start of the training to the end of their repetition; the others were "
+        "made from files, which hold no times."
     )
     client.set_tag(training.parent, "mlflow.note.content", text)
 

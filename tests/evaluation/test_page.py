@@ -210,7 +210,8 @@ PROBE = """
     .filter((part) => part.getBoundingClientRect().right > innerWidth + 1).map((part) => part.outerHTML.slice(0, 80));
   const serious = typeof axe === "undefined" ? [] : (await axe.run()).violations
     .filter((one) => ["serious", "critical"].includes(one.impact)).map((one) => `${one.id}: ${one.nodes[0].html}`);
-  const result = { tall, folded, followed, before, after, theorem, ball: told(), all, some: claims(), wide, serious, width: innerWidth,
+  const result = { tall, folded, followed, before, after, theorem, ball: told(), all, some: claims(), wide, serious,
+    width: innerWidth,
     dark: getComputedStyle(document.body).backgroundColor, points: svg.querySelectorAll("circle").length };
   document.documentElement.innerHTML = `<pre id="result">${JSON.stringify(result).replace(/</g, "&lt;")}</pre>`;
 });</script>"""

@@ -35,7 +35,7 @@ WANTED = sorted(["fx/lstm"] + [f"fx/lstm/{c}/{r}" for c in FEW for r in range(2)
 WRITES = ("create_run", "log_batch", "log_inputs", "set_tag", "set_terminated", "delete_run", "log_artifact")
 UI = [sys.executable, "-m", "stages.track", "--serve"]
 """What `make ui` runs; a test compares."""
-SYNC = f"from pipeline.tracking import show; print('made', sum(n for _, n, _ in show({FX})))"
+SYNC = f"from pipeline.tracking import show; print('made', sum(runs[-1] for _, runs, _ in show({FX})))"
 
 
 def write(conditions=FEW, **changes):
@@ -46,7 +46,7 @@ def write(conditions=FEW, **changes):
 
 
 def sync(trainings):
-    return sum(added for _, added, _ in tracking.show(trainings))
+    return sum(added for _, (_, _, added), _ in tracking.show(trainings))
 
 
 def clone(folder):
