@@ -44,7 +44,6 @@ from mlflow.models import ModelSignature
 from mlflow.tracking import MlflowClient
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.types import ColSpec, Schema, TensorSpec
-from ruamel.yaml import YAML
 from sqlalchemy.exc import SQLAlchemyError
 
 import nem
@@ -170,15 +169,6 @@ def _curve(array: Any) -> list[Metric]:  # noqa: ANN401 - an array or a tensor
 def _source_tags() -> dict[str, str]:
     """Return who ran which commit; asked once per process, as the answer starts programs."""
     return {**resolve_tags(), "mlflow.source.name": "python -m stages.train"}
-
-
-def _dvc_tags(task: str, cell: str) -> dict[str, str]:
-    """Return the hashes that ``dvc.lock`` holds for the run's stage, if it has run."""
-    lock = Path("dvc.lock")
-    stages = (YAML(typ="safe").load(lock.read_text()) or {}).get("stages") or {} if lock.is_file() else {}
-    stage = stages.get(f"train@{task}-{cell}") or {}
-    files = [*stage.get("outs", []), *(dep for dep in stage.get("deps", []) if dep["path"].startswith("data/"))]
-    return {f"dvc.{file['path']}"[:250]: str(file["md5"]) for file in files if "md5" in file}
 
 
 class _Runs:
@@ -329,8 +319,6 @@ def show(trainings: Iterable[tuple[str, str, str | None]], inputs: Callable[[str
                 for repetition in range(files.repetitions):
                     curve = np.stack([column[repetition] for column in columns], -1)
                     added += training.add(condition, repetition, _curve(curve))
-            for key, value in _dvc_tags(task, cell).items():
-                client.set_tag(training.parent, key, value)
             try:
                 model = _register(client, training, files, inputs(task)) if inputs else None
             except (FileNotFoundError, ValueError) as error:
@@ -382,8 +370,8 @@ def _describe(client: MlflowClient, training: _Training, files: results.TrainedR
         f"condition that is best on these test data and of no noise: {', '.join(values) or 'all failed'}. "
         "Intervals and tests are in `data/results/report.html`. Pictures: the folder `png` of the artifacts, above all "
         f"`overview_{own}.png`. Model: {model or 'none registered'}.\n\nTimes: {training.live} of {count} runs were "
-        "logged as they trained, and last from the start of the training to the end of their repetition; the others were "
-        "made from files, which hold no times."
+        "logged as they trained, and last from the start of the training to the end of their repetition; the others "
+        "were made from files, which hold no times."
     )
     client.set_tag(training.parent, "mlflow.note.content", text)
 

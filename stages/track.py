@@ -41,9 +41,7 @@ def inputs(task: str, chosen: params.Params) -> tracking.Inputs | None:
     own, held = windows.table(series, settings), sequences.load(folder)
     same = (own.target_offset, own.target_scale) == (held.target_offset, held.target_scale)
     if not (same and torch.equal(torch.as_tensor(own.pools[""]), held.train.pool)):
-        raise ValueError(
-            f"expected the scaled days of {rates.RATES} in {folder}, found others; run `dvc repro windows`"
-        )
+        raise ValueError(f"expected the scaled days of {rates.RATES} in {folder}, found others: `dvc repro windows`")
     days = windows.split_days(series, settings)
     scaler = windows.Scaler.fit(series.values[: days.day_index[days.where("test")][0]], settings.scaling)
     at = [csv_format.FEATURES.index(name) for name in settings.inputs]

@@ -58,11 +58,9 @@ def section(task: Task, metrics: dict[str, Any]) -> str:
         heads += [f"{cell.upper()}{f', {split}' if split else ''}" for split in splits]
         heads += ["paper", "speed-up", "paper"]
     lines = pd.DataFrame(map(row, run["settings"]["conditions"]), columns=heads)
-    naive = [
-        (f"{split}: " if split else "")
-        + ", ".join(f"{task.called(key)} {shown(value)}" for key, value in metrics["baselines"][name].items())
-        for name, split in zip(names, splits, strict=True)
-    ]
+    known = [metrics["baselines"][name] for name in names]
+    told = (", ".join(f"{task.called(key)} {shown(value)}" for key, value in own.items()) for own in known)
+    naive = [f"{split}: {words}" if split else words for split, words in zip(splits, told, strict=True)]
     return (
         f"{measure.label(run['unit']).capitalize()}: mean of {run['repetitions']} paired repetitions and bootstrap "
         f"interval. Speed-ups [%] are medians{', in the order of the splits' * (len(names) > 1)}; the noiseless one "

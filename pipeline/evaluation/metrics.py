@@ -22,9 +22,9 @@ def calibration_error(probabilities: Floats, labels: npt.NDArray[np.int64], bins
 
 
 def predicted(run: TrainedRun, condition: str) -> dict[int, Floats]:
-    """Return a condition's predictions at epoch R by repetition (failed ones are not there), test sequences by name.
+    """Return a condition's predictions at R, ``(N, K)`` probabilities or ``(N,)`` values, by repetition that lasted.
 
-    They are probabilities ``(N, K)``, or values ``(N,)`` in the unit of the data.
+    Test sequences are in the order of their names, values in the unit of the data.
     """
     table = run.predictions.filter(pc.equal(run.predictions["condition"], condition)).combine_chunks()
     repetition, row = (table[name].to_numpy() for name in ("repetition", "row"))

@@ -107,14 +107,6 @@ class Bootstrap:
         return tail, 1 - tail
 
 
-def _signed_sums(values: Floats) -> Floats:
-    """Return the ``(2ⁿ,)`` sums of ``(n,)`` values under every pattern of signs."""
-    sums = np.zeros(1)
-    for value in values:
-        sums = np.concatenate([sums + value, sums - value])
-    return sums
-
-
 def sign_flip_p_value(differences: Sequence[float] | Floats) -> float | None:
     """Return the two-sided sign-flip p-value of ``(n,)`` paired differences (Fisher 1935); ``None`` with less than two.
 
@@ -137,7 +129,11 @@ def sign_flip_p_value(differences: Sequence[float] | Floats) -> float | None:
         for value in data:
             sums += np.where(random.integers(0, 2, DRAWS, dtype=np.bool_), value, -value)
         return (1 + int(np.count_nonzero(np.abs(sums) >= least))) / (1 + DRAWS)
-    left, right = _signed_sums(data[: n // 2]), np.sort(_signed_sums(data[n // 2 :]))
+    left, right = (  # the sums of each half under every pattern of signs
+        functools.reduce(lambda sums, value: np.concatenate([sums + value, sums - value]), half, np.zeros(1))
+        for half in np.split(data, [n // 2])
+    )
+    right.sort()
     # Sums come in pairs of opposite sign: those at or above the observed one are half of those as far from 0.
     patterns = len(left) * len(right)
     return 2 * (patterns - int(np.searchsorted(right, least - left).sum())) / patterns
@@ -198,10 +194,7 @@ def detectable(differences: Floats, level: float, power: float = 0.8) -> float:
 
 
 def verdict(gain: float, p: float, equivalent: float) -> str:
-    """Return what a claim's effect is, from its gain, difference test (adjusted) and equivalence test.
-
-    An effect within the margin of the least one of interest is practically none, however significant.
-    """
+    """Return what an effect is, by tests of difference (adjusted) and equivalence: shown to be small, it is none."""
     if equivalent < LEVEL:
         return "practically none"
     return "undecided" if p >= LEVEL else "supported" if gain > 0 else "opposite"
