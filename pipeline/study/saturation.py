@@ -118,6 +118,6 @@ def draw(table: pd.DataFrame, folder: Path) -> list[style.Picture]:
         title = f"{TASKS[task].title}: every condition with few groups to learn from"
         ends = own[(own.condition == "none") & own.training.isin((steps[0], steps[-1]))].groupby("model").test_accuracy
         seen = "; ".join(f"{model} {' to '.join(map('{:.0f}'.format, values))}" for model, values in ends)
-        told = f"{title}. Test accuracy without noise from the fewest to the most groups [%]: {seen}"
+        told = f"{title}. Test accuracy without noise from the fewest to the most groups, in %: {seen}"
         pictures.append(style.Picture(style.save(drawn, folder / f"study_groups_{task}.png"), title, told))
     return pictures
