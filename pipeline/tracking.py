@@ -1,7 +1,7 @@
 """MLflow as a view of the run files: with :mod:`pipeline.serving` the only code that imports mlflow.
 
 Files are the truth. A run has a *slot*: its task, cell, condition, repetition and settings, which are all else that
-decides a network (seed, device and data among it). It also carries a digest of its numbers: :func:`sync` keeps the one
+decides a network (seed, device and data among it). It also carries a digest of its numbers: :func:`show` keeps the one
 of a slot whose digest fits the files, deletes the slot's others, and makes what is missing. Training logs each
 repetition as it ends under the same keys, and only then are times known; where the store cannot be reached it goes on.
 
@@ -44,7 +44,6 @@ from mlflow.models import ModelSignature
 from mlflow.tracking import MlflowClient
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.types import ColSpec, Schema, TensorSpec
-from ruamel.yaml import YAML
 from sqlalchemy.exc import SQLAlchemyError
 
 import nem
@@ -64,13 +63,11 @@ OWN = "this folder"  # the project of a store that lies in the project's folder,
 BATCH = 1000  # metrics that one log_batch call may hold
 PAGE = 100  # runs that MLflow's page reads at once, and averages over
 PATIENCE, PATIENCE_LIVE = 600, 30  # seconds that a sync waits for another writer, and training before it leaves it be
-# Which result of the paper speaks of noise at a head, or in a cell's gates.
-THEOREMS = {
-    ("softmax", "additive"): "Theorem 2", ("softmax", "multiplicative"): "Corollary 1",
-    ("identity", "additive"): "Theorem 3", ("identity", "multiplicative"): "Corollary 2",
-    ("lstm", "additive"): "Theorem 4", ("lstm", "multiplicative"): "Corollary 3",
-    ("gru", "additive"): "Theorem 5", ("gru", "multiplicative"): "Corollary 4",
-}  # fmt: skip
+# Which result of the paper speaks of noise of either mode at a head, or in a cell's gates.
+THEOREMS = {where: dict(zip(conditions.MODES, both, strict=True)) for where, both in (
+    ("softmax", ("Theorem 2", "Corollary 1")), ("identity", ("Theorem 3", "Corollary 2")),
+    ("lstm", ("Theorem 4", "Corollary 3")), ("gru", ("Theorem 5", "Corollary 4")))}  # fmt: skip
+OURS = dict.fromkeys(conditions.MODES, "ours")
 
 
 class StoreError(OSError):
@@ -158,7 +155,7 @@ def axes_of(record: dict[str, Any], condition: str, repetition: int) -> dict[str
         "task": paths.run_name(record["task"], record["split"]), "cell": record["cell"], "condition": condition,
         "kind": parsed.kind, "mode": mode or "none", "place": parsed.place or "none", "repetition": str(repetition),
         **{f"sigma_{at}": str(noise[at][mode]["sigma"]) if mode and inside[at] else "0" for at in inside},
-        "theorem": ", ".join(THEOREMS.get((where[at], mode), "ours") for at in inside if mode and inside[at]) or "none",
+        "theorem": ", ".join(THEOREMS.get(where[at], OURS)[mode] for at in inside if mode and inside[at]) or "none",
     }  # fmt: skip
 
 
@@ -173,15 +170,6 @@ def _curve(array: Any) -> list[Metric]:  # noqa: ANN401 - an array or a tensor
 def _source_tags() -> dict[str, str]:
     """Return who ran which commit; asked once per process, as the answer starts programs."""
     return {**resolve_tags(), "mlflow.source.name": "python -m stages.train"}
-
-
-def _dvc_tags(task: str, cell: str) -> dict[str, str]:
-    """Return the hashes that ``dvc.lock`` holds for the run's stage, if it has run."""
-    lock = Path("dvc.lock")
-    stages = (YAML(typ="safe").load(lock.read_text()) or {}).get("stages") or {} if lock.is_file() else {}
-    stage = stages.get(f"train@{task}-{cell}") or {}
-    files = [*stage.get("outs", []), *(dep for dep in stage.get("deps", []) if dep["path"].startswith("data/"))]
-    return {f"dvc.{file['path']}"[:250]: str(file["md5"]) for file in files if "md5" in file}
 
 
 class _Runs:
@@ -264,6 +252,12 @@ class _Training:
         parts = [f" {k.removeprefix('noise.')}={v}" for k, v in self.settings.items() if first.get(k) != v[:500]]
         return "".join(parts[:3]) + (" …" if len(parts) > 3 else "")
 
+    @property
+    def live(self) -> int:
+        """How many of its networks were logged as they trained."""
+        runs = [run.data.tags for slot, (run, *_) in self.runs.by_slot.items() if slot.endswith(self.digest)]
+        return sum(tags.get(TIMES) == OF_TRAINING and tags.get(ROLE) == "network" for tags in runs)
+
     def add(self, condition: str, repetition: int, curve: list[Metric]) -> bool:
         """Make the run of a condition and repetition unless it is there; return whether it was made."""
         axes, settings = axes_of(self.record, condition, repetition), self.record["settings"]
@@ -305,16 +299,12 @@ def finished(tasks: Sequence[str], cells: Sequence[str]) -> list[tuple[str, str,
     return first + [(t, c, file.parent.name) for t, c, folder in folders for file in sorted(folder.glob("*/run.json"))]
 
 
-def sync(trainings: Iterable[tuple[str, str, str | None]]) -> int:
-    """Do what :func:`show` does, but for models; return how many runs were made."""
-    return sum(added for _, added, _ in show(trainings))
-
-
 def show(trainings: Iterable[tuple[str, str, str | None]], inputs: Callable[[str], Inputs | None] | None = None,
-         ) -> Iterator[tuple[str, int, dict[str, str]]]:  # fmt: skip
+         ) -> Iterator[tuple[str, tuple[int, int, int], dict[str, str]]]:  # fmt: skip
     """Bring the store up to date with the files of trainings (task, cell, split), one by one.
 
-    Yield a training's name, how many runs were made, and what MLflow's pages show of it with the link behind the host.
+    Yield a training's name; how many networks it has, were logged as they trained, and were added now; and what
+    MLflow's pages show of it with the link behind the host.
     ``inputs`` says what a task's inputs are, ``None`` where networks take them as they are; its ``FileNotFoundError``
     or ``ValueError`` is told, and costs the model alone. Without it no model is registered.
 
@@ -330,8 +320,6 @@ def show(trainings: Iterable[tuple[str, str, str | None]], inputs: Callable[[str
                 for repetition in range(files.repetitions):
                     curve = np.stack([column[repetition] for column in columns], -1)
                     added += training.add(condition, repetition, _curve(curve))
-            for key, value in _dvc_tags(task, cell).items():
-                client.set_tag(training.parent, key, value)
             try:
                 model = _register(client, training, files, inputs(task)) if inputs else None
             except (FileNotFoundError, ValueError) as error:
@@ -339,7 +327,8 @@ def show(trainings: Iterable[tuple[str, str, str | None]], inputs: Callable[[str
             _describe(client, training, files, model)
             links = _save_views(client, training, files)
             others.update(training.runs.others)
-        yield training.base + training.suffix, added, links
+        count = len(files.conditions) * files.repetitions
+        yield training.base + training.suffix, (count, training.live, added), links
     if others:
         owners = ", ".join(f"{count} of {owner}" for owner, count in others.most_common(5)) + ", …" * (len(others) > 5)
         told = f"tracking: this project is {project()!r}; runs of other projects in the store were left alone: {owners}"
@@ -371,8 +360,6 @@ def _describe(client: MlflowClient, training: _Training, files: results.TrainedR
         for file in shown:
             client.log_artifact(training.parent, str(file), file.suffix[1:])
         client.set_tag(training.parent, "nem.artifacts", state)
-    runs = [run.data.tags for slot, (run, *_) in training.runs.by_slot.items() if slot.endswith(training.digest)]
-    live = sum(tags.get(TIMES) == OF_TRAINING and tags.get(ROLE) == "network" for tags in runs)
     source, count = paths.source_record(files.task), len(files.conditions) * files.repetitions
     values = [f"{metrics[f'{final}/{c}'] * task.measure.scale:.4g} {unit} ({c})" for c in dict.fromkeys((best, "none"))
               if f"{final}/{c}" in metrics]  # fmt: skip
@@ -383,9 +370,9 @@ def _describe(client: MlflowClient, training: _Training, files: results.TrainedR
         f"{task.note(records.read_json(source)) if source.is_file() else ''}\n\nMean {task.measure.words} at R of the "
         f"condition that is best on these test data and of no noise: {', '.join(values) or 'all failed'}. "
         "Intervals and tests are in `data/results/report.html`. Pictures: the folder `png` of the artifacts, above all "
-        f"`overview_{own}.png`. Model: {model or 'none registered'}.\n\nTimes: {live} of {count} runs were logged as "
-        "they trained, and last from the start of the training to the end of their repetition; the others were made "
-        "from files, which hold no times."
+        f"`overview_{own}.png`. Model: {model or 'none registered'}.\n\nTimes: {training.live} of {count} runs were "
+        "logged as they trained, and last from the start of the training to the end of their repetition; the others "
+        "were made from files, which hold no times."
     )
     client.set_tag(training.parent, "mlflow.note.content", text)
 
@@ -432,9 +419,8 @@ def _save_views(client: MlflowClient, training: _Training, files: results.Traine
     return links
 
 
-def _register(
-    client: MlflowClient, training: _Training, files: results.TrainedRun, inputs: Inputs | None
-) -> str | None:
+def _register(client: MlflowClient, training: _Training, files: results.TrainedRun, inputs: Inputs | None
+              ) -> str | None:  # fmt: skip
     """Register the best network as the model of the task and cell, unless it is; return its name and version.
 
     Which condition is best is said by :func:`pipeline.evaluation.metrics.best_condition`, and which of its networks by
@@ -447,10 +433,8 @@ def _register(
     if not weights.is_file():
         return None
     owner = "" if training.runs.project == OWN else f"-{digest_of(training.runs.project)[:6]}"
-    name, content = (
-        f"nem-{training.base.replace(' ', '-')}{owner}",
-        digest_of([records.sha256_of(weights), str(inputs)]),
-    )
+    name = f"nem-{training.base.replace(' ', '-')}{owner}"
+    content = digest_of([records.sha256_of(weights), str(inputs)])
     versions = client.search_model_versions(f"name = '{name}' AND run_id = '{training.parent}'")
     version = max((int(one.version) for one in versions), default=0)
     if not version or parent.data.tags.get("nem.model") != content:

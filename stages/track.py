@@ -52,9 +52,7 @@ def inputs(task: str, chosen: params.Params) -> tracking.Inputs | None:
     own, held = windows.table(series, settings), sequences.load(folder)
     same = (own.target_offset, own.target_scale) == (held.target_offset, held.target_scale)
     if not (same and torch.equal(torch.as_tensor(own.pools[""]), held.train.pool)):
-        raise ValueError(
-            f"expected the scaled days of {rates.RATES} in {folder}, found others; run `dvc repro windows`"
-        )
+        raise ValueError(f"expected the scaled days of {rates.RATES} in {folder}, found others: `dvc repro windows`")
     days = windows.split_days(series, settings)
     scaler = windows.Scaler.fit(series.values[: days.day_index[days.where("test")][0]], settings.scaling)
     at = [csv_format.FEATURES.index(name) for name in settings.inputs]
@@ -70,7 +68,10 @@ def main(serve: bool, port: int) -> None:
         free(port)
     trainings = tracking.finished(chosen.tasks, chosen.cells)
     shown = list(tracking.show(trainings, functools.partial(inputs, chosen=chosen)))
-    print(f"track: {sum(added for _, added, _ in shown)} run(s) added to {uri.split('://')[0]} store")
+    count, live, added = map(sum, zip(*(runs for _, runs, _ in shown), strict=True)) if shown else (0, 0, 0)
+    parts = {"logged while they trained": live, "made from files now": added, "before": count - live - added}
+    told = ", ".join(f"{number} {what}" for what, number in parts.items() if number)
+    print(f"track: {count} runs in the {uri.split(':')[0]} store ({told or 'nothing is trained'})")
     if serve:
         at = uri.rstrip("/") if remote else f"http://127.0.0.1:{port}"
         for name, _, links in shown:

@@ -36,16 +36,31 @@ NAMING = (*(f"pipeline.{name}" for name in (*NAMES, "tasks", "params", "compare"
 OPTIONAL = ("numba", "threadpoolctl")  # of `nem[fast]`: the library works without
 FILE, PARAMETERS = 500, 8
 """Most lines of one file, and most parameters of one function."""
-HOUSE = {"product": 11_550, "tests": 9_000}
-ADDED = {  # since the house stood, and what for
-    "a page, MLflow and a console that people can read": {"product": 700, "tests": 690},
-    "a logistic head, other noise, layers as people have them, stacks as a class": {"product": 700, "tests": 700},
-    "readings of the paper, a penalty, and predictions, outside of pipeline/why": {"product": 290, "tests": 190},
-    "own sequences as a task and in a notebook, honest labels and words, examples": {"product": 630, "tests": 430},
-}
-"""Most lines of all product code and of all tests are the sums of these."""
-WHY = {("pipeline/why/", "stages/why.py"): 1_850, ("tests/why/",): 560}
-"""Most lines of a study of one question, which is no part of these sums."""
+HOUSE = {"product": 11_500, "tests": 9_000}
+"""Most lines of product code and of tests that are not in ``ROOMS``, without what other files ``GREW`` by."""
+ROOMS = {  # most lines of files that are there for later work alone
+    ("pipeline/why/", "stages/why.py"): 1_850, ("tests/why/",): 560,  # the study of one question
+    ("pipeline/evaluation/predictive.py",): 100,  # its predictions
+    ("tests/nem/test_penalty.py",): 130,  # the penalty that blind noise in gates is
+    ("pipeline/evaluation/charts.py", "pipeline/evaluation/documents.py"): 175,  # the report as a page
+    ("tests/evaluation/test_page.py",): 290,
+    ("tests/tracking/test_pages.py", "tests/tracking/chromium.py"): 250,  # MLflow as people see it
+    ("pipeline/evaluation/summary.py", "tools/closing.py", "tools/plots_page.py"): 105,  # few numbers for DVC, console
+}  # fmt: skip
+GREW = {  # lines that came into other files with it: `git diff --stat dd7f78c c0af61c`, of tests `2c46350 c0af61c`
+    "a page, and pictures that say what is seen": {
+        "pipeline/evaluation/report.py": 150, "pipeline/evaluation/figures.py": 18, "pipeline/evaluation/style.py": 16,
+        "pipeline/study/figures.py": 17, "pipeline/tasks/fx.py": 8, "pipeline/tasks/video.py": 6,  # after c0af61c
+        "tests/test_numbers.py": 37, "tests/evaluation/test_evaluate.py": 33},
+    "MLflow as people see it": {"pipeline/tracking.py": 159, "stages/track.py": 35, "pipeline/serving.py": 10},
+    "DVC and the console": {"pipeline/common/command.py": 14, "tools/readme.py": 9},
+    "readings of the paper, and the penalty": {
+        "nem/stack.py": 79, "nem/noise.py": 49, "nem/cells.py": 5, "nem/conditions.py": 3,
+        "pipeline/training/engine.py": 14, "pipeline/training/settings.py": 4, "pipeline/fx/acquire.py": 7,
+        "tests/nem/test_noise.py": 57, "tests/training/test_engine.py": 34, "tests/nem/test_stack.py": 11},
+    "verdicts by equivalence and in the paper's regime": {
+        "pipeline/study/claims.py": 25, "stages/study.py": 2, "tests/study/test_claims.py": 50},
+}  # fmt: skip
 
 
 def files(*folders):
@@ -174,13 +189,15 @@ def test_only_tasks_say_what_tasks_there_are():
 def test_no_more_lines_than_agreed():
     lines = {str(f.relative_to(ROOT)): len(f.read_text("utf-8").splitlines()) for f in files(*HOUSES, "tests")}
     assert {name: count for name, count in lines.items() if count > FILE} == {}
-    for places, most in WHY.items():
+    for places, most in ROOMS.items():
         own = [name for name in lines if name.startswith(places)]
-        assert 0 < sum(lines.pop(name) for name in own) <= most
-    most = {side: HOUSE[side] + sum(added[side] for added in ADDED.values()) for side in HOUSE}
-    product = sum(count for name, count in lines.items() if not name.startswith("tests/"))
-    assert product <= most["product"]
-    assert sum(lines.values()) - product <= most["tests"]
+        assert 0 < sum(lines.pop(name) for name in own) <= most, places
+    for name, grown in (pair for added in GREW.values() for pair in added.items()):
+        lines[name] -= grown
+    house = {"tests": sum(count for name, count in lines.items() if name.startswith("tests/"))}
+    house["product"] = sum(lines.values()) - house["tests"]
+    assert {side: count for side, count in house.items() if count > HOUSE[side]} == {}
+    print(f"the house: {house}")
 
 
 def test_no_function_with_more_parameters_than_agreed():

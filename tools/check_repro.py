@@ -179,7 +179,8 @@ def against_lock(root: Path, fresh: Path) -> int:
     faults += [f"{'.'.join(place)}: only one of both metrics has it" for place in one_sided]
     mine, theirs = promised(committed), promised(present)
     for kind, name in sorted(mine.keys() & theirs.keys()):
-        (limit, relative), x, y = TOLERANCES[kind], _mean(mine[kind, name]), _mean(theirs[kind, name])
+        limit, relative = TOLERANCES[kind]
+        x, y = (float(np.mean(np.array(values[kind, name], np.float64))) for values in (mine, theirs))  # None is NaN
         off = abs(x - y) / (max(abs(x), abs(y), 1e-300) if relative else 1)
         if not (off <= limit or (math.isnan(x) and math.isnan(y))):
             faults.append(f"{name}: {x!r} | {y!r}, off by {off:.2g}, allowed {limit:g}")
@@ -192,11 +193,6 @@ def _of_stage(stage: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     code = {dep["path"]: dep["md5"] for dep in stage.get("deps", []) if not dep["path"].startswith("data/")}
     outs = {out["path"]: out["md5"] for out in stage.get("outs", [])}
     return {**code, **stage.get("params", {}), "cmd": stage.get("cmd")}, outs
-
-
-def _mean(values: list[Any]) -> float:
-    """Return the mean; NaN if a value is no number."""
-    return math.fsum(values) / len(values) if all(isinstance(value, (int, float)) for value in values) else math.nan
 
 
 def main(arguments: list[str] | None = None) -> int:

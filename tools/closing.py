@@ -15,10 +15,8 @@ def main() -> None:
     runs = [run for run in map(records.read_json, paths.RUNS.rglob("run.json")) if run["task"] in content]
     print(f"Networks, each a run in MLflow: {sum(len(r['settings']['conditions']) * r['repetitions'] for r in runs)}")
     if paths.TIMES.is_file():
-        times, stages = (
-            records.read_json(paths.TIMES),
-            YAML(typ="safe").load(paths.PIPELINE.read_text("utf-8"))["stages"],
-        )
+        times = records.read_json(paths.TIMES)
+        stages = YAML(typ="safe").load(paths.PIPELINE.read_text("utf-8"))["stages"]
         own = [f"{name} {times[name]:g}" for stage in stages for name in times if name.split()[0] == stage]
         print(f"Seconds of each stage when it last ran: {', '.join(own)}")
     print(f"Open {paths.REPORT}, or run `make ui` to compare all runs in MLflow.")

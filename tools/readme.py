@@ -20,9 +20,7 @@ from pipeline.evaluation.task import Task
 from pipeline.why import table
 from pipeline.why.page import finding
 
-README, RESULTS, STUDY, IMAGES = (
-    Path(name) for name in ("README.md", "docs/results.md", "docs/study.md", "docs/images")
-)
+README, RESULTS, STUDY, IMAGES = map(Path, ("README.md", "docs/results.md", "docs/study.md", "docs/images"))
 PUBLISHED = ("paper", "ucf11", "ucf101")  # sources whose results are facts for these pages
 ROWS = Path("docs/why/rows.csv")
 SUMMARY = paths.DATA / "study/tables/summary.md"  # of pipeline/study/report.py
@@ -61,11 +59,9 @@ def section(task: Task, metrics: dict[str, Any]) -> str:
         heads += [f"{cell.upper()}{f', {split}' if split else ''}" for split in splits]
         heads += ["paper", "speed-up", "paper"]
     lines = pd.DataFrame(map(row, run["settings"]["conditions"]), columns=heads)
-    naive = [
-        (f"{split}: " if split else "")
-        + ", ".join(f"{task.called(key)} {shown(value)}" for key, value in metrics["baselines"][name].items())
-        for name, split in zip(names, splits, strict=True)
-    ]
+    known = [metrics["baselines"][name] for name in names]
+    told = (", ".join(f"{task.called(key)} {shown(value)}" for key, value in own.items()) for own in known)
+    naive = [f"{split}: {words}" if split else words for split, words in zip(splits, told, strict=True)]
     return (
         f"{measure.label(run['unit']).capitalize()}: mean of {run['repetitions']} paired repetitions and bootstrap "
         f"interval. Speed-ups [%] are medians{', in the order of the splits' * (len(names) > 1)}; the noiseless one "
@@ -99,10 +95,8 @@ def main() -> int:
         sections["why"] = finding(table.load(ROWS))
     for page in (README, RESULTS):
         fill(page, sections, paths.FIGURES if real else Path())
-    files = sorted(SUMMARY.parent.glob("*.png"))
-    pictures = [f"![{file.stem.replace('_', ' ')}](images/{file.name})" for file in files]
-    text = "\n\n".join([SUMMARY.read_text(encoding="utf-8").strip(), *pictures]) if SUMMARY.is_file() else None
-    fill(STUDY, {"study": text} if text else {}, SUMMARY.parent)
+    text = SUMMARY.read_text(encoding="utf-8") if SUMMARY.is_file() else ""
+    fill(STUDY, {"study": text.replace("](study_", "](images/study_")} if text else {}, SUMMARY.parent)
     return 0
 
 

@@ -39,7 +39,7 @@ def _plain(*axes: Axis) -> None:
 def learning_curves(outcome: Outcome, name: str, mode: Mode, places: Sequence[Place]) -> Picture:
     """Draw the headline measure on test data against epochs, one panel per place (Figures 1(b), 9, 12, 13, 14)."""
     run, task = outcome.run, outcome.task
-    drawn, axes = style.figure(len(places), width=6.6 / max(len(places), 1.4), height=2.9, sharey=True)
+    drawn, axes = style.figure(len(places), width=style.WIDTH / max(len(places), 1.4), height=2.9, sharey=True)
     for place, panel in zip(places, axes, strict=True):
         for condition in ("none", f"blind-{mode}-{place}", f"nem-{mode}-{place}"):
             if condition in run.conditions:
@@ -66,7 +66,7 @@ def overview(outcome: Outcome) -> Picture:
     """Draw every condition's headline metric with its interval; beside it the paper's where the data are its own."""
     run, task, measure = outcome.run, outcome.task, outcome.task.measure
     table = next(table for table in outcome.tables if table.quantity == measure.quantity)
-    drawn, (axes,) = style.figure(width=6.6, height=4.2)
+    drawn, (axes,) = style.figure(width=style.WIDTH, height=4.2)
     for row, condition in enumerate(run.conditions):
         summary, values = outcome.summary[condition][measure.name], outcome.values[condition][measure.name]
         shown = [measure.scale * np.array(summary[name], float) for name in ("mean", "ci_low", "ci_high")]

@@ -3,7 +3,6 @@
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.evaluation.statistics import Bootstrap, Floats, Interval, holm, sign_flip_p_value, speed_up
@@ -23,19 +22,15 @@ def calibration_error(probabilities: Floats, labels: npt.NDArray[np.int64], bins
 
 
 def predicted(run: TrainedRun, condition: str) -> dict[int, Floats]:
-    """Return a condition's predictions at epoch R by repetition (failed ones are not there), test sequences by name.
+    """Return a condition's predictions at R, ``(N, K)`` probabilities or ``(N,)`` values, by repetition that lasted.
 
-    They are probabilities ``(N, K)``, or values ``(N,)`` in the unit of the data.
+    Test sequences are in the order of their names, values in the unit of the data.
     """
     table = run.predictions.filter(pc.equal(run.predictions["condition"], condition)).combine_chunks()
     repetition, row = (table[name].to_numpy() for name in ("repetition", "row"))
-    values = table[table.column_names[-1]].combine_chunks()
-    if pa.types.is_fixed_size_list(values.type):
-        data = values.flatten().to_numpy(zero_copy_only=False).reshape(len(row), values.type.list_size)
-    else:
-        data = values.to_numpy(zero_copy_only=False)
+    data = np.array(table[table.column_names[-1]].to_pylist(), np.float64)
     order = np.argsort(row, kind="stable")
-    return {int(r): data[order[repetition[order] == r]].astype(np.float64) for r in np.unique(repetition)}
+    return {int(r): data[order[repetition[order] == r]] for r in np.unique(repetition)}
 
 
 def best_condition(run: TrainedRun) -> str | None:

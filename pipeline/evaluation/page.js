@@ -1,4 +1,4 @@
-// The page's few habits: contents open on wide screens, readings under the pointer, one kind of claims at a time.
+// The page's few habits: contents and long parts open on wide screens, readings under the pointer, one kind of claims.
 (() => {
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
   const contents = document.querySelector("nav.contents details");
@@ -17,6 +17,20 @@
     addEventListener("scroll", mark, { passive: true });
     mark();
   }
+
+  // Long parts are folded on narrow screens; a link opens what it leads to, and what that stands in.
+  const folds = all("details.fold");
+  const narrow = matchMedia("(max-width: 48rem)");
+  folds.forEach((part) => { part.open = !narrow.matches; });
+  narrow.addEventListener("change", () => folds.forEach((part) => { part.open ||= !narrow.matches; }));
+  const reveal = (hash) => {
+    const target = hash && document.getElementById(decodeURIComponent(hash.slice(1)));
+    if (!target) return;
+    folds.forEach((part) => { part.open ||= part.parentElement === target || part.contains(target); });
+  };
+  document.addEventListener("click", (event) => reveal(event.target.closest("a")?.hash));
+  addEventListener("hashchange", () => reveal(location.hash));
+  reveal(location.hash);
 
   // On paper everything is open.
   let closed = [];

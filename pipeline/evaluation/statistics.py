@@ -3,7 +3,6 @@
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +12,6 @@ from scipy.stats.mstats import mquantiles
 from pipeline.common import seeds
 
 Floats = npt.NDArray[np.float64]
-Verdict = Literal["supported", "practically none", "opposite", "undecided"]
 LEVEL = 0.05
 EXACT_PAIRS, DRAWS = 40, 100_000  # up to so many pairs every sign pattern is counted: 2²⁰ sums of each half, 0.2 s
 TIED = 1e-12  # sums nearer than this share of Σ|difference| are tied: accuracies tie often, up to a round-off of 1e-13
@@ -109,21 +107,12 @@ class Bootstrap:
         return tail, 1 - tail
 
 
-def _signed_sums(values: Floats) -> Floats:
-    """Return the ``(2ⁿ,)`` sums of ``(n,)`` values under every pattern of signs."""
-    sums = np.zeros(1)
-    for value in values:
-        sums = np.concatenate([sums + value, sums - value])
-    return sums
-
-
 def sign_flip_p_value(differences: Sequence[float] | Floats) -> float | None:
     """Return the two-sided sign-flip p-value of ``(n,)`` paired differences (Fisher 1935); ``None`` with less than two.
 
-    Of n pairs all 2ⁿ sign patterns are equally likely, so 3 repetitions give no p-value below 0.25 and 10 none below
-    0.00195. It is exact up to ``EXACT_PAIRS`` pairs: sums of one half are sought among the sorted sums of the other
-    (Horowitz & Sahni 1974). With more, ``DRAWS`` patterns are drawn from a fixed stream, and the observed one counts as
-    one of them (Phipson & Smyth 2010). A ``ValueError`` refuses differences that are not finite or not in one row.
+    All 2ⁿ sign patterns are equally likely. It is exact up to ``EXACT_PAIRS`` pairs: sums of one half are sought among
+    the sorted sums of the other (Horowitz & Sahni 1974). With more, ``DRAWS`` patterns are drawn from a fixed stream,
+    and the observed one is one of them (Phipson & Smyth 2010). A ``ValueError`` refuses what is not finite or no row.
     """
     data = np.asarray(differences, np.float64)
     if data.ndim != 1 or not np.isfinite(data).all():
@@ -140,7 +129,11 @@ def sign_flip_p_value(differences: Sequence[float] | Floats) -> float | None:
         for value in data:
             sums += np.where(random.integers(0, 2, DRAWS, dtype=np.bool_), value, -value)
         return (1 + int(np.count_nonzero(np.abs(sums) >= least))) / (1 + DRAWS)
-    left, right = _signed_sums(data[: n // 2]), np.sort(_signed_sums(data[n // 2 :]))
+    left, right = (  # the sums of each half under every pattern of signs
+        functools.reduce(lambda sums, value: np.concatenate([sums + value, sums - value]), half, np.zeros(1))
+        for half in np.split(data, [n // 2])
+    )
+    right.sort()
     # Sums come in pairs of opposite sign: those at or above the observed one are half of those as far from 0.
     patterns = len(left) * len(right)
     return 2 * (patterns - int(np.searchsorted(right, least - left).sum())) / patterns
@@ -163,10 +156,8 @@ def step_down(differences: Floats) -> list[float]:
 
     The step-down max-T procedure (Westfall & Young 1993, Algorithm 2.8) over sign flips of whole repetitions, so that
     correlated columns cost less than Holm's bound. Under a flip a column's Σd² stays, and its t grows with |Σd|. All
-    patterns of up to 16 repetitions are counted; of more, ``DRAWS`` and the observed one.
-
-    Raises:
-        ValueError: differences that are not finite, or not in rows and columns.
+    patterns of up to 16 repetitions are counted; of more, ``DRAWS`` and the observed one. A ``ValueError`` refuses
+    differences that are not finite, or not in rows and columns.
     """
     data = np.asarray(differences, np.float64)
     if data.ndim != 2 or not data.size or not np.isfinite(data).all():
@@ -202,11 +193,8 @@ def detectable(differences: Floats, level: float, power: float = 0.8) -> float:
     return float(size * np.std(differences, ddof=1))
 
 
-def verdict(gain: float, p: float, equivalent: float) -> Verdict:
-    """Return what a claim's effect is, from its gain, difference test (adjusted) and equivalence test.
-
-    An effect within the margin of the least one of interest is practically none, however significant.
-    """
+def verdict(gain: float, p: float, equivalent: float) -> str:
+    """Return what an effect is, by tests of difference (adjusted) and equivalence: shown to be small, it is none."""
     if equivalent < LEVEL:
         return "practically none"
     return "undecided" if p >= LEVEL else "supported" if gain > 0 else "opposite"

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ LABELS = {"none": "No noise", "blind": "Blind noise", "nem": "NEM noise", "match
           "expected-reversed-nem": "Expected reversed NEM", "expected-blind": "Expected blind noise"}  # fmt: skip
 PLACES = {"output": "Output layer", "hidden": "Hidden layer (gates)", "both": "Output and hidden layers"}
 SHORT = {"output": "outputs", "hidden": "gates", "both": "both"}
+WIDTH = 6.25  # of a whole picture [inches]: 600 px of a screen, where no word on it is smaller than 8 pt
 RC: dict[str, Any] = {
     "savefig.dpi": 160, "font.size": 9, "axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False,
     "axes.grid": True, "grid.color": "#E8E8E8", "legend.frameon": False, "legend.fontsize": 8,
@@ -80,28 +81,21 @@ def words(condition: str) -> str:
     return label if own.place is None else f"{label.replace(' noise', '')} {own.mode}, {SHORT[own.place]}"
 
 
-def confusions(
-    counts: Mapping[str, npt.NDArray[np.int64]], classes: Sequence[str], title: str, destination: Path
-) -> Picture:
-    """Draw several confusion matrices ``(K, K)``, true classes by predicted ones, each row in per cent of its class."""
-    names = [name.replace("_", " ") for name in classes]
-    size = 0.3 * len(names)
-    drawn, axes = figure(rows=len(counts), width=min(size + 2.2, 6.6), height=size + 0.5, sharex=True)
-    told = []
-    for panel, (heading, matrix) in zip(axes, counts.items(), strict=True):
-        share = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-        panel.imshow(share, cmap="Blues", vmin=0, vmax=100)
-        for i, j in zip(*np.nonzero(share >= 0.5), strict=True):
-            colour = "white" if share[i, j] > 60 else "black"
-            panel.text(j, i, f"{share[i, j]:.0f}", ha="center", va="center", fontsize=8, color=colour)
-        panel.grid(visible=False)
-        panel.set(ylabel="True class", title=heading)
-        panel.set_yticks(range(len(names)), names)
-        wrong = share - np.diag(np.diag(share))
-        i, j = np.unravel_index(wrong.argmax(), wrong.shape)
-        told.append(f"{heading}: {np.diag(share).mean():.0f} % of a class are right on average"
-                    + (f", {names[i]} is taken for {names[j]} most often" if wrong.any() else ""))  # fmt: skip
-    axes[-1].set_xticks(range(len(names)), names, rotation=90)
-    axes[-1].set_xlabel("Predicted class")
-    drawn.suptitle(title)
-    return Picture(save(drawn, destination), f"{title}: which class was taken for which [%]", f"{'; '.join(told)}.")
+def confusion(counts: npt.NDArray[np.int64], classes: Sequence[str], name: str, title: str) -> Picture:
+    """Draw a confusion matrix ``(K, K)``, true classes by predicted ones, each row in per cent of its class."""
+    names = [one.replace("_", " ") for one in classes]
+    drawn, (axes,) = figure(width=WIDTH, height=min(0.42 * len(names), WIDTH - 1.6) + 1.6)
+    share = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
+    for i, j in zip(*np.nonzero(share >= 0.5), strict=True):
+        colour = "white" if share[i, j] > 60 else "black"
+        axes.text(j, i, f"{share[i, j]:.0f}", ha="center", va="center", fontsize=8, color=colour)
+    axes.grid(visible=False)
+    axes.set(xlabel="Predicted class", ylabel="True class", title=title)
+    axes.set_xticks(range(len(names)), names, rotation=90)
+    axes.set_yticks(range(len(names)), names)
+    wrong = share - np.diag(np.diag(share))
+    i, j = np.unravel_index(wrong.argmax(), wrong.shape)
+    seen = f"{title}: {np.diag(share).mean():.0f} % of a class are right on average"
+    seen += f", {names[i]} is taken for {names[j]} most often" if wrong.any() else ""
+    return picture(drawn, name, f"{title}: which class was taken for which [%]", seen)

@@ -21,19 +21,8 @@ def number(value: float | str | None, digits: int = 6) -> str:
     return f"{value:.{digits}g}" if np.isfinite(value) else ""
 
 
-def build(table: PaperTable, outcome: Outcome) -> dict[str, dict[str, Entry]]:
-    """Return one table, training algorithm → mode and place → entry: accuracies [%], or median speed-ups [%].
-
-    The noiseless row, which the paper gives in captions, repeats one value; ``< -50`` is a censored speed-up.
-    """
-    return {
-        label: {column: entry(table, outcome, "none" if kind == "none" else f"{kind}-{column}") for column in COLUMNS}
-        for label, kind in ROWS
-    }
-
-
 def entry(table: PaperTable, outcome: Outcome, condition: str) -> Entry:
-    """Return one cell of a table: value and interval of the condition, and the paper's where the data are its own."""
+    """Return one cell of a table: value and interval, and the paper's number on its own data; ``< -50``: censored."""
     values: list[float | str | None] = [None, None, None]
     if condition in outcome.summary and table.quantity == "speed_up":
         speed = outcome.summary[condition]["speed_up_percent"]
@@ -72,11 +61,11 @@ def write(outcomes: Sequence[Outcome]) -> None:
     for outcome in outcomes:
         parts = PARTS if outcome.paper else PARTS[:-1]
         for table in outcome.tables:
-            rows = [
-                {"training_algorithm": label}
-                | {c.replace("-", "_") + part: number(row[c][part]) for part in parts for c in COLUMNS}
-                for label, row in build(table, outcome).items()
-            ]
+            rows = []
+            for label, kind in ROWS:  # that without noise, which the paper gives in captions, repeats one value
+                own = {c: entry(table, outcome, "none" if kind == "none" else f"{kind}-{c}") for c in COLUMNS}
+                texts = {c.replace("-", "_") + part: number(own[c][part]) for part in parts for c in COLUMNS}
+                rows.append({"training_algorithm": label, **texts})
             write_frame(pd.DataFrame(rows), paths.TABLES / f"{outcome.prefix}{table.name}.csv")
         columns = list(dict.fromkeys(("train_loss", "test_loss", outcome.task.measure.curve)))
         mean = outcome.run.curves.groupby(["condition", "epoch"], sort=False)[columns].mean().reset_index()

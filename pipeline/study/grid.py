@@ -119,10 +119,8 @@ def the_map(params: Params) -> list[Entry]:
         grid = itertools.product(rates(place.study.rates), study.sigmas, study.decays)
         stacks = [((*rate, sigma, decay), CONDITIONS) for rate, sigma, decay in grid]
         stacks += [((*rate, 0.0, 0.0), ("none",)) for rate in rates(place.study.noiseless)]
-        entries += [
-            Entry("map", place.task, place.work(choice, names, study.repetitions.map), names)
-            for choice, names in stacks
-        ]
+        works = ((place.work(choice, names, study.repetitions.map), names) for choice, names in stacks)
+        entries += [Entry("map", place.task, work, names) for work, names in works]
     return entries
 
 

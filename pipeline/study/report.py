@@ -49,9 +49,8 @@ def sections(compared: pd.DataFrame, verdicts: pd.DataFrame, saturated: pd.DataF
         found["Few groups to learn from: test accuracy [%] (cross entropy)"] = few.reset_index()
         orders = wide[[saturation.ALL, *(name for name in wide if name.startswith(grid.BY_ORDER))]].dropna()
         found["Slices out of order: test accuracy [%] (cross entropy)"] = orders.reset_index()
-        whole = saturated[saturated.training == saturation.ALL].drop(columns="training")
-        heads = ["task", "model", "condition", *saturation.SCORES]
-        found["Clips and whole recordings, calibration [%]"] = whole[heads]
+        heads, whole = ["task", "model", "condition", *saturation.SCORES], saturated.training == saturation.ALL
+        found["Clips and whole recordings, calibration [%]"] = saturated.loc[whole, heads]
     return found | {CLAIMS: verdicts[["claim", "paper", "shown", "verdict"]].rename(columns={"shown": "ours"})}
 
 
@@ -73,7 +72,8 @@ def write(rows: pd.DataFrame, params: Params, folder: Path, results: Path, first
         write_frame(saturated, folder / "saturation.csv")
     parts = sections(compared, verdicts, saturated)
     told = "\n".join(f"- {titles[task]}: {words}" for task, words in about.items())
-    text = "\n\n".join((told, *(f"### {heading}\n\n{markdown(part)}" for heading, part in parts.items())))
+    shown = (f"![{picture.seen}]({picture.file.name})" for picture in pictures)
+    text = "\n\n".join((told, *(f"### {heading}\n\n{markdown(part)}" for heading, part in parts.items()), *shown))
     records.write_text(folder / "summary.md", f"{text}\n")
     tones = {claims.SUPPORTED: "better", claims.OPPOSITE: "worse"}
     shown = verdicts.assign(tone=verdicts.verdict.map(tones).fillna(""), ours=verdicts.shown)

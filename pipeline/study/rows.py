@@ -1,8 +1,4 @@
-"""Training what the grid lists: one row per purpose, setting, condition and repetition.
-
-:func:`pipeline.training.train.run` trains and keeps what is finished. A row is computed from its repetition whenever
-rows are collected, so nothing stale stands in it.
-"""
+"""Training what the grid lists: a row per purpose, setting, condition and repetition, computed whenever it is asked."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace

@@ -100,7 +100,7 @@ def draw(table: pd.DataFrame, folder: Path) -> list[style.Picture]:
     for task, own in table[table.training.str.startswith(BY_GROUPS)].groupby("task", sort=False):
         steps = list(dict.fromkeys(own.training))
         models = [model for model in dict.fromkeys(own.model) if model != LOGISTIC]
-        drawn, axes = style.figure(len(models), 2, width=4.2, height=3.0, sharex=True, sharey="row")
+        drawn, axes = style.figure(len(models), 2, style.WIDTH / len(models), 2.6, sharex=True, sharey="row")
         panels = itertools.product(("test_accuracy", "test_loss"), models)
         for axis, (measure, model) in zip(axes, panels, strict=True):
             for (cell, condition), line in own[own.model.isin((model, LOGISTIC))].groupby(["model", "condition"]):
@@ -110,12 +110,14 @@ def draw(table: pd.DataFrame, folder: Path) -> list[style.Picture]:
                     drawing = {"color": "#777777", "label": LOGISTIC, "linestyle": "--"}
                 axis.plot([steps.index(t) for t in line.training], line[measure], marker=".", **drawing)
             axis.set_xticks(range(len(steps)), [step.removeprefix(BY_GROUPS) for step in steps])
-            axis.set_title(model.upper())
+            axis.set(title=model.upper(), xlabel="groups of each class" if measure == "test_loss" else "")
         axes[0].set_ylabel("test accuracy [%]")
         axes[len(models)].set_ylabel("test cross entropy [nats]")
-        drawn.supxlabel("groups of each class to learn from", fontsize=9)
         lines = dict(zip(*reversed(axes[0].get_legend_handles_labels()), strict=True))
-        axes[0].legend(lines.values(), lines)
+        drawn.legend(lines.values(), lines, loc="outside lower center", ncols=4)
         title = f"{TASKS[task].title}: every condition with few groups to learn from"
-        pictures.append(style.Picture(style.save(drawn, folder / f"study_groups_{task}.png"), title))
+        ends = own[(own.condition == "none") & own.training.isin((steps[0], steps[-1]))].groupby("model").test_accuracy
+        seen = "; ".join(f"{model} {' to '.join(map('{:.0f}'.format, values))}" for model, values in ends)
+        told = f"{title}. Test accuracy without noise from the fewest to the most groups, in %: {seen}"
+        pictures.append(style.Picture(style.save(drawn, folder / f"study_groups_{task}.png"), title, told))
     return pictures

@@ -133,7 +133,9 @@ def draw(outcome: Outcome) -> list[Picture]:
     data = read(outcome.evidence)
     test = data.where("test")
     days, truth = data.day_index[test], data.target_raw[test]
-    drawn, (above, below) = style.figure(1, 2, width=7.5, height=2.7)
+    drawn, (above, below) = style.figure(1, 2, width=style.WIDTH, height=2.7)
+    yesterday = data.last_price_raw[test] - truth
+    off = {"yesterday's price": np.abs(yesterday).mean()}
     above.plot(days, truth, color="black", linewidth=1.2, label="Actual")
     for condition in ("none", *(f"nem-additive-{place}" for place in PLACES)):
         predictions = prices(outcome, condition, data)
@@ -141,14 +143,17 @@ def draw(outcome: Outcome) -> list[Picture]:
             mean = np.mean(predictions, 0)
             above.plot(days, mean, linewidth=0.9, label=condition)
             below.plot(days, mean - truth, linewidth=0.7, label=condition)
-    yesterday = data.last_price_raw[test] - truth
+            off[style.words(condition)] = np.abs(mean - truth).mean()
     below.plot(days, yesterday, color="#999999", linewidth=0.5, label="Yesterday's price", zorder=0)
     above.set_title(f"{outcome.title} predictions, mean over {outcome.run.repetitions} repetitions")
     above.set_ylabel("Rate")
     below.set(xlabel="Day", ylabel="Prediction − actual")
     for panel in (above, below):
-        panel.legend(ncols=3)
-    return [style.picture(drawn, "figure_11", f"{outcome.figure(11)}LSTM predictions and their errors, test days")]
+        panel.legend(ncols=2)
+    told = ", ".join(f"{name} {error:.3g}" for name, error in off.items())
+    seen = f"{len(days)} test days with rates of {truth.min():.4g} to {truth.max():.4g}; mean absolute error: {told}"
+    caption = f"{outcome.figure(11)}LSTM predictions and their errors on the test days"
+    return [style.picture(drawn, "figure_11", caption, seen)]
 
 
 def conclude(outcomes: Sequence[Outcome], bootstrap: Bootstrap) -> list[Picture]:
@@ -156,14 +161,19 @@ def conclude(outcomes: Sequence[Outcome], bootstrap: Bootstrap) -> list[Picture]
     evidence = outcomes[0].evidence
     data, series = read(evidence), rates.read(rates.RATES)
     tables.write_stack(outcomes, [comparisons(outcome, data) for outcome in outcomes], "forecast_comparisons")
-    drawn, (axes,) = style.figure(width=7, height=3)
+    drawn, (axes,) = style.figure(width=style.WIDTH, height=3)
     days, cut = np.arange(len(series)), int(data.day_index[data.where("test")][0])
     axes.plot(days[:cut], series.price[:cut], color=style.COLOURS["nem"], linewidth=1, label="Training days")
     axes.plot(days[cut:], series.price[cut:], color=style.COLOURS["blind"], linewidth=1, label="Test days")
     axes.set(xlabel=f"Day ({series.dates[0]} to {series.dates[-1]})", ylabel="Rate")
     axes.set_title(f"Daily exchange rate ({evidence.source.get('source', 'unknown')} source)")
     axes.legend()
-    return [style.picture(drawn, "figure_10", f"{outcomes[0].figure(10)}The series, training and test days")]
+    before, after = series.price[:cut], series.price[cut:]
+    seen = (f"{cut} training days with rates of {before.min():.4g} to {before.max():.4g}, {len(after)} test days of "
+            f"{after.min():.4g} to {after.max():.4g}; {(after > before.max()).mean():.0%} of these lie above, "
+            f"{(after < before.min()).mean():.0%} below all training days")  # fmt: skip
+    caption = f"{outcomes[0].figure(10)}The series, training and test days"
+    return [style.picture(drawn, "figure_10", caption, seen)]
 
 
 def forms(params: "Params") -> dict[str, tuple[Path, dict[str, Any]]]:

@@ -157,21 +157,27 @@ def example(outcome: Outcome) -> list[Picture]:
         return []
     name, video_id, rows = example_clip(outcome.evidence.folder)
     images = example_images(video_id, rows)
-    drawn, axes = style.figure(len(images), width=1.5, height=1.75)
+    drawn, axes = style.figure(len(images), width=style.WIDTH / len(images), height=1.2)
     for panel, image in zip(axes, images, strict=True):
         panel.imshow(image)
         panel.set_axis_off()
     title = f"The {len(images)} sampled frames of a clip of class {name.replace('_', ' ')}"
     drawn.suptitle(title)
-    return [style.picture(drawn, "figure_7", f"{outcome.figure(7)}{title}")]
+    change = 100 * np.abs(np.diff(images.astype(float), axis=0)).mean() / 255
+    seen = f"{len(images)} frames of video {video_id}, side by side in the order of time; from one to the next a pixel "
+    seen += f"changes by {change:.1f} % of the full range on average"
+    return [style.picture(drawn, "figure_7", f"{outcome.figure(7)}{title}", seen)]
 
 
 def draw(outcome: Outcome) -> list[Picture]:
     """Draw the confusion matrices of a few conditions, each row in per cent of its class."""
     shown = [condition for condition in SHOWN if condition in outcome.run.conditions]
-    counts = {condition: confusion(outcome, condition).sum(0) for condition in shown}
-    place = paths.FIGURES / f"confusion_{outcome.name}_{outcome.run.cell}.png"
-    return [style.confusions(counts, outcome.evidence.dataset.classes, outcome.title, place)]
+    own, classes = f"{outcome.name}_{outcome.run.cell}", outcome.evidence.dataset.classes
+    return [
+        style.confusion(confusion(outcome, condition).sum(0), classes, f"confusion_{condition}_{own}",
+                        f"{outcome.title}, {style.words(condition)}")
+        for condition in shown
+    ]  # fmt: skip
 
 
 def conclude(outcomes: Sequence[Outcome], bootstrap: Bootstrap) -> list[Picture]:

@@ -45,13 +45,11 @@ def class_data(task, groups=True):
             pool += [place + 0.1 * random.normal(size=2048) for _ in range(8)]
     index = np.array([[8 * group + start + k for k in range(3)] for group in range(9) for start in range(6)])
     rows, names = np.arange(54), [f"{group % 3:02d}" for group in range(9) for _ in range(6)]
-    splits = {
-        "random": np.where(rows % 4 == 0, "test", "train"),
-        "groups": np.where(np.array(names) == "02", "test", "train"),
-    }
+    splits = {"random": np.where(rows % 4 == 0, "test", "train")}
+    splits |= {"groups": np.where(np.array(names) == "02", "test", "train")} if groups else {}
     table = sequences.Table(
         rows, index, np.eye(3, dtype=np.float32)[rows // 18], names,
-        splits if groups else {"random": splits["random"]}, {"": torch.tensor(np.array(pool), dtype=torch.float32)},
+        splits, {"": torch.tensor(np.array(pool), dtype=torch.float32)},
         "softmax", classes=CLASSES,
     )  # fmt: skip
     sequences.write(paths.sequences(task), table)

@@ -190,6 +190,10 @@ def test_the_interactive_figure_computes_what_python_computes():
 
 PROBE = """
 <script>addEventListener("load", async () => {
+  const tall = document.documentElement.scrollHeight;
+  const folded = [...document.querySelectorAll(".fold")].map((part) => !part.open);
+  document.querySelector('nav.contents a[href="#claims"]').click();
+  const followed = document.querySelector("#claims > .fold").open;
   const shown = (name) => getComputedStyle(document.querySelector(`g[data-condition="${name}"]`)).display !== "none";
   const box = document.querySelector('.curves input[value="blind-additive-both"]');
   const before = shown(box.value);
@@ -201,12 +205,13 @@ PROBE = """
   document.querySelector('input[value="regressorAdditive"]').click();
   const claims = () => [...document.querySelectorAll("tr[data-verdict]")].filter((row) => !row.hidden).length;
   const all = claims();
-  document.querySelector('.verdicts input[value="contradicted"]').click();
+  document.querySelector('.verdicts input[value="opposite"]').click();
   const wide = [...document.querySelectorAll("main *:not(.scroll *):not(svg *):not(.unseen)")]
     .filter((part) => part.getBoundingClientRect().right > innerWidth + 1).map((part) => part.outerHTML.slice(0, 80));
   const serious = typeof axe === "undefined" ? [] : (await axe.run()).violations
     .filter((one) => ["serious", "critical"].includes(one.impact)).map((one) => `${one.id}: ${one.nodes[0].html}`);
-  const result = { before, after, theorem, ball: told(), all, some: claims(), wide, serious, width: innerWidth,
+  const result = { tall, folded, followed, before, after, theorem, ball: told(), all, some: claims(), wide, serious,
+    width: innerWidth,
     dark: getComputedStyle(document.body).backgroundColor, points: svg.querySelectorAll("circle").length };
   document.documentElement.innerHTML = `<pre id="result">${JSON.stringify(result).replace(/</g, "&lt;")}</pre>`;
 });</script>"""
@@ -240,14 +245,20 @@ def visit(page, tmp_path_factory, request):
 
 @browser
 def test_the_page_works_in_a_browser(visit):
-    """No message on the console, nothing cut, switches that switch, colours that follow the reader's."""
+    """No message on the console, nothing cut, switches that switch, colours that follow the reader's.
+
+    On a phone long parts are folded, and a link opens what it leads to.
+    """
     found, console, width, flags = visit
     assert not console
     assert (found["width"], found["wide"]) == (width, [])
+    assert set(found["folded"]) == {width == 390}
+    assert found["followed"]
+    assert found["tall"] < 12_000 or width > 390
     assert found["before"] != found["after"]
     assert "50.0 % of all noise passes" in found["theorem"] != found["ball"]
     assert found["points"] > 100
-    assert (found["all"], found["some"]) == (len(CLAIMS), CLAIMS.count("contradicted"))
+    assert (found["all"], found["some"]) == (len(CLAIMS), CLAIMS.count("opposite"))
     assert (found["dark"] == "rgb(255, 255, 255)") == (not flags)
 
 

@@ -175,13 +175,10 @@ def test_few_repetitions_show_no_absence():
 def paper_regime(loss, repetitions=5):
     """What the paper's own regime gives, as :func:`pipeline.why.results.sides` has it."""
     nothing, grid = np.full(repetitions, np.nan), np.arange(repetitions)
-    return {
-        effects.Context("the paper's regime", "fx", "days", "identity", cell): {
-            name: {"error": -np.log(loss(name) * (1 + 0.001 * grid)), "speed": grid * 1.0, "accuracy": nothing}
-            for name in CONDITIONS
-        }
-        for cell in ("lstm", "gru")
-    }
+    errors = {name: -np.log(loss(name) * (1 + 0.001 * grid)) for name in CONDITIONS}
+    sides = {name: {"error": error, "speed": grid * 1.0, "accuracy": nothing} for name, error in errors.items()}
+    where = (effects.Context("the paper's regime", "fx", "days", "identity", cell) for cell in ("lstm", "gru"))
+    return dict.fromkeys(where, sides)
 
 
 def test_the_papers_regime_is_judged_before_all_others():
@@ -196,14 +193,8 @@ def test_the_papers_regime_is_judged_before_all_others():
     assert helps.verdict[beats] == f"{claims.ONLY_IF} fx, lstm, days, the paper's regime"
     assert helps.ours[beats].startswith("+50")
     assert not helps.condition_of_verdict[SMALL].str.contains("paper's").any()
-    assert (
-        judged(better_everywhere, first=paper_regime(better, 6)).verdict[[beats, both]].tolist()
-        == [claims.SUPPORTED] * 2
-    )
-
-
-def better_everywhere(*place):
-    return better(place[-1])
+    alike = judged(lambda *p: better(p[-1]), first=paper_regime(better, 6))
+    assert alike.verdict[[beats, both]].tolist() == [claims.SUPPORTED] * 2
 
 
 def test_a_verdict_says_where_its_number_is_from_and_names_the_weakest_comparison():
@@ -248,7 +239,8 @@ def test_what_is_kept_is_not_trained_again_and_a_failed_network_has_no_numbers(p
     assert (rows.frame(rows.collect(entries, "test")).calibration_error[~first.failed] == 7).all()
 
 
-PICTURES = ("map_fx", "map_video", "against_noiseless", "theory", "groups_video")
+PLACES = ("fx_days", "video_groups", "video_random")
+PICTURES = ("map_fx", "map_video", *(f"against_noiseless_{at}" for at in PLACES), "theory", "groups_video")
 
 
 def test_the_quick_study_is_whole(prepared):
@@ -290,10 +282,10 @@ def test_the_page_gets_the_summary_and_its_pictures(project):
     assert readme.main() == 0
     assert readme.STUDY.read_text() == before
     readme.SUMMARY.parent.mkdir(parents=True)
-    readme.SUMMARY.write_text("### Numbers\n")
+    readme.SUMMARY.write_text("### Numbers\n\n![what is seen](study_map_fx.png)\n")
     readme.SUMMARY.with_name("study_map_fx.png").write_bytes(b"picture")
     assert readme.main() == 0
-    shown = "### Numbers\n\n![study map fx](images/study_map_fx.png)"
+    shown = "### Numbers\n\n![what is seen](images/study_map_fx.png)"
     assert readme.STUDY.read_text() == before.replace("old", shown)
     assert (readme.IMAGES / "study_map_fx.png").read_bytes() == b"picture"
     assert readme.README.read_text() == before
@@ -347,10 +339,9 @@ def test_the_tables_hold_what_was_fabricated():
 def map_rows(settings, seed=0):
     random, table = np.random.default_rng(seed), []
     for entry in grid.the_map(settings):
-        work = entry.work
+        work, noise = entry.work, entry.work.settings.noise.of("output", "additive")
         about = {name: getattr(work.settings, name) for name in ("optimiser", "learning_rate")}
-        about |= {"sigma_output": work.settings.noise.of("output", "additive").sigma}
-        about |= {"decay_output": work.settings.noise.of("output", "additive").decay}
+        about |= {"sigma_output": noise.sigma, "decay_output": noise.decay}
         for condition, r in itertools.product(entry.keep, work.repetitions):
             about |= {"validation_loss": random.uniform(), "test_loss": 1.0}
             table.append(row_of("map", entry.task, work.split, work.settings.cell, condition, r, **about))

@@ -19,7 +19,7 @@ from pipeline.training import models
 from stages import track
 from tests.evaluation import fabricate
 from tests.tracking import chromium
-from tests.tracking.test_tracking import FAILED, FEW, FX, active, python, server, trained, write
+from tests.tracking.test_tracking import FAILED, FEW, FX, active, python, server, sync, trained, write
 
 CHOSEN = SimpleNamespace(fx=SimpleNamespace(windows=fabricate.WINDOWS))
 """As much of params.yaml as says what the networks' inputs are."""
@@ -45,7 +45,7 @@ def registered(name, inputs):
     return json.loads(last)
 
 
-def test_times_are_true_of_what_was_logged_live_and_no_duration_is_made_up(trained):
+def test_times_are_true_of_what_was_logged_live_and_no_duration_is_made_up(trained, capsys):
     record, repetitions = trained
     before = time.time()
     log = tracking.live(record)
@@ -53,7 +53,10 @@ def test_times_are_true_of_what_was_logged_live_and_no_duration_is_made_up(train
     log(repetitions[0])
     after, first = time.time(), the_parent().info
     assert (first.status, first.start_time >= int(1000 * before)) == ("FINISHED", True)
-    assert tracking.sync(FX) == 3
+    assert [runs for _, runs, _ in tracking.show(FX)] == [(6, 3, 3)]
+    params.compose("demo")
+    assert track.main([]) == 0
+    assert "6 runs in the sqlite store (3 logged while they trained, 3 before)" in capsys.readouterr().out
     runs = [run for run in active() if run.data.tags[tracking.ROLE] == "network"]
     times = {run.data.tags[tracking.SLOT].split("/")[3]: run.info for run in runs}
     assert first.start_time == times["0"].start_time <= times["0"].end_time - 200
@@ -66,7 +69,7 @@ def test_times_are_true_of_what_was_logged_live_and_no_duration_is_made_up(train
 
 def test_a_parent_says_what_was_run_and_what_came_out(trained):
     fabricate.judge(tasks.of("fx"), cells=["lstm"])
-    tracking.sync(FX)
+    sync(FX)
     parent, names = the_parent(), ("none", "best_minus_none", "failed_networks")
     none, best, failed = (parent.data.metrics[n if "_" in n else f"test_loss_at_R/{n}"] for n in names)
     expected = {c: [fabricate.loss(c, r, fabricate.EPOCHS) for r in range(2) if (c, r) != FAILED[:2]] for c in FEW}
@@ -83,14 +86,14 @@ def test_a_parent_says_what_was_run_and_what_came_out(trained):
         assert [file.path for file in client.list_artifacts(parent.info.run_id, "png")] == ["png/overview_fx_lstm.png"]
     # Other numbers are another summary of the same settings.
     write(shift=0.5)
-    tracking.sync(FX)
+    sync(FX)
     assert the_parent().data.metrics["test_loss_at_R/none"] == pytest.approx(means["none"] + 0.5)
 
 
 def test_the_best_network_is_a_registered_model_that_takes_raw_days_and_gives_rupees(trained, monkeypatch, capfd):
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     inputs = functools.partial(track.inputs, chosen=CHOSEN)
-    assert [(name, added) for name, added, _ in tracking.show(FX, inputs)] == [("fx lstm", 6)]
+    assert [(name, runs) for name, runs, _ in tracking.show(FX, inputs)] == [("fx lstm", (6, 0, 6))]
     out, err = capfd.readouterr()
     assert not re.search("warn|info", out + err, re.I), "a word of MLflow's reached the console"
     data, series = sequences.load(paths.sequences("fx")), rates.read(rates.RATES)
@@ -105,9 +108,9 @@ def test_the_best_network_is_a_registered_model_that_takes_raw_days_and_gives_ru
     assert answers["rupees"] == pytest.approx(expected.tolist(), rel=1e-6)
     assert not [file for file in paths.DATA.absolute().parent.rglob("*") if file.suffix in (".pkl", ".pickle")]
     # The same again is no new version; rates of other days than the networks saw are told, and register nothing.
-    assert [added for _, added, _ in tracking.show(FX, inputs)] == [0]
+    assert [runs for _, runs, _ in tracking.show(FX, inputs)] == [(6, 0, 0)]
     rates.write(rates.Rates(series.dates, series.values + 1.0), rates.RATES)
-    assert [added for _, added, _ in tracking.show(FX, inputs)] == [0]
+    assert [runs for _, runs, _ in tracking.show(FX, inputs)] == [(6, 0, 0)]
     assert "no model of fx lstm was registered: expected the scaled days" in capfd.readouterr().err
     with tracking.connected() as client:
         (version,) = client.search_model_versions("name = 'nem-fx-lstm'")

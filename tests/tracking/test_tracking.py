@@ -35,6 +35,7 @@ WANTED = sorted(["fx/lstm"] + [f"fx/lstm/{c}/{r}" for c in FEW for r in range(2)
 WRITES = ("create_run", "log_batch", "log_inputs", "set_tag", "set_terminated", "delete_run", "log_artifact")
 UI = [sys.executable, "-m", "stages.track", "--serve"]
 """What `make ui` runs; a test compares."""
+SYNC = f"from pipeline.tracking import show; print('made', sum(runs[-1] for _, runs, _ in show({FX})))"
 
 
 def write(conditions=FEW, **changes):
@@ -42,6 +43,10 @@ def write(conditions=FEW, **changes):
     if not paths.sequences("fx").exists():
         fabricate.fx_data()
     return fabricate.run("fx", "lstm", conditions=conditions, repetitions=2, failing=FAILED, **changes)
+
+
+def sync(trainings):
+    return sum(added for _, (_, _, added), _ in tracking.show(trainings))
 
 
 def clone(folder):
@@ -152,7 +157,7 @@ def test_one_run_per_slot_after_any_sequence(anywhere):
     log(repetitions[1])
     first, before = {run.data.tags[tracking.SLOT]: run.info.run_id for run in active()}, numbers()
     log(repetitions[0])
-    assert tracking.sync(FX) == 0
+    assert sync(FX) == 0
     assert numbers() == before
     check()
     # A run that was killed before it was whole, and a copy: both go, and nothing else does.
@@ -162,31 +167,31 @@ def test_one_run_per_slot_after_any_sequence(anywhere):
         runs.by_slot = {}
         runs.put(whole, "copy", {tracking.ROLE: "network"}, {})
         client.delete_tag(first[half], tracking.COMPLETE)
-    assert tracking.sync(FX) == 1
+    assert sync(FX) == 1
     check()
     # The same settings trained again, with other numbers: the same slots, and new runs in them.
     write(shift=0.5)
-    assert tracking.sync(FX) == 6
+    assert sync(FX) == 6
     check()
     assert len(active()) == 7
 
 
 def test_a_changed_setting_makes_new_runs_beside_the_old_ones(anywhere):
     """Comparing settings is what people use MLflow for; and whoever goes back to the old ones finds them."""
-    tracking.sync(FX)
+    sync(FX)
     old = numbers()
     other, repetitions = write(learning_rate=0.3, shift=0.1)
     tracking.live(other)(repetitions[0])
-    assert tracking.sync(FX) == 3
+    assert sync(FX) == 3
     check("0.3")
     assert numbers().items() >= old.items()
     names = {run.info.run_name for run in active() if run.data.params.get("condition") == "none"}
     assert names == {f"fx lstm none #{r}{suffix}" for r in range(2) for suffix in ("", " learning_rate=0.3")}
     # Fewer conditions are no other settings, other data are.
     write(["none"])
-    assert tracking.sync(FX) == 0
+    assert sync(FX) == 0
     write(["none"], about={"data": {"sequences.parquet": "2" * 64}})
-    assert tracking.sync(FX) == 2
+    assert sync(FX) == 2
     assert numbers().items() >= old.items()
     assert len(active()) == 7 + 7 + 3
 
@@ -194,7 +199,7 @@ def test_a_changed_setting_makes_new_runs_beside_the_old_ones(anywhere):
 def test_splits_are_runs_of_their_own(trained):
     write(about={"split": "groups"})
     assert tracking.finished(["fx", "absent"], ["lstm", "gru"]) == [*FX, ("fx", "lstm", "groups")]
-    assert tracking.sync(tracking.finished(["fx"], ["lstm"])) == 12
+    assert sync(tracking.finished(["fx"], ["lstm"])) == 12
     check()
     with tracking.connected() as client:
         assert client.get_experiment_by_name("noise-boosted-rbp/fx_groups") is not None
@@ -202,7 +207,7 @@ def test_splits_are_runs_of_their_own(trained):
 
 def test_a_sync_that_ends_anywhere_again_and_again_and_is_then_repeated_leaves_one_run_per_slot(anywhere, monkeypatch):
     """By an exception that nobody catches, between any two writes, as a kill would; each goes on where the last was."""
-    tracking.sync(FX)
+    sync(FX)
     write(shift=0.5)  # all runs are to be replaced, so there is much to break
     for last in (1, 2, 4, 7, 12, 17):
         calls = itertools.count(1)
@@ -218,11 +223,11 @@ def test_a_sync_that_ends_anywhere_again_and_again_and_is_then_repeated_leaves_o
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             for name in WRITES:
                 patch.setattr(MlflowClient, name, ending(getattr(MlflowClient, name)))
-            tracking.sync(FX)
+            sync(FX)
     assert [run for run in active() if tracking.COMPLETE not in run.data.tags], "nothing was broken"
-    tracking.sync(FX)
+    sync(FX)
     check()
-    assert tracking.sync(FX) == 0
+    assert sync(FX) == 0
 
 
 def test_clones_that_share_a_store_never_touch_each_others_runs(anywhere, monkeypatch, tmp_path_factory, capsys):
@@ -230,7 +235,7 @@ def test_clones_that_share_a_store_never_touch_each_others_runs(anywhere, monkey
     if "MLFLOW_TRACKING_URI" not in os.environ:
         shutil.copy("mlflow.db", folder)
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
-    tracking.sync(FX)
+    sync(FX)
     mine, owner = numbers(), tracking.project()
     assert str(first) in owner
     capsys.readouterr()
@@ -238,18 +243,18 @@ def test_clones_that_share_a_store_never_touch_each_others_runs(anywhere, monkey
     monkeypatch.chdir(clone(folder / "clone"))
     record, repetitions = write(shift=0.5)
     tracking.live(record)(repetitions[0])
-    assert tracking.sync(FX) == 3
+    assert sync(FX) == 3
     assert re.search(rf"left alone: .*{re.escape(owner)}", capsys.readouterr().err)
     check()
     other = tracking.project()
     monkeypatch.chdir(first)
-    assert tracking.sync(FX) == 0
+    assert sync(FX) == 0
     assert other in capsys.readouterr().err
     assert numbers() == mine
     # A clone that moved goes on under its old name, if it is told.
     monkeypatch.chdir(folder / "clone")
     monkeypatch.setenv("NEM_PROJECT", owner)
-    assert tracking.sync(FX) == 6
+    assert sync(FX) == 6
     assert len(active(owner)) == 7
 
 
@@ -257,7 +262,7 @@ def test_writers_of_one_folder_and_of_another_at_once(trained, server, monkeypat
     first, second = paths.DATA.absolute().parent, clone(tmp_path_factory.mktemp("beside") / "clone")
     shutil.copytree("data", second / "data")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server[1])
-    command = [sys.executable, "-c", f"from pipeline import tracking; print('made', tracking.sync({FX}))"]
+    command = [sys.executable, "-c", SYNC]
     writers = [subprocess.Popen(command, cwd=at, stdout=subprocess.PIPE, text=True) for at in (first, first, second)]
     told = [writer.communicate(timeout=250)[0] for writer in writers]
     assert [writer.returncode for writer in writers] == [0, 0, 0]
@@ -270,7 +275,7 @@ def test_writers_of_one_folder_and_of_another_at_once(trained, server, monkeypat
 
 def test_what_another_clone_entered_just_now_is_used(trained, monkeypatch):
     """An experiment between our look and our making it; data between MLflow's look and its entering them."""
-    tracking.sync(FX)
+    sync(FX)
     write(shift=0.5)
     look, log, calls = MlflowClient.get_experiment_by_name, MlflowClient.log_inputs, []
 
@@ -282,7 +287,7 @@ def test_what_another_clone_entered_just_now_is_used(trained, monkeypatch):
 
     monkeypatch.setattr(MlflowClient, "get_experiment_by_name", lambda *arguments: late("look", *arguments))
     monkeypatch.setattr(MlflowClient, "log_inputs", lambda *arguments: late("log", *arguments))
-    assert tracking.sync(FX) == 6
+    assert sync(FX) == 6
     assert (calls.count("look"), calls.count("log")) == (2, 6 + 1)
     check()
 
@@ -353,7 +358,7 @@ def test_a_faulty_store_warns_once_and_a_later_sync_completes_it(trained, monkey
     assert not re.search(r"(remove|delete) (the|your|it\b|mlflow)|\brm ", err), "no advice may cost somebody their runs"
     if fault == "garbage":
         with pytest.raises(tracking.StoreError, match="make track"):
-            tracking.sync(FX)
+            sync(FX)
         file.unlink()
     elif fault == "out of date":
         assert "mlflow db upgrade" in err, "MLflow's own cure"
@@ -361,7 +366,7 @@ def test_a_faulty_store_warns_once_and_a_later_sync_completes_it(trained, monkey
             database.execute("UPDATE alembic_version SET version_num = ?", (version,))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     missing = 3 if fault == "locked" else 6  # the others were there before the lock
-    assert python(f"from pipeline import tracking as t; print(t.sync({FX}), t.sync({FX}))") == [f"{missing} 0"]
+    assert python(f"{SYNC}; {SYNC}") == [f"made {missing}", "made 0"]
 
 
 def test_every_condition_names_its_theorem(trained):
