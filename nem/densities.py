@@ -5,9 +5,9 @@ draws. σ is the noise's standard deviation wherever it has one, so that noises 
 
 - ``gaussian``: N(0, σ²), the paper's.
 - ``uniform``: on (-√3 σ, √3 σ).
-- ``laplace``: of scale σ/√2; tails fall as e^-|x|.
-- ``student-t``: 3 degrees of freedom, scaled to deviation σ; tails fall as |x|⁻⁴ (:class:`StudentT` has others).
-- ``cauchy``: has no deviation; σ is its scale: half of all draws lie within ±σ. Tails fall as x⁻².
+- ``laplace``: of scale σ/√2; tails fall exponentially.
+- ``student-t``: 3 degrees of freedom, scaled to deviation σ; its density falls as 1/x⁴ (others: :class:`StudentT`).
+- ``cauchy``: has no deviation; σ is its scale: half of all draws lie within ±σ. Its density falls as 1/x².
 """
 
 import math

@@ -213,7 +213,7 @@ class NoisyRecurrent(nn.RNNBase):
             x = torch.cat(outputs, -1) if directions > 1 else outputs[0]
             if layer < self.num_layers - 1:
                 x = chance.dropped(x)
-        self.acceptance = torch.stack(accepted).mean() if accepted else None
+        self.acceptance = sum(accepted[1:], accepted[0]) / len(accepted) if accepted else None
         return x, tuple(torch.stack(parts) for parts in zip(*lasts, strict=True))
 
 

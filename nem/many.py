@@ -6,6 +6,7 @@ beside it, up to 64 inputs; a GPU holds them all in batched products.
 
     >>> members = [Member(seed=k, learning_rate=rate) for k in range(5) for rate in (0.01, 0.1)]
     >>> stack = Stack(members, cell="lstm", inputs=4, hidden=50, outputs=1, head="identity", optimiser="adam")
+    >>> batches = [(torch.randn(8, 4, 4), torch.randn(8, 1)) for _ in range(3)]
     >>> for x, y in batches:  # (B, T, I) and (B, K), seen by all; (M, B, T, I) and (M, B, K), of each its own
     ...     losses = stack.step(x, y)  # (M,)
     >>> best, head = stack.network(int(stack.loss(x, y).argmin()))  # a NoisyLSTM and an nn.Linear

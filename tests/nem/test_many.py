@@ -108,6 +108,24 @@ def test_every_network_trains_as_it_would_in_a_loop_of_its_own(cell, head, rule,
     assert 0 < made.acceptance["hidden"][1] < 1
 
 
+@BOTH
+@pytest.mark.parametrize("injection", ["forward", "backward", "pre-activation"])
+@pytest.mark.parametrize("granularity", ["slice", "neuron", "time"])
+def test_every_reading_of_gate_noise_is_the_layers(cell, injection, granularity):
+    choices = {"injection": injection, "granularity": granularity, "clamp": injection == "forward"}
+    made = stack([MEMBERS[0], MEMBERS[1], MEMBERS[5]], cell, "logistic", **choices)
+    x, y = data("logistic")
+    loops = [made.network(m) for m in range(3)]
+    losses = made.step(x, y)
+    for m, (layer, out) in enumerate(loops):
+        assert (layer._choices[0], layer._choices[2]) == (granularity, injection)
+        loss = nem_binary_cross_entropy(out(layer(x, generator=generator())[0][:, -1]), y)
+        torch.testing.assert_close(losses[m], loss.detach(), rtol=1e-9, atol=1e-11)
+        loss.backward()
+        moved = out.weight - made.members[m].learning_rate * out.weight.grad
+        torch.testing.assert_close(made.network(m)[1].weight.detach(), moved.detach(), rtol=1e-9, atol=1e-11)
+
+
 LAWS = ("gaussian", "laplace", "cauchy")
 
 
