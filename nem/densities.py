@@ -84,11 +84,14 @@ def standard(density: Density, shape: tuple[int, ...], like: Tensor, generator: 
 
 
 def source(generator: torch.Generator | None, like: Tensor, remedy: str) -> torch.Generator:
-    """Return the generator of a pass on the device of ``like``; a ValueError says that there is none, or another's."""
+    """Return the generator of a pass on the device of ``like``; a ValueError says that there is none, or another's.
+
+    ``remedy`` says what to do, with ``{}`` where a generator is to stand.
+    """
     device = like.device.type
     right = "torch.Generator()" if device == "cpu" else f"torch.Generator({device!r})"
     if generator is None:
-        raise ValueError(f"expected a torch.Generator for what is random, found None; {remedy}, such as {right}")
+        raise ValueError(f"expected a torch.Generator for what is random, found None; {remedy.format(right)}")
     if generator.device.type != device:
         raise ValueError(f"expected a torch.Generator on {device}, found one on {generator.device}; pass {right}")
     return generator

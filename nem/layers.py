@@ -244,10 +244,7 @@ class _Chance:
         self.slices, self.batch = x.shape[:2]
 
     def _source(self) -> torch.Generator:
-        remedy = (
-            "call layer(x, generator=…) or set layer.generator = …, in training mode with noise or dropout; "
-            "layer.eval() needs none"
-        )
+        remedy = "set layer.generator = {0} or call layer(x, generator={0}); after layer.eval() nothing is random"
         return source(self.generator, self.like, remedy)
 
     def _sorted(self, values: Tensor, axis: int) -> Tensor:

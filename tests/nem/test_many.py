@@ -206,6 +206,8 @@ def test_what_does_not_fit_is_named():
     for wrong in (y[:3], y.double(), y.expand(3, B), functional.one_hot(y, K + 1)):
         refused(ValueError, "expected y of shape .* or class numbers", made.step, x, wrong)
     refused(ValueError, "class numbers from 0 to 2", made.loss, x, y + 1)
+    refused(ValueError, "sum to 1.*the logistic head", made.step, x, torch.ones(B, K))
+    refused(ValueError, "labels between 0 and 1", stack([Member()], head="logistic").step, x, 2 * torch.ones(B, K))
     refused(ValueError, "one of 4 slices, found 4", stack([Member()], first=4).step, x, draw(1, B, K))
     refused(ValueError, "at least one member", stack, [])
     refused(ValueError, "sizes of at least 1", Stack, [Member()], cell="gru", inputs=0, hidden=1, outputs=1,
