@@ -5,9 +5,9 @@ draws. σ is the noise's standard deviation wherever it has one, so that noises 
 
 - ``gaussian``: N(0, σ²), the paper's.
 - ``uniform``: on (-√3 σ, √3 σ).
-- ``laplace``: of scale σ/√2; tails fall as e^-|x|.
-- ``student-t``: 3 degrees of freedom, scaled to deviation σ; tails fall as |x|⁻⁴ (:class:`StudentT` has others).
-- ``cauchy``: has no deviation; σ is its scale: half of all draws lie within ±σ. Tails fall as x⁻².
+- ``laplace``: of scale σ/√2; tails fall exponentially.
+- ``student-t``: 3 degrees of freedom, scaled to deviation σ; its density falls as 1/x⁴ (others: :class:`StudentT`).
+- ``cauchy``: has no deviation; σ is its scale: half of all draws lie within ±σ. Its density falls as 1/x².
 """
 
 import math
@@ -84,11 +84,14 @@ def standard(density: Density, shape: tuple[int, ...], like: Tensor, generator: 
 
 
 def source(generator: torch.Generator | None, like: Tensor, remedy: str) -> torch.Generator:
-    """Return the generator of a pass on the device of ``like``; a ValueError says that there is none, or another's."""
+    """Return the generator of a pass on the device of ``like``; a ValueError says that there is none, or another's.
+
+    ``remedy`` says what to do, with ``{}`` where a generator is to stand.
+    """
     device = like.device.type
     right = "torch.Generator()" if device == "cpu" else f"torch.Generator({device!r})"
     if generator is None:
-        raise ValueError(f"expected a torch.Generator for what is random, found None; {remedy}, such as {right}")
+        raise ValueError(f"expected a torch.Generator for what is random, found None; {remedy.format(right)}")
     if generator.device.type != device:
         raise ValueError(f"expected a torch.Generator on {device}, found one on {generator.device}; pass {right}")
     return generator

@@ -53,7 +53,9 @@ def run(layer: Direction, x: Tensor, start: States, noise: Noisy | None, sizes: 
     ``sizes`` are T numbers of sequences that have a slice, none larger than the one before. Draws are
     ``(T, 1, 1, n, J, B)``.
     """
-    if noise is not None and noise[0].granularity == "time" and sizes[-1] < sizes[0]:
+    if sizes[-1] == sizes[0]:
+        return _pass(layer, x, start, noise)
+    if noise is not None and noise[0].granularity == "time":
         noise = noise[0], _decided(layer, x, start, noise, sizes)
     outputs, ended, accepted = [], [], torch.zeros((), device=x.device)
     h: States = tuple(start)

@@ -106,8 +106,7 @@ class NoisyRecurrent(nn.RNNBase):
                 device.
         """
         if lengths is not None:
-            packed, (output, last) = self._packed(x, lengths), (None, None)
-            output, last = self(packed, hx, generator=generator)
+            output, last = self(self._packed(x, lengths), hx, generator=generator)
             total = x.shape[1 if self.batch_first else 0]  # type: ignore[union-attr] # _packed took it
             return pad_packed_sequence(output, self.batch_first, total_length=total)[0], last
         states = self._checked(x, hx)
@@ -147,12 +146,11 @@ class NoisyRecurrent(nn.RNNBase):
             batch: tuple[int, ...] = (int(x.batch_sizes[0]),)
         else:
             batch = () if x.dim() == 2 else (x.shape[0 if self.batch_first else 1],)
-        count = 1 if self.cell == "gru" else 2
+        single = self.cell == "gru"
         states = () if hx is None else (hx,) if isinstance(hx, Tensor) else tuple(hx)
-        if hx is not None and (len(states) != count or isinstance(hx, Tensor) != (count == 1)):
-            raise ValueError(
-                f"expected {'one tensor' if count == 1 else 'a pair (h, c)'} of initial states, found {hx}"
-            )
+        if hx is not None and (isinstance(hx, Tensor) != single or len(states) != (1 if single else 2)):
+            found = "a tensor" if isinstance(hx, Tensor) else f"{type(hx).__name__} of {len(states)}"
+            raise ValueError(f"expected {'one tensor' if single else 'a pair (h, c)'} of initial states, found {found}")
         right = (self.num_layers * (2 if self.bidirectional else 1), *batch, self.hidden_size)
         for state in states:
             if tuple(state.shape) != right:
@@ -213,7 +211,7 @@ class NoisyRecurrent(nn.RNNBase):
             x = torch.cat(outputs, -1) if directions > 1 else outputs[0]
             if layer < self.num_layers - 1:
                 x = chance.dropped(x)
-        self.acceptance = torch.stack(accepted).mean() if accepted else None
+        self.acceptance = sum(accepted[1:], accepted[0]) / len(accepted) if accepted else None
         return x, tuple(torch.stack(parts) for parts in zip(*lasts, strict=True))
 
 
@@ -244,10 +242,7 @@ class _Chance:
         self.slices, self.batch = x.shape[:2]
 
     def _source(self) -> torch.Generator:
-        remedy = (
-            "call layer(x, generator=…) or set layer.generator = …, in training mode with noise or dropout; "
-            "layer.eval() needs none"
-        )
+        remedy = "set layer.generator = {0} or call layer(x, generator={0}); after layer.eval() nothing is random"
         return source(self.generator, self.like, remedy)
 
     def _sorted(self, values: Tensor, axis: int) -> Tensor:

@@ -50,7 +50,7 @@ def _noisy(
         return values.reshape(-1, values.shape[-1]).t()[None, None, None]
 
     def sample(_: str) -> Tensor:
-        return lift(standard(law, tuple(target.shape), target, source(generator, target, "pass generator=…")))
+        return lift(standard(law, tuple(target.shape), target, source(generator, target, "pass generator={}")))
 
     sigma = torch.tensor([noise.at(epoch)], dtype=target.dtype, device=target.device)
     with torch.no_grad():
@@ -97,18 +97,25 @@ def _numbers(target: Tensor, logits: Tensor, weight: Tensor | None, ignored: int
     return _Codes(functional.one_hot(numbers, K).to(logits.dtype), kept, counted.sum())
 
 
-def _given_codes(target: Tensor, logits: Tensor) -> _Codes:
-    """Return codes, which must be probabilities, as they are."""
-    target = target.to(logits.dtype)
+def probabilities(target: Tensor) -> Tensor:
+    """Return codes ``(..., K)`` of one class each; a ValueError says that they are no probabilities of K classes."""
     sums = target.sum(-1)
-    error = 1e-6 if logits.dtype == torch.float64 else 1e-3 if logits.dtype == torch.float32 else 0.05
+    error = {torch.float64: 1e-6, torch.float32: 1e-3}.get(target.dtype, 0.05)
     if bool((target < 0).any()) or bool(((sums - 1).abs() > error).any()):
         raise ValueError(
             f"expected codes that are not negative and sum to 1 over the classes, found sums from {float(sums.min()):g}"
             f" to {float(sums.max()):g}; several labels at once have a loss of their own: use "
-            "nem_binary_cross_entropy (or is dim, the axis of the classes, another one?)"
+            "nem_binary_cross_entropy, the logistic head (or is dim, the axis of the classes, another one?)"
         )
-    return _Codes(target, None, max(sums.numel(), 1))
+    return target
+
+
+def labels(target: Tensor) -> Tensor:
+    """Return labels ``(..., K)``, any number of them at once; a ValueError says that they are no probabilities."""
+    if bool(((target < 0) | (target > 1)).any()):
+        lowest, highest = float(target.min()), float(target.max())
+        raise ValueError(f"expected labels between 0 and 1, found {lowest:g} to {highest:g}")
+    return target
 
 
 def nem_cross_entropy(
@@ -159,7 +166,8 @@ def nem_cross_entropy(
     if target.shape == logits.shape[:-1] and not target.is_floating_point():
         codes = _numbers(target, logits, weight, chosen.ignore_index)
     elif target.shape == shape:
-        codes = _given_codes(target.movedim(dim, -1), logits)
+        given = probabilities(target.movedim(dim, -1).to(logits.dtype))
+        codes = _Codes(given, None, max(given[..., 0].numel(), 1))
     else:
         torchs = tuple(target.shape) == (*shape[:1], *shape[2:]) and dim in (-1, len(shape) - 1)
         raise ValueError(
@@ -210,10 +218,7 @@ def nem_binary_cross_entropy(
     chosen = _options(options, "weight", "pos_weight", "reduction")
     if target.shape != logits.shape:
         raise ValueError(f"expected labels of shape {tuple(logits.shape)}, found {tuple(target.shape)}")
-    logits, target = _last(logits, dim), target.movedim(dim, -1).to(logits.dtype)
-    if bool(((target < 0) | (target > 1)).any()):
-        lowest, highest = float(target.min()), float(target.max())
-        raise ValueError(f"expected labels between 0 and 1, found {lowest:g} to {highest:g}")
+    logits, target = _last(logits, dim), labels(target.movedim(dim, -1).to(logits.dtype))
     weight = _per_neuron(chosen.weight, "weight", logits)
     present = _per_neuron(chosen.pos_weight, "pos_weight", logits)
     # The loss is linear in the target: -(y·lever + absent).

@@ -6,6 +6,7 @@ beside it, up to 64 inputs; a GPU holds them all in batched products.
 
     >>> members = [Member(seed=k, learning_rate=rate) for k in range(5) for rate in (0.01, 0.1)]
     >>> stack = Stack(members, cell="lstm", inputs=4, hidden=50, outputs=1, head="identity", optimiser="adam")
+    >>> batches = [(torch.randn(8, 4, 4), torch.randn(8, 1)) for _ in range(3)]
     >>> for x, y in batches:  # (B, T, I) and (B, K), seen by all; (M, B, T, I) and (M, B, K), of each its own
     ...     losses = stack.step(x, y)  # (M,)
     >>> best, head = stack.network(int(stack.loss(x, y).argmin()))  # a NoisyLSTM and an nn.Linear
@@ -29,6 +30,7 @@ from nem.densities import standard
 from nem.directions import one_thread
 from nem.fast import LANES, Workspace
 from nem.layers import NoisyGRU, NoisyLSTM
+from nem.losses import labels, probabilities
 from nem.noise import (
     Draws,
     GateNoise,
@@ -187,7 +189,7 @@ class Stack:
                 for targets of each network.
 
         Raises:
-            ValueError: shapes or class numbers do not fit.
+            ValueError: shapes do not fit, or targets are no classes or labels.
         """
         with self._threads():
             batch = self._batch(x, y)
@@ -212,7 +214,7 @@ class Stack:
         """Return values, or probabilities of classes or labels, after the last slice: ``(M, B, K)``."""
         B = x.shape[-3] if x.dim() > 2 else 0
         size, like = self.networks.size, self.networks.flat
-        batch = self._batch(x, like.new_zeros(B, size.outputs), codes=True)
+        batch = self._batch(x, like.new_zeros(B, size.outputs), dummy=True)
         last = self._activations(batch)[-1, :, 0, :, : batch.columns].transpose(1, 2)
         if self.head == "identity":
             return last.clone()
@@ -268,15 +270,15 @@ class Stack:
         with self._threads():
             return activations(self.head, self.networks.outputs(self.networks.forward(batch.x)[first:]))
 
-    def _batch(self, x: Tensor, y: Tensor, codes: bool = False) -> Batch:
-        """Return a batch of all networks; ``codes`` says that targets are no class numbers."""
+    def _batch(self, x: Tensor, y: Tensor, dummy: bool = False) -> Batch:
+        """Return a batch of all networks; ``dummy`` targets are none."""
         size, like, M = self.networks.size, self.networks.flat, len(self)
         if x.dim() not in (3, 4) or x.shape[-1] != size.inputs or 0 in x.shape or (x.dim() == 4 and len(x) != M):
             raise ValueError(f"expected x of shape (B, T, {size.inputs}) or ({M}, B, T, …), found {tuple(x.shape)}")
         B, T = x.shape[-3:-1]
         if not -T <= self.options.first < T:
             raise ValueError(f"expected first to be one of {T} slices, found {self.options.first}")
-        numbers = self.head == "softmax" and not codes and y.shape in ((B,), (M, B)) and not y.is_floating_point()
+        numbers = self.head == "softmax" and y.shape in ((B,), (M, B)) and not y.is_floating_point()
         if numbers:
             if bool(((y < 0) | (y >= size.outputs)).any()):
                 raise ValueError(f"expected class numbers from 0 to {size.outputs - 1}, found others")
@@ -286,6 +288,8 @@ class Stack:
             right = f"expected y of shape ({B}, {size.outputs}) or ({M}, {B}, {size.outputs}){also}"
             raise ValueError(f"{right}, found {y.dtype} of shape {tuple(y.shape)}")
         x, y = (part.to(like) for part in (x, y))
+        if self.head != "identity" and not dummy:
+            y = probabilities(y) if self.head == "softmax" else labels(y)
         x, y = x.expand(M, B, T, size.inputs), y.expand(M, B, size.outputs)
         return Batch.of(x, y, self._space)
 

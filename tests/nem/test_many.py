@@ -108,6 +108,24 @@ def test_every_network_trains_as_it_would_in_a_loop_of_its_own(cell, head, rule,
     assert 0 < made.acceptance["hidden"][1] < 1
 
 
+@BOTH
+@pytest.mark.parametrize("injection", ["forward", "backward", "pre-activation"])
+@pytest.mark.parametrize("granularity", ["slice", "neuron", "time"])
+def test_every_reading_of_gate_noise_is_the_layers(cell, injection, granularity):
+    choices = {"injection": injection, "granularity": granularity, "clamp": injection == "forward"}
+    made = stack([MEMBERS[0], MEMBERS[1], MEMBERS[5]], cell, "logistic", **choices)
+    x, y = data("logistic")
+    loops = [made.network(m) for m in range(3)]
+    losses = made.step(x, y)
+    for m, (layer, out) in enumerate(loops):
+        assert (layer._choices[0], layer._choices[2]) == (granularity, injection)
+        loss = nem_binary_cross_entropy(out(layer(x, generator=generator())[0][:, -1]), y)
+        torch.testing.assert_close(losses[m], loss.detach(), rtol=1e-9, atol=1e-11)
+        loss.backward()
+        moved = out.weight - made.members[m].learning_rate * out.weight.grad
+        torch.testing.assert_close(made.network(m)[1].weight.detach(), moved.detach(), rtol=1e-9, atol=1e-11)
+
+
 LAWS = ("gaussian", "laplace", "cauchy")
 
 
@@ -188,6 +206,8 @@ def test_what_does_not_fit_is_named():
     for wrong in (y[:3], y.double(), y.expand(3, B), functional.one_hot(y, K + 1)):
         refused(ValueError, "expected y of shape .* or class numbers", made.step, x, wrong)
     refused(ValueError, "class numbers from 0 to 2", made.loss, x, y + 1)
+    refused(ValueError, "sum to 1.*the logistic head", made.step, x, torch.ones(B, K))
+    refused(ValueError, "labels between 0 and 1", stack([Member()], head="logistic").step, x, 2 * torch.ones(B, K))
     refused(ValueError, "one of 4 slices, found 4", stack([Member()], first=4).step, x, draw(1, B, K))
     refused(ValueError, "at least one member", stack, [])
     refused(ValueError, "sizes of at least 1", Stack, [Member()], cell="gru", inputs=0, hidden=1, outputs=1,

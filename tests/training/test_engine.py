@@ -345,6 +345,24 @@ def test_what_training_wrote_is_read(run):
     refused(FileNotFoundError, "train@sample-gru", results.load, "sample", "gru", "groups")
 
 
+def test_labels_are_written_read_and_predicted_as_probabilities_of_each(project):
+    folder = Path("data/sequences/sample")
+    sequences.write(folder, small.table("logistic"))
+    train.train("sample", [small.work(conditions=("none", "nem-additive-both"))])
+    trained = results.load("sample", "lstm")
+    assert (trained.record["head"], trained.record["classes"]) == ("logistic", ["one", "two"])
+    frame = trained.predictions.to_pandas()
+    rows = frame[(frame.condition == "none") & (frame.repetition == 0)]
+    network = models.load(paths.run_folder("sample", "lstm") / "models/none.safetensors")
+    assert network.about["head"] == "logistic"
+    whole = frame[(frame.condition == "none") & (frame.repetition == network.about["repetition"])]
+    test = sequences.load(folder).test
+    found = network.predict(test.pool[test.index].numpy())
+    np.testing.assert_allclose(found, np.stack(whole.probabilities), rtol=1e-4, atol=1e-5)
+    right = (np.stack(rows.probabilities) > 0.5) == (test.targets.numpy() > 0.5)
+    assert trained.final("none", "test_accuracy")[0] == pytest.approx(right.mean())
+
+
 def test_a_record_without_a_key_with_a_value_of_another_type_or_of_another_run(run):
     folder, record = run
     cases = [(content, []) for content in ({}, [], None, 1, "run")]
