@@ -85,7 +85,7 @@ def test_a_bounded_window_is_in_flight_and_results_are_not_kept_alive(monkeypatc
 )
 def test_choices_that_are_none_are_refused_by_name(monkeypatch, name, value):
     monkeypatch.setenv(name, value)
-    words = f"{name} to be (a positive integer|serial or process), found"
+    words = f"{name} to be (a positive integer|serial or process or ray), found"
     refused(ValueError, words, list, jobs.run(str, [1, 2], total=2, label="test"))
 
 
