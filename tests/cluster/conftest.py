@@ -6,13 +6,16 @@ import os
 import pytest
 
 from tests.conftest import ROOT
+from tests.video.conftest import random_state, weights_file
+
+__all__ = ["random_state", "weights_file"]
 
 if importlib.util.find_spec("ray") is None:
     collect_ignore_glob = ["test_*.py"]  # `make test-cluster` installs it
 
 
 @pytest.fixture
-def ray(monkeypatch):
+def ray(project, monkeypatch):
     """Ray, with nothing of it left behind; jobs run there, and workers import tests from here."""
     import ray
 
@@ -27,15 +30,21 @@ def ray(monkeypatch):
 
 @pytest.fixture
 def nodes(ray, monkeypatch):
-    """A cluster that is there already: its head has no core, and nodes of one core can be added to it."""
+    """Begins a cluster that is there already: its head has no core, and nodes can be added to it."""
     from ray.cluster_utils import Cluster
 
-    monkeypatch.delenv("NEM_WORKERS")
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
-    yield cluster
+    begun = []
+
+    def begin():
+        monkeypatch.delenv("NEM_WORKERS")
+        begun.append(Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}))
+        monkeypatch.setenv("RAY_ADDRESS", begun[0].address)
+        return begun[0]
+
+    yield begin
     ray.shutdown()
-    cluster.shutdown()
+    for cluster in begun:
+        cluster.shutdown()
 
 
 @pytest.fixture

@@ -34,18 +34,24 @@ def test_a_killed_worker_s_job_runs_again(ray, folders):
 
 
 def test_a_node_is_removed_while_its_job_runs(nodes, folders, capsys):
-    first, _ = (nodes.add_node(num_cpus=1) for _ in range(2))
-    done = []
-    for result in jobs.run(work.once, folders, total=12, label="test"):
-        done.append(result)
-        if len(done) == 2:
-            nodes.remove_node(first, allow_graceful=False)
+    there = nodes()
+    several = {node.node_id: node for node in (there.add_node(num_cpus=1) for _ in range(2))}
+    done, removed = [], None
+    for number, name in jobs.run(work.on_node, folders, total=12, label="test"):
+        done.append((number, name))
+        while not removed:  # a job that has just begun
+            begun = {file: time.time() - file.stat().st_mtime for file in folders[0].parent.glob("*/nodes")}
+            removed = next((file for file, ago in begun.items() if ago < 0.3 and file.read_text()), None)
+            if removed:
+                there.remove_node(several[removed.read_text().split()[0]], allow_graceful=False)
     assert sorted(done) == [(n, f"{n:02}") for n in range(12)], "nothing lost, nothing twice"
+    first, second = removed.read_text().split()
+    assert first != second
     assert "is tried again" in capsys.readouterr().err
 
 
 def test_a_node_without_memory_is_told_of(nodes, monkeypatch, capsys):
-    nodes.add_node(num_cpus=1, env_vars={"RAY_memory_usage_threshold": "0.01", "RAY_memory_monitor_refresh_ms": "50"})
+    nodes().add_node(num_cpus=1, env_vars={"RAY_memory_usage_threshold": "0.01", "RAY_memory_monitor_refresh_ms": "50"})
     assert run(work.where, [1], lost=lambda number: f"lost {number}") == [(0, "lost 1")]
     assert "OutOfMemoryError" in capsys.readouterr().err
 
@@ -96,6 +102,10 @@ frames.extract(videos, Path("videos"), Sampling(), Path("out"))
 """
 
 
+def entries(project):
+    return sum(file.suffix != ".tmp" for file in (project / ".checkpoints/frames").glob("*/*"))
+
+
 @pytest.mark.parametrize("way", [signal.SIGKILL, signal.SIGINT], ids=lambda way: way.name)
 def test_a_driver_that_ends_early_goes_on_where_it_was(project, ray, monkeypatch, way):
     names = [f"v{number}" for number in range(6)]
@@ -106,15 +116,16 @@ def test_a_driver_that_ends_early_goes_on_where_it_was(project, ray, monkeypatch
     with (project / "log").open("w") as log:
         driver = subprocess.Popen(command, env=environment(), stderr=log, start_new_session=True)
         deadline = time.monotonic() + 120
-        while len(list((project / ".checkpoints/frames").glob("*/*"))) < 2 and time.monotonic() < deadline:
+        while entries(project) < 2 and time.monotonic() < deadline:
             assert driver.poll() is None, (project / "log").read_text()
             time.sleep(0.05)
         family = psutil.Process(driver.pid).children(recursive=True)
         os.killpg(driver.pid, way) if way == signal.SIGINT else driver.kill()  # as the terminal does for Ctrl-C
         assert driver.wait(60) != 0
-    _, alive = psutil.wait_procs(family, 60)
-    assert not alive, "a driver takes its cluster with it"
-    ready = len(list((project / ".checkpoints/frames").glob("*/*")))
+    while alive := [one for one in psutil.process_iter(["status"]) if one in family and one.info["status"] != "zombie"]:
+        assert time.monotonic() < deadline, f"a driver takes its cluster with it, but for {alive}"
+        time.sleep(0.5)
+    ready = entries(project)
     assert 2 <= ready < 6
     begun = len((project / "sampled").read_text().split())
     subprocess.run(command, env=environment(), check=True)

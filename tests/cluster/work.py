@@ -12,6 +12,8 @@ from pipeline.common import jobs
 from pipeline.training import train
 from pipeline.video.frames import frames
 
+SAMPLE, TRAIN = frames.sample, train._train_stack  # tests put others in their places
+
 
 def square(number):
     jobs.progress(1)
@@ -50,6 +52,16 @@ def once(folder):
     return folder.name
 
 
+def on_node(folder):
+    """Note on which node a folder's job runs, slowly."""
+    import ray
+
+    with (folder / "nodes").open("a") as file:
+        file.write(f"{ray.get_runtime_context().get_node_id()}\n")
+    time.sleep(1.5)
+    return folder.name
+
+
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -67,12 +79,12 @@ def dies_always(number):
 
 def sample(job):
     """Sample a video, whose decoder ends the process if the file is called so."""
-    return die() if job.source.stem == "deadly" else frames.sample(job)
+    return die() if job.source.stem == "deadly" else SAMPLE(job)
 
 
 def train_stack(stack):
     """Train, and die of repetition 1."""
-    return die() if 1 in stack.repetitions else train._train_stack(stack)
+    return die() if 1 in stack.repetitions else TRAIN(stack)
 
 
 def slow_sample(job):
@@ -80,4 +92,4 @@ def slow_sample(job):
     with Path("sampled").open("a") as file:
         file.write(f"{job.source.stem}\n")
     time.sleep(0.5)
-    return frames.sample(job)
+    return SAMPLE(job)
