@@ -8,6 +8,7 @@ files that jobs read, made once per node, so that its workers map the same file 
 import os
 import pickle
 import shutil
+import socket
 import sys
 import tempfile
 import time
@@ -62,6 +63,7 @@ def connect(count: int | None, threads: Sequence[str]) -> Any:  # noqa: ANN401 -
     except ModuleNotFoundError as error:
         raise ValueError("expected Ray for NEM_EXECUTOR=ray, found none; run `make setup CLUSTER=1`") from error
     if not ray.is_initialized():
+        _reach(there)
         environment: dict[str, Any] = {"env_vars": {name: os.environ[name] for name in CHOOSING if name in os.environ}}
         environment["env_vars"] |= dict.fromkeys(threads, "1")
         options: dict[str, Any] = {"address": "local", "num_cpus": count, "include_dashboard": False}
@@ -73,6 +75,17 @@ def connect(count: int | None, threads: Sequence[str]) -> Any:  # noqa: ANN401 -
         except (RuntimeError, ray.exceptions.RayError) as error:
             raise ValueError(f"expected a cluster that fits at {there or 'local'}, found: {error}") from error
     return ray
+
+
+def _reach(there: str) -> None:
+    """Refuse an address at which nobody listens, for which Ray would wait minutes, with a ConnectionError."""
+    host, _, port = there.rpartition(":")
+    if host:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        except (OSError, ValueError) as error:
+            what = f"expected a cluster at RAY_ADDRESS {there}, found none ({error}); start one or unset RAY_ADDRESS"
+            raise ConnectionError(what) from error
 
 
 def cores(ray: Any) -> int:  # noqa: ANN401 - the module

@@ -101,7 +101,7 @@ def test_a_cluster_that_is_not_there_or_not_of_this_kind(ray, monkeypatch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{free.getsockname()[1]}")
-        refused((ValueError, OSError), "127.0.0.1", run, work.square, [1])
+        refused(ConnectionError, "expected a cluster at RAY_ADDRESS 127.0.0.1:.*; start one", run, work.square, [1])
 
 
 DRIVER = """
