@@ -37,7 +37,7 @@ FILE, PARAMETERS = 500, 8
 HOUSE = {"product": 11_550, "tests": 9_000}
 ADDED = {  # since the house stood, and what for
     "a page, MLflow and a console that people can read": {"product": 700, "tests": 690},
-    "a Ray cluster: jobs, cluster, machine, scaling; tests/cluster": {"product": 620, "tests": 560},
+    "a Ray cluster: jobs, cluster, machine, scaling; tests/cluster": {"product": 700, "tests": 560},
     "readings of the paper, a penalty, and predictions, outside of pipeline/why": {"product": 290, "tests": 190},
 }
 """Most lines of all product code and of all tests are the sums of these."""

@@ -69,6 +69,7 @@ def connect(count: int | None, threads: Sequence[str]) -> Any:  # noqa: ANN401 -
         options: dict[str, Any] = {"address": "local", "num_cpus": count, "include_dashboard": False}
         if there:
             options = {"address": there}
+            environment["excludes"] = ["__pycache__"]
             environment["py_modules"] = [str(Path(import_module(name).__path__[0])) for name in CODE]
         try:
             ray.init(**options, runtime_env=environment, log_to_driver=False, logging_level="ERROR")
@@ -193,6 +194,8 @@ def _run(packed: bytes, number: int, item: object, files: Files) -> tuple[object
         return call.function(item), None, amount
     except Exception as error:
         return _portable(error), traceback.format_exc(), amount
+    finally:
+        os.chdir(tempfile.gettempdir())  # the copies go with the run, this process may not
 
 
 def _portable(error: Exception) -> Exception:
@@ -226,11 +229,18 @@ class _Driver:
     def everywhere(self, function: Callable[..., Any], *arguments: object) -> list[Any]:
         """Return what a function returns on every node that has cores, or on the first one that comes."""
         nodes = [node["NodeID"] for node in self.ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+        if not nodes:
+            print("the cluster has no node with a core yet: waiting for one", file=sys.stderr)
         options = [self.on(node) for node in nodes] or [{"num_cpus": 1}]
         answers, task = [], self.ray.remote(function)
         for answer in [task.options(max_retries=0, **one).remote(*arguments) for one in options]:
-            with suppress(*self.died):
+            try:
                 answers.append(self.ray.get(answer))
+            except self.died as error:
+                print(f"a node went away ({type(error).__name__})", file=sys.stderr)
+            except self.errors.RayError as error:
+                what = "expected on every node what requirements/all.txt and cluster.txt name, and Ray's agent, found:"
+                raise ValueError(f"{what} {error}") from error
         return answers
 
     def start(self, prepare: Prepare) -> None:
@@ -311,7 +321,7 @@ class _Driver:
 
     def close(self) -> None:
         """End what still runs, and remove what the run left on nodes."""
-        with suppress(self.errors.RayError):
+        with suppress(self.errors.RayError, ValueError):
             for ref in self.pending:
                 self.ray.cancel(ref, force=True)
             if not self.shared:
