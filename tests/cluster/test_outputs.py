@@ -57,5 +57,5 @@ def expected(make):
 def test_equal_hashes(ray, make, expected, executor, workers):
     found = make(executor, workers)
     assert ray.is_initialized() == (executor == "ray")
-    assert [len(files) for files in found.values()] == [4, 2, 32, 1]
+    assert [len(files) for files in found.values()] == [4, 2, 34, 1]
     assert found == expected
