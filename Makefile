@@ -8,6 +8,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LOCK := requirements/all.txt
+RAY := $(VENV)/.cluster
 # DVC's default is a folder that everybody on the machine may write to, and it unpickles what it finds there.
 SITE := $(CURDIR)/.dvc/tmp/site
 # Users with a GPU or a CPU-only package index override the index: make repro PIP_FLAGS="--index-url …"
@@ -19,12 +20,12 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export MLFLOW_ALLOW_PICKLE_DESERIALIZATION := false
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: help setup repro study why test test-all test-faults bench ui track lint format facts docs tune check-repro audit licences clean
+.PHONY: help setup repro study why test test-all test-faults test-cluster bench ui track lint format facts docs tune check-repro audit licences clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-setup: $(READY) ## Make the virtual environment from the hash-locked requirements
+setup: $(READY) $(if $(CLUSTER),$(RAY)) ## Make the virtual environment from the hash-locked requirements (CLUSTER=1: Ray, too)
 	@mkdir -p -m 700 "$(SITE)"
 	@test -f .dvc/tmp/plots.html || $(BIN)/python -m tools.plots_page
 	@grep -qs html_template .dvc/config.local || $(BIN)/dvc config --local plots.html_template tmp/plots.html
@@ -40,6 +41,10 @@ $(READY): $(LOCK)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar on --require-hashes $(PIP_FLAGS) -r $(LOCK)
 	@touch $@
 
+$(RAY): requirements/cluster.txt $(READY)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes $(PIP_FLAGS) -r requirements/cluster.txt
+	@touch $@
+
 repro: setup ## Run the pipeline: PROFILE=demo|fx|ucf101|paper (without it, params.yaml as it stands)
 ifdef PROFILE
 	@$(BIN)/python -m pipeline.params compose $(PROFILE) $(if $(FORCE),--force)
@@ -50,13 +55,16 @@ endif
 	@$(BIN)/python -m tools.closing
 
 test: setup ## Run the test suite (minutes)
-	@$(BIN)/python -m pytest -n 2 -m "not slow and not faults" $(ARGS)
+	@$(BIN)/python -m pytest -n 2 -m "not slow and not faults and not cluster" $(ARGS)
 
 test-all: setup ## Run everything, slow tests included (nightly)
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
 test-faults: setup ## Kill, fill, lock and corrupt things, feed hostile input (under 20 minutes)
 	@$(BIN)/python -m pytest -n 2 -m "faults or hostile" $(ARGS)
+
+test-cluster: setup $(RAY) ## Run everything on Ray, kill its workers, nodes and drivers (under 10 minutes)
+	@$(BIN)/python -m pytest -p no:xdist tests/cluster $(ARGS)
 
 bench: setup ## Measure the engine against torch.nn, side by side in one run
 	@$(BIN)/python -m tools.bench

@@ -201,7 +201,7 @@ def imported(*folders):
 
 
 def test_every_import_is_declared_and_locked(wheel):
-    archive, stated = zipfile.ZipFile(wheel), {"": set(), "fast": set(), "experiment": set(), "dev": set()}
+    archive, stated = zipfile.ZipFile(wheel), {name: set() for name in ("", "fast", "experiment", "cluster", "dev")}
     (about,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
     for line in re.findall(r"^Requires-Dist: (.+)$", archive.read(about).decode(), re.M):
         extra = re.search(r"extra == ['\"](\w+)", line)
@@ -211,12 +211,13 @@ def test_every_import_is_declared_and_locked(wheel):
     experiment = stated[""] | stated["fast"] | stated["experiment"]
     assert imported("pipeline", "stages") <= experiment
     everything = experiment | stated["dev"]
-    assert imported("tools", "tests") <= everything
+    assert imported("tools", "tests") <= everything | stated["cluster"]
     named = {canonical(line) for line in (ROOT / "requirements/all.in").read_text().splitlines() if line[:1].isalpha()}
     assert everything - {"noise-boosted-rbp"} == named, "pyproject.toml and requirements/all.in name other packages"
-    lock = (ROOT / "requirements/all.txt").read_text()
-    assert named <= set(re.findall(r"^([a-z0-9-]+)(?:\[[a-z]+\])?==", lock, re.M)), "make a new lock"
-    assert not re.search(r"https?:|--index|--find-links", lock), "a lock names no host"
+    for own, name in ((named, "all"), (stated["cluster"] - {"noise-boosted-rbp"}, "cluster")):
+        lock = (ROOT / f"requirements/{name}.txt").read_text()
+        assert own <= set(re.findall(r"^([a-z0-9-]+)(?:\[[a-z]+\])?==", lock, re.M)), "make a new lock"
+        assert not re.search(r"https?:|--index|--find-links", lock), "a lock names no host"
 
 
 def run_of(folder, **changes):

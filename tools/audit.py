@@ -28,12 +28,14 @@ def accepted(text: str, lock: str, today: datetime.date) -> list[str]:
 
 def main(arguments: list[str]) -> int:
     """Run pip-audit with the accepted advisories and further options of its own; return the exit status."""
-    lock = REQUIREMENTS / "all.txt"
+    locks = [REQUIREMENTS / name for name in ("all.txt", "cluster.txt")]
     try:
-        names = accepted((REQUIREMENTS / "advisories.yaml").read_text(), lock.read_text(), datetime.date.today())
+        text = "".join(lock.read_text() for lock in locks)
+        names = accepted((REQUIREMENTS / "advisories.yaml").read_text(), text, datetime.date.today())
     except ValueError as error:
         sys.exit(f"audit: {error} in requirements/advisories.yaml")
-    command = [sys.executable, "-m", "pip_audit", "--strict", "--disable-pip", "--require-hashes", "-r", str(lock)]
+    command = [sys.executable, "-m", "pip_audit", "--strict", "--disable-pip", "--require-hashes"]
+    command += [option for lock in locks for option in ("-r", str(lock))]
     ignored = [option for name in names for option in ("--ignore-vuln", name)]
     return subprocess.run([*command, *ignored, *arguments], check=False).returncode
 

@@ -2,16 +2,19 @@
 
 A *layer* row is one training step (forward and backward) of one network; an *engine* row is one step of one network
 among all conditions and repetitions of a task, losses after each epoch and the start of processes included. The peer is
-``torch.nn`` with autograd and ``torch.optim``. Ratios are peer / ours: above 1 we are faster.
+``torch.nn`` with autograd and ``torch.optim``. Ratios are peer / ours: above 1 we are faster. *Jobs* rows compare
+executors: processes and a Ray cluster of this machine alone, their start included.
 """
 
+import importlib.util
 import itertools
 import platform
 import statistics
 import time
 import timeit
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import nn
@@ -87,15 +90,25 @@ def one_by_one(task: str, cell: CellName, epochs: int) -> None:
                     optimiser.step()
 
 
-def engine(task: str, cell: CellName) -> tuple[float, float]:
-    """Return how long a step of one network takes in the engine, and with torch.nn [ms]."""
-    train, _, _, _, hidden, _, epochs = SIZES[task]
+def elapsed(function: Callable[[Any], object], items: Sequence[Any], executor: str | None = None) -> float:
+    """Return how long jobs take, together and with the start of whatever runs them [ms]."""
+    start = time.perf_counter()
+    list(jobs.run(function, items, total=len(items), label=executor or "jobs", where=executor))
+    return 1e3 * (time.perf_counter() - start)
+
+
+def repetitions(task: str, cell: CellName) -> list[tuple[str, Settings, int]]:
+    """Return the jobs that train all conditions in some repetitions of a task."""
+    *_, hidden, _, epochs = SIZES[task]
     noise = NoiseTable(*(Strength(0.1, 0.5),) * 4)
     settings = Settings(cell, hidden, epochs, epochs, BATCH, "sgd", 0.01, 0.0, noise, CONDITIONS)
-    work, steps = [(task, settings, number) for number in range(REPETITIONS)], epochs * -(-train // BATCH)
-    start = time.perf_counter()
-    list(jobs.run(stack, work, total=REPETITIONS * epochs, label=f"{task} {cell}"))
-    together = 1e3 * (time.perf_counter() - start)
+    return [(task, settings, number) for number in range(REPETITIONS)]
+
+
+def engine(task: str, cell: CellName) -> tuple[float, float]:
+    """Return how long a step of one network takes in the engine, and with torch.nn [ms]."""
+    train, *_, epochs = SIZES[task]
+    steps, together = epochs * -(-train // BATCH), elapsed(stack, repetitions(task, cell))
     return together / len(CONDITIONS) / REPETITIONS / steps, timed(lambda: one_by_one(task, cell, epochs), 1) / steps
 
 
@@ -111,3 +124,13 @@ if __name__ == "__main__":
         show(what, *layer(cell, size, noise))
     for task, cell in itertools.product(SIZES, CELLS):
         show(f"engine {task} {cell}, 13 conditions", *engine(task, cell))
+    if importlib.util.find_spec("ray"):
+        print(f"{'':<44}{'processes':>12} Ray")
+        for name, function, items in (
+            ("jobs of nothing, 1,000", str, [*range(1000)]),
+            ("jobs days lstm, 4 repetitions", stack, repetitions("days", "lstm")),
+            ("the same again, Ray being there", stack, repetitions("days", "lstm")),
+        ):
+            show(name, *(elapsed(function, items, executor) for executor in ("process", "ray")))
+    else:
+        print("jobs on Ray: not installed, `make setup CLUSTER=1`")

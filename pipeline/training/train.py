@@ -8,6 +8,7 @@ the deal. Finished repetitions are kept until whoever asked for them forgets the
 
 import math
 import platform
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -19,6 +20,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from nem.cells import GATES
 from pipeline.common import jobs, kept, paths, records, seeds, sequences
 from pipeline.training import models, results
 from pipeline.training.engine import METRICS, Engine, Repetition
@@ -141,11 +143,19 @@ def run(work: Sequence[Work], *, label: str, keep: str) -> Iterator[tuple[Work, 
                 stacks.append(_Stack(one, tuple(missing), store))
     stacks.sort(key=_cost, reverse=True)
     total = sum(stack.work.settings.max_epochs * len(stack.repetitions) for stack in stacks)
-    for place, contents in jobs.run(_train_stack, stacks, total=total, label=label) if stacks else ():
+    given_up: list[_Stack] = []  # not kept: another run tries them again
+
+    def lost(stack: _Stack) -> list[bytes]:
+        given_up.append(stack)
+        return _failed(stack)
+
+    trained = jobs.run(_train_stack, stacks, total=total, label=label, reads=_files, lost=lost) if stacks else ()
+    for place, contents in trained:
         stack = stacks[place]
-        for number, content in zip(stack.repetitions, contents, strict=True):
-            stack.kept.put(f"repetition {number}", content)
-        stack.kept.remove(stack.half_trained)
+        if stack not in given_up:
+            for number, content in zip(stack.repetitions, contents, strict=True):
+                stack.kept.put(f"repetition {number}", content)
+            stack.kept.remove(stack.half_trained)
         for content in contents:
             yield stack.work, Repetition(**kept.unpack(content))
 
@@ -159,8 +169,9 @@ def _key(work: Work) -> list[object]:
 
 
 def _cost(stack: _Stack) -> int:
+    """Return how long a stack trains, in some unit: long ones go first, so that all cores are busy to the end."""
     settings, data = stack.work.settings, dataset(stack.work)
-    weights = settings.hidden * (data.inputs + settings.hidden)
+    weights = (1 + GATES[settings.cell]) * settings.hidden * (data.inputs + settings.hidden) * data.slices
     return weights * len(stack.repetitions) * len(settings.conditions) * settings.max_epochs * len(data.train)
 
 
@@ -187,6 +198,28 @@ def _train_stack(stack: _Stack) -> list[bytes]:
     trained = engine.run(load_state, save_state, lambda epochs: jobs.progress(epochs * len(stack.repetitions)))
     keep_best(trained, work.settings.epochs if work.networks else None)
     return [kept.pack(vars(repetition)) for repetition in trained]
+
+
+def _files(stack: _Stack) -> list[Path]:
+    """Return what a stack is trained on."""
+    return [stack.work.data]
+
+
+def _failed(stack: _Stack) -> list[bytes]:
+    """Return repetitions whose networks all failed at once: training them kills whatever process does it."""
+    work, data, conditions = stack.work, dataset(stack.work), stack.work.settings.conditions
+    named = f"repetitions {stack.repetitions} of {work.settings.cell}, {work.stream}, split {work.split or 'first'}"
+    print(f"train: {named} count as failed, since their workers died (killed for memory?)", file=sys.stderr)
+
+    def missing(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.full((len(conditions), *shape), math.nan, dtype=dtype)
+
+    validation = None if data.validation is None else missing(2, dtype=torch.float64)
+    curves = missing(work.settings.max_epochs + 1, len(METRICS), dtype=torch.float64)
+    failed, predictions = torch.ones(len(conditions), dtype=torch.int64), missing(len(data.test), data.outputs)
+    none: list[dict[str, Tensor]] = [{} for _ in conditions]
+    several = (Repetition(n, conditions, curves, failed, predictions, validation, none) for n in stack.repetitions)
+    return [kept.pack(vars(repetition)) for repetition in several]
 
 
 def best_of(repetitions: list[Repetition], condition: int, epochs: int) -> Repetition | None:

@@ -29,6 +29,10 @@ def _die(_):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def _die_of_three(number):
+    return _die(number) if number == 3 else number
+
+
 def _fail(number):
     if number == 2:
         raise ValueError("expected 1, found 2")
@@ -85,13 +89,25 @@ def test_a_bounded_window_is_in_flight_and_results_are_not_kept_alive(monkeypatc
 )
 def test_choices_that_are_none_are_refused_by_name(monkeypatch, name, value):
     monkeypatch.setenv(name, value)
-    words = f"{name} to be (a positive integer|serial or process), found"
+    words = f"{name} to be (a positive integer|serial or process or ray), found"
     refused(ValueError, words, list, jobs.run(str, [1, 2], total=2, label="test"))
 
 
 def test_a_dead_worker_is_an_error_with_a_remedy(monkeypatch):
     monkeypatch.setenv("NEM_WORKERS", "2")
     refused(ChildProcessError, "NEM_WORKERS=1", list, jobs.run(_die, [1, 2], total=2, label="test"))
+
+
+def test_one_deadly_job_is_found_and_the_others_go_on(monkeypatch):
+    monkeypatch.setenv("NEM_WORKERS", "2")
+    found = jobs.run(_die_of_three, range(8), total=8, label="test", lost=lambda number: f"lost {number}")
+    assert sorted(found) == [(n, f"lost {n}" if n == 3 else n) for n in range(8)]
+
+
+def test_a_cluster_needs_ray(monkeypatch):
+    monkeypatch.setenv("NEM_EXECUTOR", "ray")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    refused(ValueError, "run `make setup CLUSTER=1`", list, jobs.run(str, [1, 2], total=2, label="test"))
 
 
 ORPHANS = """

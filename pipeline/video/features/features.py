@@ -98,6 +98,12 @@ def _extractor(network: Network) -> inception.Extractor:
     return inception.Extractor(weights.load(), preprocessing, device, half=half)
 
 
+def _files(job: ChunkJob) -> set[Path]:
+    """Return the files that a chunk is computed from."""
+    path = job.network[0].weights_path
+    return {file for file, *_ in job.places} | ({Path(path)} if job.network[0].weights == "file" and path else set())
+
+
 def compute(job: ChunkJob) -> Vectors:
     """Return the features of a chunk, ``(n, 2048)``."""
     network, by_file = _extractor(job.network), groupby(job.places, key=lambda place: place[0])
@@ -137,7 +143,7 @@ def extract(root: Path, settings: "VideoFeatures", seed: int, destination: Path)
     todo = [name for name in chunks if not kept.has(name)]
     work, total = [chunks[name] for name in todo], sum(len(chunks[name].places) for name in todo)
     where = "serial" if device == "cuda" else None
-    for number, part in jobs.run(compute, work, total=total, label="features", where=where):
+    for number, part in jobs.run(compute, work, total=total, label="features", where=where, reads=_files):
         kept.put(todo[number], part.tobytes())
     vectors = np.empty((len(places), inception.WIDTH), np.float32)
     for start, name in zip(range(0, len(places), CHUNK), names, strict=True):

@@ -63,16 +63,26 @@ def sample(job: VideoJob) -> bytes:
     if facts["status"] != "ok" and records.sha256_of(job.source) != job.sha256:
         # The decoder does not tell a disk that cannot be read from a video that is bad; reading it again does.
         raise OSError(f"expected {job.source} to hold what it held before, found it changed; run again")
+    jobs.progress(1)
+    return _packed(facts, rows)
+
+
+def _packed(facts: dict[str, Any], rows: list[tuple[int, float, int, bytes]]) -> bytes:
+    """Return what is kept of a video."""
     table = pa.Table.from_pylist([dict(zip(FRAME_SCHEMA.names, row, strict=True)) for row in rows], FRAME_SCHEMA)
     with tempfile.TemporaryDirectory(prefix="nem-frames-") as folder:
         records.write_table(Path(folder) / "f", table, {"facts": json.dumps(facts, sort_keys=True)})
-        jobs.progress(1)
         return (Path(folder) / "f").read_bytes()
+
+
+def _unknown(job: VideoJob) -> dict[str, Any]:
+    """Return what the manifest says of a video of which nothing is known."""
+    return dict.fromkeys(_FACTS) | {"sha256": job.sha256} | dict.fromkeys(_COUNTS[:3], 0)
 
 
 def _extract(job: VideoJob) -> tuple[dict[str, Any], list[tuple[int, float, int, bytes]]]:
     """What the manifest says of a video, whatever its name is, and its rows of :data:`FRAME_SCHEMA`."""
-    facts: dict[str, Any] = dict.fromkeys(_FACTS) | {"sha256": job.sha256} | dict.fromkeys(_COUNTS[:3], 0)
+    facts = _unknown(job)
     try:
         scan = codec.scan(job.source)
         facts |= {"codec": scan.codec, "width": scan.width, "height": scan.height, "frames_decoded": len(scan)}
@@ -105,11 +115,21 @@ def extract(videos: Sequence[Video], root: Path, sampling: Sampling, destination
     kept = Kept("frames", [rate, quality, SIZE], CODE)
     work = [VideoJob(root / v.path, records.sha256_of(root / v.path), rate, quality) for v in videos]
     todo = list({job.sha256: job for job in work if not kept.has(job.sha256)}.values())  # equal videos once
-    for number, content in jobs.run(sample, todo, total=len(todo), label="sample frames"):
-        kept.put(todo[number].sha256, content)
+    deadly: dict[str, bytes] = {}  # not kept: another run tries them again
+
+    def lost(job: VideoJob) -> bytes:
+        error = "expected a video that can be sampled, found that its worker died each time (killed for memory?)"
+        deadly[job.sha256] = _packed(_unknown(job) | {"status": "unreadable", "error": error}, [])
+        return deadly[job.sha256]
+
+    for number, content in jobs.run(
+        sample, todo, total=len(todo), label="sample frames", reads=lambda job: [job.source], lost=lost
+    ):
+        if todo[number].sha256 not in deadly:
+            kept.put(todo[number].sha256, content)
 
     def content_of(job: VideoJob) -> bytes:
-        return kept.get(job.sha256) or sample(job)  # damaged since it was kept
+        return deadly.get(job.sha256) or kept.get(job.sha256) or sample(job)  # damaged since it was kept
 
     facts = [json.loads(pq.read_schema(pa.BufferReader(content_of(job))).metadata[b"facts"]) for job in work]
     rows = [_manifest_row(video, own, sampling) for video, own in zip(videos, facts, strict=True)]
