@@ -125,7 +125,10 @@ if __name__ == "__main__":
     found = [value for _, value in jobs.run(look, range(8), total=8, label="look", reads=lambda _: [DATA])]
     train.train("sample", pickle.loads(Path("work").read_bytes()))
     made = {str(file): file.read_bytes().hex() for file in sorted(Path("data/runs").rglob("*")) if file.is_file()}
-    print(json.dumps([found, made]))
+    try:
+        list(jobs.run(look, [1], total=1, label="look", reads=lambda _: [Path(os.__file__)]))
+    except ValueError as error:
+        print(json.dumps([found, made, str(error)]))
 """
 
 
@@ -155,8 +158,9 @@ def test_nodes_without_the_driver_s_files_get_code_and_one_copy_of_the_data(proj
     own = {name: value for name, value in environment().items() if name != "PYTHONPATH"}
     done = subprocess.run([*namespace, "sh", "-c", lines], env=own, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    found, made = json.loads(done.stdout.splitlines()[-1])
+    found, made, refusal = json.loads(done.stdout.splitlines()[-1])
     assert not list(hidden.iterdir())
+    assert f"expected inputs below {hidden}, since nodes do not share it, found" in refusal
     code, folders, files, workers = map(set, zip(*found, strict=True))
     assert all("runtime_resources" in file for file in code), code
     assert all(Path(folder).parent == Path(tempfile.gettempdir()) for folder in folders)
