@@ -46,15 +46,14 @@ def sleep(seconds: float) -> None:
     time.sleep(seconds)
 
 
-def rate(executor: str, workers: int, seconds: float, count: int) -> tuple[float, float]:
-    """Return jobs per second on warm workers, and the driver's own seconds per job."""
-    os.environ |= {"NEM_EXECUTOR": executor, "NEM_WORKERS": str(workers)}
-    arguments = [seconds] * count
-    if executor == "ray":
-        list(jobs.run(sleep, [0.2] * 2 * workers, total=1, label="warm"))
+def rate(workers: int, seconds: float, count: int) -> tuple[float, float]:
+    """Return jobs per second from the first result to the last, and the driver's own seconds per job."""
+    os.environ["NEM_WORKERS"] = str(workers)
+    results = jobs.run(sleep, [seconds] * count, total=1, label=f"{workers} workers", where="ray")
+    next(results)
     start, own = time.perf_counter(), time.process_time()
-    list(jobs.run(sleep, arguments, total=1, label=f"{executor} {workers}"))
-    return count / (time.perf_counter() - start), (time.process_time() - own) / count
+    rest = sum(1 for _ in results)
+    return rest / (time.perf_counter() - start), (time.process_time() - own) / rest
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
@@ -96,38 +95,38 @@ def stages(folder: Path) -> list[Stage]:
 def main() -> None:
     """Print three tables in Markdown."""
     measured = {}
-    print("| executor | workers | " + " | ".join(f"{seconds:g} s" for seconds in SECONDS) + " | driver per job |")
-    print("| --- |" + " ---: |" * (len(SECONDS) + 2))
-    for executor in ("process", "ray"):
-        for workers in WORKERS:
-            for seconds in SECONDS:
-                count = max(8 * workers, min(JOBS, int(4 * workers / seconds) if seconds else JOBS))
-                measured[executor, workers, seconds] = rate(executor, workers, seconds, count)
-            own = [measured[executor, workers, seconds] for seconds in SECONDS]
-            told = " | ".join(f"{jobs_per_second:.1f}" for jobs_per_second, _ in own)
-            print(f"| {executor} | {workers} | {told} | {1e3 * own[0][1]:.2f} ms |", flush=True)
-            if executor == "ray":
-                cluster.connect(None, ()).shutdown()
-    driver = min(measured["ray", workers, 0.0][1] for workers in WORKERS)
-    wait = max(1 / measured["ray", 1, 0.0][0] - driver, 0.0)
+    print("| workers | " + " | ".join(f"{seconds:g} s" for seconds in SECONDS) + " | driver per job |")
+    print("| ---: |" + " ---: |" * (len(SECONDS) + 1))
+    for workers in WORKERS:
+        rate(workers, 0.2, 20 * workers)  # until all workers have begun
+        for seconds in SECONDS:
+            count = min(JOBS, int(4 * workers / seconds)) if seconds else JOBS
+            measured[workers, seconds] = rate(workers, seconds, count)
+        own = [measured[workers, seconds] for seconds in SECONDS]
+        told = " | ".join(f"{jobs_per_second:.1f}" for jobs_per_second, _ in own)
+        print(f"| {workers} | {told} | {1e3 * own[0][1]:.2f} ms |", flush=True)
+        cluster.connect(None, ()).shutdown()
+    driver = min(measured[workers, 0.0][1] for workers in WORKERS)
+    wait = max(1 / measured[1, 0.0][0] - driver, 0.0)
     print(f"\nd = {1e3 * driver:.2f} ms, o = {1e3 * wait:.2f} ms; the model's jobs per second, measured in brackets:\n")
     print("| workers | " + " | ".join(f"{seconds:g} s" for seconds in SECONDS[1:]) + " |")
     print("| ---: |" + " ---: |" * len(SECONDS[1:]))
     for workers in WORKERS:
-        both = [(min(workers / (s + wait), 1 / driver), measured["ray", workers, s][0]) for s in SECONDS[1:]]
+        both = [(min(workers / (s + wait), 1 / driver), measured[workers, s][0]) for s in SECONDS[1:]]
         print(f"| {workers} | " + " | ".join(f"{model:.1f} ({found:.1f})" for model, found in both) + " |")
-    print("\n| a job | seconds | MB moved | driver | busy of " + " | of ".join(map(str, MANY)) + " | bound | MLflow |")
-    print("| --- |" + " ---: |" * (3 + len(MANY)) + " --- | --- |")
+    print("\n| a job | seconds | MB moved | driver | busy of " + " | of ".join(map(str, MANY)) + " | bound |")
+    print("| --- |" + " ---: |" * (3 + len(MANY)) + " --- |")
     with tempfile.TemporaryDirectory() as folder:
         for stage in stages(Path(folder)):
             most = {"driver": 1 / (driver + stage.driver), "object store and network": NETWORK / max(1, stage.moved)}
+            if stage.tracked:
+                most["MLflow"] = 1 / (driver + stage.driver + stage.tracked)  # the driver waits for it
             bound = min(most, key=lambda name: most[name])
             busy = [min(1.0, most[bound] * (stage.seconds + wait) / many) for many in MANY]
             shown = " | ".join(f"{100 * share:.0f} %" for share in busy)
             room = most[bound] * (stage.seconds + wait)
-            behind = f"{stage.seconds / stage.tracked:.0f} workers" if stage.tracked else "none"
             cells = f"{stage.seconds:.2f} | {stage.moved / 1e6:.2f} | {1e3 * (driver + stage.driver):.1f} ms"
-            print(f"| {stage.name} | {cells} | {shown} | {bound}: {room:.0f} workers | {behind} |", flush=True)
+            print(f"| {stage.name} | {cells} | {shown} | {bound}: {room:.0f} workers |", flush=True)
 
 
 if __name__ == "__main__":
