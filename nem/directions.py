@@ -103,7 +103,8 @@ def _pass(layer: Direction, x: Tensor, start: States, noise: Noisy | None) -> Do
         return _torchs(layer, x, start)
     W, V, bias = stacked(layer.cell, *layer.parameters)
     begin, x = _start(start, bias), _with_ones(x)
-    if fast.serves(x, noise[0]) and V.dtype == torch.float32:
+    # Numba cannot be traced, so that `torch.compile` gets the cells.
+    if not torch.compiler.is_compiling() and fast.serves(x, noise[0]) and V.dtype == torch.float32:
         output, s, accepted = _Compiled.apply(layer.cell, noise, x, W, V, begin.h, begin.s, begin.bias)
     else:
         if begin.h is None and len(x) == 1:  # then V has no effect, and is to have a gradient of 0 as of torch's layer

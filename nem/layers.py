@@ -111,7 +111,7 @@ class NoisyRecurrent(nn.RNNBase):
             return pad_packed_sequence(output, self.batch_first, total_length=total)[0], last
         states = self._checked(x, hx)
         random = self.noise is not None or (self.dropout > 0 and self.num_layers > 1)
-        if not (self.training and random):
+        if not (self.training and random) or (isinstance(x, Tensor) and not x.numel()):  # in no sequence is no noise
             result: tuple[Any, Any] = super().forward(x, hx)
             return result
         like = self.weight_hh_l0
@@ -128,7 +128,8 @@ class NoisyRecurrent(nn.RNNBase):
             raise ValueError(f"expected lengths with padded sequences of three axes, found {found}; leave lengths out")
         slices, batch = (x.shape[axis] for axis in ((1, 0) if self.batch_first else (0, 1)))
         given = torch.as_tensor(lengths)
-        right = given.dim() == 1 and len(given) == batch and not given.is_floating_point()
+        whole = not (given.is_floating_point() or given.is_complex() or given.dtype == torch.bool)
+        right = given.dim() == 1 and len(given) == batch and whole
         if not right or not batch or not 1 <= int(given.min()) <= int(given.max()) <= slices:
             raise ValueError(f"expected {batch} lengths, whole numbers from 1 to {slices}, found {lengths}")
         return pack_padded_sequence(x, given.cpu(), self.batch_first, enforce_sorted=False)
@@ -137,7 +138,8 @@ class NoisyRecurrent(nn.RNNBase):
         """Return the initial states as a tuple, after a check of everything that was given."""
         data = x.data if isinstance(x, PackedSequence) else x
         dims = (2,) if isinstance(x, PackedSequence) else (2, 3)
-        if data.dim() not in dims or data.shape[-1] != self.input_size or 0 in data.shape:
+        slices = data.shape[1 if self.batch_first and data.dim() == 3 else 0] if data.dim() else 0
+        if data.dim() not in dims or data.shape[-1] != self.input_size or slices == 0:
             raise ValueError(
                 f"expected input of shape (T, {self.input_size}) or 3-D with last size {self.input_size}, not empty, "
                 f"found {tuple(data.shape)}"
@@ -147,9 +149,10 @@ class NoisyRecurrent(nn.RNNBase):
         else:
             batch = () if x.dim() == 2 else (x.shape[0 if self.batch_first else 1],)
         single = self.cell == "gru"
-        states = () if hx is None else (hx,) if isinstance(hx, Tensor) else tuple(hx)
+        several = isinstance(hx, (tuple, list)) and all(isinstance(state, Tensor) for state in hx)
+        states = (hx,) if isinstance(hx, Tensor) else tuple(hx) if several else ()
         if hx is not None and (isinstance(hx, Tensor) != single or len(states) != (1 if single else 2)):
-            found = "a tensor" if isinstance(hx, Tensor) else f"{type(hx).__name__} of {len(states)}"
+            found = f"{type(hx).__name__}{f' of {len(states)} tensors' if several else ''}"
             raise ValueError(f"expected {'one tensor' if single else 'a pair (h, c)'} of initial states, found {found}")
         right = (self.num_layers * (2 if self.bidirectional else 1), *batch, self.hidden_size)
         for state in states:

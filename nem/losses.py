@@ -175,11 +175,14 @@ def nem_cross_entropy(
             f"found {target.dtype} of shape {tuple(target.shape)}" + ("; torch's (B, K, …) has dim=1" if torchs else "")
         )
     log_a = functional.log_softmax(logits, -1)
+    # A class that a mask of -inf rules out, and that no target has, takes no part, as in torch's loss.
+    out = log_a.isneginf() & (codes.target == 0)
+    log_a = log_a.masked_fill(out, 0.0)
     lever = log_a if weight is None else weight * log_a
     noisy = _noisy(codes.target, lever, "softmax", noise, epoch, generator)
     loss = -(noisy * lever).sum(-1)
     if output_delta == "literal":  # the loss's value with the gradient of log Σ exp o - Σ (y + n) o
-        literal = logits.logsumexp(-1) - (noisy * logits).sum(-1)
+        literal = logits.logsumexp(-1) - (noisy * logits.masked_fill(out, 0.0)).sum(-1)
         loss = loss.detach() + (literal - literal.detach())
     if codes.kept is not None:
         loss = torch.where(codes.kept, loss, 0.0)
@@ -248,6 +251,7 @@ def nem_mse_loss(
     chosen = _options(options, "reduction")
     if prediction.shape != target.shape:
         raise ValueError(f"expected a target of shape {tuple(prediction.shape)}, found {tuple(target.shape)}")
+    target = target.to(torch.promote_types(prediction.dtype, target.dtype))  # noise is none of whole numbers
     prediction, target = _last(prediction, dim), target.movedim(dim, -1)
     loss = (prediction - _noisy(target, prediction, "identity", noise, epoch, generator)).square().sum(-1)
     return _reduced(loss, chosen.reduction, max(loss.numel(), 1))

@@ -44,6 +44,16 @@ Combination = Callable[[Tensor, Tensor], Tensor]
 """φ(signal, noise), noise centred and scaled by σ: a mode besides the paper's two, which are s + n and s∘(1 + n)."""
 
 
+def combined(mode: Combination, signal: Tensor, noise: Tensor) -> Tensor:
+    """Return φ(signal, noise); a ValueError says that it has not their shape."""
+    found, right = mode(signal, noise), torch.broadcast_shapes(signal.shape, noise.shape)
+    if not isinstance(found, Tensor) or found.shape != right:
+        shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise ValueError(f"expected the mode, a function, to return a tensor of shape {tuple(right)}, as it is given, "
+                         f"found {shape}; let it treat each element by itself")  # fmt: skip
+    return found
+
+
 def annealed(sigma: float, decay: float, epoch: int) -> float:
     """Return the standard deviation after ``epoch`` finished epochs: σ / (1 + epoch)^decay.
 
@@ -283,7 +293,8 @@ class OutputNoise(LayerNoise):
         def moved(draw: Tensor) -> Tensor:
             delta = lever * draw
             for combine in self.combinations:
-                delta = torch.where(self.where(combine, target), combine(target, sigma * draw) - target, delta)
+                own = combined(combine, target, sigma * draw) - target
+                delta = torch.where(self.where(combine, target), own, delta)
             return delta
 
         def gain(draw: Tensor) -> Tensor:
@@ -368,7 +379,7 @@ class GateNoise(LayerNoise):
             total = direction * draw  # its sign does not depend on σ > 0, so the draws are tested unscaled
             for combine in self.combinations:
                 z = self._latent(gate, draws)
-                total = torch.where(self.where(combine, logit), (combine(z, sigma * draw) - z) * logit, total)
+                total = torch.where(self.where(combine, logit), (combined(combine, z, sigma * draw) - z) * logit, total)
             return total
 
         accepted = decide(self, gain, draws, logit) if draws.accepted is None else draws.accepted
@@ -399,7 +410,7 @@ class GateNoise(LayerNoise):
         noisy = signal + grown
         for combine in self.combinations:
             chosen = self.where(combine, signal)
-            noisy = torch.where(chosen, combine(signal, increment), noisy)
+            noisy = torch.where(chosen, combined(combine, signal, increment), noisy)
             noisy = noisy if accepted is None else torch.where(chosen & ~accepted, signal, noisy)
         if self.injection == "pre-activation":
             return torch.sigmoid(noisy)

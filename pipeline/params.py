@@ -326,7 +326,7 @@ class Train(Section):
     # Chosen by `make tune` on validation days of the paper's series; the whole search: docs/tuning_fx.md.
     fx: TaskNetwork = TaskNetwork(
         optimiser="adam", learning_rate=0.003, noise=_noise(0.5, 0.0, 0.1, 1.0, 0.5, 1.0, 0.5, 1.0),
-        gru={"noise": _noise(0.2, 0.0, 0.5, 0.0, 0.1, 0.5, 0.1, 0.5).model_dump()},
+        gru={"noise": _noise(0.2, 0.0, 0.5, 0.0, 0.1, 0.5, 0.1, 0.5).model_dump(exclude={"density"})},
     )  # fmt: skip
     # The paper's network (256 hidden units, 100 epochs); the rest is ours and not tuned.
     video: TaskNetwork = TaskNetwork(

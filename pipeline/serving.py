@@ -23,14 +23,15 @@ class ServedNetwork(PythonModel):
 
     # This very type, as MLflow warns of all but those that it knows.
     def predict(self, context: Any, model_input: np.ndarray, params: Any = None) -> pd.DataFrame:  # noqa: ANN401
-        """Return the class and the probability of each, or the value in its unit, for ``(N, T, I)`` raw inputs."""
+        """Return probabilities, with the class if it is one, or values in units, for ``(N, T, I)`` raw inputs."""
         about, scaled = self.network.about, (np.asarray(model_input) - self.offset) / self.scale
         outputs = self.network.predict(scaled.astype(np.float32))
         if not about["classes"]:
-            values = outputs[:, 0].astype(float) * about["target_scale"] + about["target_offset"]
-            return pd.DataFrame({about["unit"] or "value": values})
-        best = [about["classes"][k] for k in outputs.argmax(1)]
-        return pd.DataFrame({"class": best, **dict(zip(about["classes"], outputs.T, strict=True))})
+            outputs = outputs.astype(float) * about["target_scale"] + about["target_offset"]
+        frame = pd.DataFrame(outputs, columns=self.network.names)
+        if self.network.one_class:
+            frame.insert(0, "class", [about["classes"][k] for k in outputs.argmax(1)])
+        return frame
 
 
 set_model(ServedNetwork())

@@ -341,7 +341,9 @@ def _describe(client: MlflowClient, training: _Training, files: results.TrainedR
     from pipeline.evaluation.metrics import best_condition
     from pipeline.evaluation.statistics import speed_up
 
-    task, record, best = tasks.of(files.task).of(files.record["head"]), files.record, best_condition(files)
+    record, best, origin = files.record, best_condition(files), paths.source_record(files.task)
+    about = records.read_json(origin) if origin.is_file() else {}
+    task = tasks.of(files.task).of(record["head"], str(about.get("title", "")))
     final, unit = f"{task.measure.curve}_at_R", task.measure.unit.format(unit=record["unit"])
     metrics = {"failed_networks": float(sum(map(files.failed, files.conditions)))}
     losses = {condition: files.curve(condition, "test_loss") for condition in files.conditions}
@@ -360,14 +362,14 @@ def _describe(client: MlflowClient, training: _Training, files: results.TrainedR
         for file in shown:
             client.log_artifact(training.parent, str(file), file.suffix[1:])
         client.set_tag(training.parent, "nem.artifacts", state)
-    source, count = paths.source_record(files.task), len(files.conditions) * files.repetitions
+    count = len(files.conditions) * files.repetitions
     values = [f"{metrics[f'{final}/{c}'] * task.measure.scale:.4g} {unit} ({c})" for c in dict.fromkeys((best, "none"))
               if f"{final}/{c}" in metrics]  # fmt: skip
     text = (
         f"**{task.title}, {record['split'] or 'first split'}, {files.cell.upper()}**: {len(files.conditions)} noise "
         f"conditions, {files.repetitions} paired repetitions, {files.max_epochs} epochs, judged at epoch R = "
         f"{files.epochs} on {record['test_sequences']} test sequences. "
-        f"{task.note(records.read_json(source)) if source.is_file() else ''}\n\nMean {task.measure.words} at R of the "
+        f"{task.note(about) if about else ''}\n\nMean {task.measure.words} at R of the "
         f"condition that is best on these test data and of no noise: {', '.join(values) or 'all failed'}. "
         "Intervals and tests are in `data/results/report.html`. Pictures: the folder `png` of the artifacts, above all "
         f"`overview_{own}.png`. Model: {model or 'none registered'}.\n\nTimes: {training.live} of {count} runs were "
@@ -452,7 +454,7 @@ def _register(client: MlflowClient, training: _Training, files: results.TrainedR
 
 def _log_model(run_id: str, weights: Path, record: dict[str, Any], inputs: Inputs | None) -> str:
     """Log a model as code plus safetensors: no pickle is written, and none is read when it is loaded; return its id."""
-    about, houses = models.load(weights).about, [Path(__file__).parent, Path(nem.__file__).parent]
+    network, houses = models.load(weights), [Path(__file__).parent, Path(nem.__file__).parent]
     data = sequences.load(paths.sequences(record["task"]), record["split"])
     if data.digest != record["data"]:
         raise ValueError(f"expected the data of the training in {paths.sequences(record['task'])}, found others")
@@ -460,8 +462,9 @@ def _log_model(run_id: str, weights: Path, record: dict[str, Any], inputs: Input
     if inputs is not None:
         example = example.astype(np.float64) * inputs.scale + inputs.offset
     taken = Schema([TensorSpec(example.dtype, (-1, *example.shape[1:]))])
-    given: list[ColSpec | TensorSpec] = [ColSpec("float", name) for name in about["classes"]]
-    given = [ColSpec("string", "class"), *given] if given else [ColSpec("double", about["unit"] or "value")]
+    about, kind = network.about, "float" if network.about["classes"] else "double"
+    given: list[ColSpec | TensorSpec] = [ColSpec(kind, name) for name in network.names]
+    given = [ColSpec("string", "class"), *given] if network.one_class else given
     torch = f"torch=={record['versions']['torch'].split('+')[0]}"
     with tempfile.TemporaryDirectory() as made, mlflow.start_run(run_id=run_id, log_system_metrics=False):
         # Not as MLflow's model configuration, which it makes parameters of the run.

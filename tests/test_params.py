@@ -188,6 +188,14 @@ def test_messages_are_short_and_obey_nobody(project):
     assert len(str(caught.value)) < 3000
 
 
+def test_a_density_of_a_task_is_that_of_both_cells():
+    content, wanted = params.Params().model_dump(), {"output": "cauchy", "hidden": "laplace"}
+    for task in ("fx", "video", "own"):
+        content["train"][task]["noise"]["density"] = wanted
+        for cell in ("lstm", "gru"):
+            assert params.validate(content).train.of(task, cell)["noise"]["density"] == wanted
+
+
 def test_composing_keeps_hand_edits(project, capsys):
     assert params.main(["compose", "demo"]) == 0
     assert params.compose("demo") is False

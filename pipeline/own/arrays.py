@@ -7,7 +7,9 @@ row per sequence: x as a list of slices, each a list of numbers, and y as a numb
 """
 
 import os
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,8 @@ from torch import Tensor
 from pipeline.common import paths, records, sequences
 
 Array = npt.NDArray[Any]
+DAMAGE = (pa.ArrowException, zipfile.BadZipFile, zlib.error, tokenize.TokenError, SyntaxError, NotImplementedError,
+          OSError, MemoryError, EOFError, KeyError, TypeError)  # what readers of bad files raise  # fmt: skip
 COPIES = 4  # of x that are in memory at once, at most
 SLICES, TABLE = "slices.safetensors", "sequences.parquet"  # the one form, in the task's raw folder
 
@@ -76,7 +80,7 @@ def _checked(slices: Array, lengths: Array, y: Any, group: Any) -> Own:  # noqa:
         raise OwnError(f"expected numbers in x, found {slices.dtype}; convert it to float32")
     N, ends = len(lengths), np.cumsum(lengths)
     with np.errstate(over="ignore"):  # what becomes infinite is refused here
-        numbers = np.ascontiguousarray(slices, np.float32)
+        numbers = np.require(slices, np.float32, ["C", "W"])  # writable, or PyTorch warns
     broken = np.flatnonzero(~np.isfinite(numbers).all(1))
     if len(broken):
         at = int(np.searchsorted(ends, broken[0], side="right"))
@@ -134,7 +138,7 @@ def read(source: Path) -> Own:
                 _fits(source, 8 * sum(g.column(c).num_values for g in groups for c in range(g.num_columns)))
                 columns = file.read()
             return _of_table(**_named(source, columns.column_names, columns))
-    except (pa.ArrowException, zipfile.BadZipFile, MemoryError, EOFError, KeyError, TypeError) as error:
+    except DAMAGE as error:
         raise OwnError(f"expected a sound file of arrays at {source}, found: {error}; write it again") from error
     except ValueError as error:
         told = str(error) if isinstance(error, OwnError) else f"expected plain arrays, found: {error}; write them so"

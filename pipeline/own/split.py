@@ -130,7 +130,7 @@ def table(own: Own, settings: "OwnSequences", seed: int, unit: str = "") -> sequ
     index, train = _index(own, settings.slices), side == "train"
     if not (train.any() and (side == "test").any()):
         raise OwnError(f"expected sequences to train and to test on, found {len(side)} in all, one of each class; "
-                       "add sequences")  # fmt: skip
+                       f"add sequences, or set {WHERE}.head to identity if whole numbers in y are values")  # fmt: skip
     offset, scale = 0.0, 1.0
     if labels is not None:
         targets = np.eye(len(names))[labels]

@@ -33,6 +33,18 @@ class TrainedNetwork:
     head: nn.Linear
     about: dict[str, Any]
 
+    @property
+    def names(self) -> list[str]:
+        """What each of the K outputs is called: a class, a label, or a value in its unit."""
+        unit, K = self.about["unit"] or "value", self.about["outputs"]
+        return self.about["classes"] or ([unit] if K == 1 else [f"{unit} {k}" for k in range(K)])
+
+    @property
+    def one_class(self) -> bool:
+        """Whether one of the outputs is the answer, and not each of them."""
+        # Files of before there were labels name no head.
+        return bool(self.about["classes"]) and self.about.get("head") != "logistic"
+
     @torch.no_grad()
     def predict(self, sequences: Floats) -> Floats:
         """Return probabilities of classes or labels, or scaled values, ``(N, K)`` after the last slice.
@@ -44,8 +56,7 @@ class TrainedNetwork:
         states, _ = self.layer(torch.as_tensor(np.ascontiguousarray(sequences, dtype=np.float32)))
         outputs = self.head(states[:, -1])
         if self.about["classes"]:
-            logistic = self.about.get("head") == "logistic"  # files of before there were labels do not say
-            outputs = torch.sigmoid(outputs) if logistic else torch.softmax(outputs, -1)
+            outputs = torch.softmax(outputs, -1) if self.one_class else torch.sigmoid(outputs)
         predictions: Floats = outputs.numpy()
         return predictions
 

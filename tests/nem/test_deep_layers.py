@@ -250,11 +250,11 @@ def test_what_torch_would_not_take_is_refused_in_words(mine, noise):
     call = partial(layer, generator=generator())
     h = torch.zeros(1, 2, 4)
     pair = mine is NoisyLSTM
-    for wrong in (h, (h,), (h, h, h), ()) if pair else ((h,), (h, h), ()):
+    for wrong in (h, (h,), (h, h, h), (), (h, None), 3) if pair else ((h,), (h, h), (), 3, {"h": h}):
         refused(ValueError, "expected a pair" if pair else "expected one tensor", call, x, wrong)
     for given_ in ((x.double(), None), (x, (h.double(), h) if pair else h.double())):
         refused(ValueError, r"expected torch\.float32.*found torch\.float64; cast it", call, *given_)
-    for lengths in ([5], [5, 0], [5, 6], [5.0, 2.0], [[5, 2]], torch.tensor(5)):
+    for lengths in ([5], [5, 0], [5, 6], [5.0, 2.0], [True, True], [[5, 2]], torch.tensor(5)):
         refused(ValueError, "expected 2 lengths, whole numbers from 1 to 5", call, x, lengths=lengths)
     packed = pack_padded_sequence(x, [5, 2])
     refused(ValueError, "a PackedSequence, which has its own", call, packed, lengths=[5, 2])
@@ -353,3 +353,22 @@ def test_the_evaluating_layer_is_exported_compiled_traced_and_scripted(mine, tor
             torch.testing.assert_close(one, two, msg=name)
     assert type(layer.plain()) is torchs
     assert not layer.plain().training
+
+
+@PAIRS
+@pytest.mark.parametrize("training", [True, False])
+def test_no_sequences_are_a_batch_as_they_are_for_torch(mine, torchs, training):
+    layer, x = mine(3, 4, 2, noise=LOUD, generator=generator()).train(training), torch.zeros(5, 0, 3)
+    for one, two in zip(flat(layer(x)), flat(torchs(3, 4, 2)(x)), strict=True):
+        assert one.shape == two.shape
+
+
+@BOTH
+def test_a_layer_in_training_can_be_compiled(mine):
+    """Torch breaks the graph where noise is drawn, and traces no Numba."""
+    layer, x = mine(3, 4, noise=LOUD, generator=generator(1)), draw(1, 2, 2, 3)
+    torch._dynamo.reset()
+    compiled = flat(torch.compile(layer, backend="eager")(x))
+    compiled[0].sum().backward()
+    for one, two in zip(compiled, flat(layer(x, generator=generator(1))), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-3, atol=2e-4)

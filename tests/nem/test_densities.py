@@ -161,6 +161,16 @@ def test_layers_and_losses_draw_from_the_density(layer_class, density):
     torch.testing.assert_close(nem_mse_loss(logits, logits.flip(0), noise=noise, generator=generator(3)), right)
 
 
+@pytest.mark.parametrize("wrong", [lambda s, n: s.sum(), lambda s, n: s[..., :1], lambda s, n: 0.0])
+def test_a_mode_that_returns_another_shape_is_refused(wrong):
+    """A sum would be broadcast, and silently be another noise."""
+    noise, words = Noise("blind", wrong, 0.3), r"expected the mode, a function, to return a tensor of shape .*found"
+    refused(ValueError, words, nem_mse_loss, draw(1, 4, 3), draw(2, 4, 3), noise=noise, generator=generator(1))
+    for kind in ("blind", "nem"):
+        layer = NoisyGRU(2, 3, noise=Noise(kind, wrong, 0.3), dtype=DOUBLE)
+        refused(ValueError, words, layer, draw(1, 3, 5, 2), generator=generator(1))
+
+
 def test_what_is_no_density_and_what_has_no_closed_form_is_refused():
     refused(ValueError, "gaussian, uniform, laplace, student-t, cauchy, or a function", Noise, "nem", "additive", 1.0,
             density="normal")  # fmt: skip

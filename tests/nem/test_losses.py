@@ -162,6 +162,32 @@ def test_shapes_that_do_not_fit_are_errors_and_others_are_not(shape, other, dim)
                 refused(ValueError, "expected", loss, logits, given_, dim=dim)
 
 
+@pytest.mark.parametrize("noise", [None, *(Noise("nem", mode, 0.3) for mode in MODES)])
+@pytest.mark.parametrize("output_delta", ["loss", "literal"])
+def test_a_class_that_a_mask_rules_out_takes_no_part(noise, output_delta):
+    """As in torch's loss: logits of -inf are what masks of actions and of vocabularies write."""
+    logits, right = (draw(3, 6, 4).masked_fill(torch.arange(4) == 2, -math.inf).requires_grad_() for _ in range(2))
+    numbers = torch.tensor([0, 1, 3, 3, 0, 1])
+    loss = nem_cross_entropy(logits, numbers, noise=noise, generator=generator(1), output_delta=output_delta)
+    functional.cross_entropy(right, numbers).backward()
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(logits.grad).all()
+    assert not logits.grad[:, 2].any()
+    if noise is None:
+        torch.testing.assert_close(logits.grad, right.grad)
+    ruled_out = nem_cross_entropy(logits, numbers * 0 + 2, reduction="none")
+    assert (ruled_out == math.inf).all(), "a target there costs what it costs in torch"
+
+
+def test_whole_numbers_are_values_too():
+    prediction, counts = draw(1, 5, 2), torch.arange(10).reshape(5, 2)
+    noise = Noise("nem", "additive", 0.3)
+    losses = [nem_mse_loss(prediction, y, noise=noise, generator=generator(1)) for y in (counts, counts.double())]
+    torch.testing.assert_close(*losses)
+    assert losses[0] < nem_mse_loss(prediction, counts)
+
+
 def test_every_other_fault_is_named():
     logits, numbers = torch.zeros(2, 3, 4), torch.zeros(2, 4, dtype=torch.long)
     refused(ValueError, r"torch's \(B, K, …\) has dim=1", nem_cross_entropy, logits, numbers)

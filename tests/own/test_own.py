@@ -5,6 +5,8 @@ import zipfile
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given, settings
@@ -134,10 +136,37 @@ def test_files_that_are_none_too_large_or_damaged_are_refused_unread(tmp_path, m
     refused(OwnError, "a list of I numbers, none missing", arrays.read, written(tmp_path, "parquet", **rows))
     for x in ([[[1.0, None]]], [[]], [[None]], ["text"]):
         refused(OwnError, "sound file", arrays.read, written(tmp_path, "parquet", x=x, y=[1]))
+    one_each = arrays.of_arrays(X, np.arange(N))
+    refused(OwnError, "one of each class.*set own.sequences.head to identity", split.table, one_each, asked(), 1)
     files = [written(tmp_path, kind, x=X, y=CLASS) for kind in ("npz", "parquet")]
     monkeypatch.setattr(arrays, "memory", lambda: 900)
     for file in files:
         refused(OwnError, "a quarter of this machine's memory", arrays.read, file)
+
+
+@pytest.mark.hostile
+@pytest.mark.filterwarnings("error::UserWarning:pipeline", "error:The given NumPy array")
+@pytest.mark.parametrize("kind", ["stored", "deflated", "parquet"])
+def test_a_damaged_file_is_read_as_it_was_or_named(tmp_path, kind):
+    """Bytes changed or cut anywhere: no other error than ours, which names the file."""
+    file = tmp_path / ("mine.parquet" if kind == "parquet" else "mine.npz")
+    if kind == "parquet":
+        pq.write_table(pa.table({"x": pa.array(X.astype(np.float32).tolist(), pa.list_(pa.list_(pa.float32()))),
+                                 "y": CLASS}), file)  # fmt: skip
+    else:
+        {"stored": np.savez, "deflated": np.savez_compressed}[kind](file, x=X, y=CLASS)
+    whole, random, refusals = file.read_bytes(), np.random.default_rng(1), 0
+    assert arrays.read(file).slices.numpy().flags.writeable
+    for k in range(150):
+        content = bytearray(whole)
+        content[random.integers(len(content))] = random.integers(256)
+        file.write_bytes(content if k % 5 else content[: random.integers(len(content))])
+        try:
+            arrays.read(file)
+        except OwnError as error:
+            refusals += 1
+            assert str(file) in str(error)
+    assert refusals > 30
 
 
 KINDS = ("<f4", "<f8", "i1", "<i8", "<U1", "?")
