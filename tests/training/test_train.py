@@ -116,11 +116,12 @@ def test_another_work_meets_no_kept_repetition():
 
 
 def test_the_code_that_decides_a_repetition_is_in_its_key():
-    """All that the engine imports of this project, but for what reads and writes files."""
+    """All that the engine imports of this project, but for what reads and writes files, and what a cluster is."""
     listing = "import sys, pipeline.training.engine; print(*sys.modules)"
     loaded = subprocess.check_output([sys.executable, "-c", listing], cwd=ROOT, text=True).split()
     own = {name for name in loaded if name.startswith(("nem.", "pipeline."))}
-    files = {f"pipeline.{name}" for name in ("common", "training", "common.records", "common.paths")}
+    rest = ("common", "training", *(f"common.{name}" for name in ("records", "paths", "cluster", "machine")))
+    files = {f"pipeline.{name}" for name in rest}
     # Layers and losses are for those who build networks of their own.
     assert own - files - {"nem.layers", "nem.losses", "nem.theory"} <= set(train.CODE)
     assert not any(name.startswith(("pipeline.evaluation", "pipeline.tracking")) for name in train.CODE)
