@@ -340,11 +340,13 @@ def _describe(client: MlflowClient, training: _Training, files: results.TrainedR
     from pipeline import tasks  # draws with matplotlib, which takes seconds to import
     from pipeline.evaluation.metrics import best_condition
     from pipeline.evaluation.statistics import speed_up
+    from pipeline.evaluation.task import GENERATED
 
     record, best, origin = files.record, best_condition(files), paths.source_record(files.task)
     about = records.read_json(origin) if origin.is_file() else {}
     task = tasks.of(files.task).of(record["head"], str(about.get("title", "")))
-    final, unit = f"{task.measure.curve}_at_R", task.measure.unit.format(unit=record["unit"])
+    final, made = f"{task.measure.curve}_at_R", about.get("source") == GENERATED
+    unit = task.measure.unit.format(unit=record["unit"]) if record["unit"] or "{" not in task.measure.unit else ""
     metrics = {"failed_networks": float(sum(map(files.failed, files.conditions)))}
     losses = {condition: files.curve(condition, "test_loss") for condition in files.conditions}
     for condition, loss in losses.items():
@@ -363,9 +365,10 @@ def _describe(client: MlflowClient, training: _Training, files: results.TrainedR
             client.log_artifact(training.parent, str(file), file.suffix[1:])
         client.set_tag(training.parent, "nem.artifacts", state)
     count = len(files.conditions) * files.repetitions
-    values = [f"{metrics[f'{final}/{c}'] * task.measure.scale:.4g} {unit} ({c})" for c in dict.fromkeys((best, "none"))
-              if f"{final}/{c}" in metrics]  # fmt: skip
+    shown_at = {c: f"{final}/{c}" for c in dict.fromkeys((best, "none")) if f"{final}/{c}" in metrics}
+    values = [f"{metrics[key] * task.measure.scale:.4g} {unit}".strip() + f" ({c})" for c, key in shown_at.items()]
     text = (
+        f"{'**Generated data: they cannot show an effect of noise.** ' if made else ''}"
         f"**{task.title}, {record['split'] or 'first split'}, {files.cell.upper()}**: {len(files.conditions)} noise "
         f"conditions, {files.repetitions} paired repetitions, {files.max_epochs} epochs, judged at epoch R = "
         f"{files.epochs} on {record['test_sequences']} test sequences. "

@@ -24,7 +24,8 @@ def main(task: params.Task) -> None:
     elif task == "own":
         from pipeline.own import arrays
 
-        arrays.acquire(**settings.own.acquire.model_dump())
+        own = settings.own.acquire  # a dump would write no path as the word none
+        arrays.acquire(own.path, own.title, own.unit)
     else:
         from pipeline.video import acquire as video
 

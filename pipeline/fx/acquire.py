@@ -31,7 +31,7 @@ def acquire(settings: "FxAcquire", seed: int) -> None:
 
     Errors are a ``RatesError``, a ``FileNotFoundError`` (source ``csv``), or a ``DownloadError`` (the paper's file).
     """
-    unit = settings.unit if settings.source == "csv" else "rupees"
+    unit = {"paper": "rupees", "csv": settings.unit}.get(settings.source, "")  # what was generated is in no unit
     record: dict[str, object] = {"source": settings.source, "unit": unit}
     if settings.source == "synthetic":
         series = synthetic.generate(settings.synthetic_days, seed)

@@ -93,6 +93,13 @@ def test_a_file_gives_tables_report_and_the_numbers_of_a_notebook(kind, project,
     assert any("**Sums <of slices>, first split, LSTM**" in note for note in notes), "titled by the task"
 
 
+def test_a_task_without_a_file_says_where_to_name_it(project, capsys):
+    Path("params.yaml").write_text(params.render(params.Params(tasks=["own"])))
+    Path("none").write_text("what DVC watches where no file is named")
+    assert acquire.main(["own"]) == 1
+    assert "expected own.acquire.path for the task of own sequences, found none" in capsys.readouterr().err
+
+
 def test_a_difference_in_a_notebook_is_paired_judged_and_leaves_no_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = {"conditions": ["none", "nem-additive-output"], "epochs": 2, "hidden": 2, "optimiser": "sgd"}

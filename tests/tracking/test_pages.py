@@ -13,7 +13,7 @@ import pytest
 
 from nem.conditions import CONDITIONS
 from pipeline import params, tasks, tracking
-from pipeline.common import paths, sequences
+from pipeline.common import paths, records, sequences
 from pipeline.fx import rates, windows
 from pipeline.training import models
 from stages import track
@@ -84,6 +84,14 @@ def test_a_parent_says_what_was_run_and_what_came_out(trained):
         assert part in text
     with tracking.connected() as client:
         assert [file.path for file in client.list_artifacts(parent.info.run_id, "png")] == ["png/overview_fx_lstm.png"]
+    assert text.startswith("**Generated data: they cannot show an effect of noise.**")
+    # Of what is somebody's it does not say so, and what has no unit is in none.
+    records.write_json(paths.source_record("fx"), {"source": "csv"})
+    write(about={"unit": ""})
+    sync(FX)
+    text = the_parent().data.tags["mlflow.note.content"]
+    assert "Generated data" not in text
+    assert f"{means['none']:.4g} (none)" in text
     # Other numbers are another summary of the same settings.
     write(shift=0.5)
     sync(FX)
