@@ -172,7 +172,7 @@ class StackDraws(NamedTuple):
 
     gates: Draws | None = None
     output: Draws | None = None
-    penalty: Tensor | None = None  # (C',) standard deviations of the noise that :func:`penalise` stands for
+    penalty: Tensor | None = None  # (C',) or (G, C') standard deviations of the noise that :func:`penalise` stands for
 
 
 @dataclass(frozen=True)
@@ -247,8 +247,9 @@ class StackNoise:
         sample: Callable[[str, tuple[int, ...]], Tensor],
         first: int = -1,
     ) -> StackDraws:
-        """Return the draws of one pass, with standard deviations from :meth:`sigma`; ``first`` as in :func:`gradients`.
+        """Return the draws of one pass; ``first`` is that of :func:`gradients`.
 
+        Standard deviations are those of :meth:`sigma`, or several of these, stacked: one for each group.
         ``sample(name, shape)`` gives the next draws ``(slices, groups, …)`` of a stream: ``gate``, ``gate-test``,
         ``output``, ``output-test`` (standard normal) or ``latent`` (uniform on [0, 1)).
         """
@@ -260,9 +261,9 @@ class StackNoise:
         return StackDraws(
             None
             if gates is None
-            else gates.draws(sigma["hidden"][:noisy], lambda name: sample(names[name][0], hidden)),
+            else gates.draws(sigma["hidden"][..., :noisy], lambda name: sample(names[name][0], hidden)),
             None if output is None else output.draws(sigma["output"], lambda name: sample(names[name][1], outputs)),
-            None if self.penalty is None else sigma["hidden"][noisy:],
+            None if self.penalty is None else sigma["hidden"][..., noisy:],
         )
 
 
