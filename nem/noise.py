@@ -114,7 +114,7 @@ class Draws:
     Shapes are ``(S, G, 1, K, B)`` for outputs and ``(T, G, 1, n, J, B)`` for the gates of all slices.
     """
 
-    sigma: Tensor  # (C,) scales now
+    sigma: Tensor  # (C,) scales now, or (G, C) where groups have their own
     normal: Tensor | None  # draws ε of scale 1, standard normal by default, where any noise is random
     test: Tensor | None = None  # the same, independent: what ``matched`` noise tests
     uniform: Tensor | None = None  # uniform draws for sampled latents
@@ -189,8 +189,8 @@ class LayerNoise:
         return Draws(sigma, normal, sample("test") if "matched" in self.kinds else None)
 
     def scale(self, values: Tensor) -> Tensor:
-        """Return one value per network ``(C,)``, shaped to broadcast over the signal."""
-        return values.view(-1, *(1,) * (self.AXES + self.grouped))
+        """Return one value per network, ``(C,)`` or ``(G, C)``, shaped to broadcast over the signal."""
+        return values.view(*values.shape, *(1,) * (self.AXES + self.grouped))
 
     def vectors(self, values: Tensor) -> Tensor:
         """Return values ``(…, K, B)`` with what one test decides on as their last axis: a layer or a neuron."""

@@ -172,7 +172,7 @@ class StackDraws(NamedTuple):
 
     gates: Draws | None = None
     output: Draws | None = None
-    penalty: Tensor | None = None  # (C',) standard deviations of the noise that :func:`penalise` stands for
+    penalty: Tensor | None = None  # (C',) or (G, C') standard deviations of the noise that :func:`penalise` stands for
 
 
 @dataclass(frozen=True)
@@ -247,8 +247,9 @@ class StackNoise:
         sample: Callable[[str, tuple[int, ...]], Tensor],
         first: int = -1,
     ) -> StackDraws:
-        """Return the draws of one pass, with standard deviations from :meth:`sigma`; ``first`` as in :func:`gradients`.
+        """Return the draws of one pass; ``first`` is that of :func:`gradients`.
 
+        Standard deviations are those of :meth:`sigma`, or several of these, stacked: one for each group.
         ``sample(name, shape)`` gives the next draws ``(slices, groups, …)`` of a stream: ``gate``, ``gate-test``,
         ``output``, ``output-test`` (standard normal) or ``latent`` (uniform on [0, 1)).
         """
@@ -260,9 +261,9 @@ class StackNoise:
         return StackDraws(
             None
             if gates is None
-            else gates.draws(sigma["hidden"][:noisy], lambda name: sample(names[name][0], hidden)),
+            else gates.draws(sigma["hidden"][..., :noisy], lambda name: sample(names[name][0], hidden)),
             None if output is None else output.draws(sigma["output"], lambda name: sample(names[name][1], outputs)),
-            None if self.penalty is None else sigma["hidden"][noisy:],
+            None if self.penalty is None else sigma["hidden"][..., noisy:],
         )
 
 
@@ -354,17 +355,35 @@ def penalise(
     the noise makes of the prediction's variance. Left out is ∂ℓ/∂o·tr ∂²o/∂δ², what it makes of its mean.
     Networks are those with ``noise.penalty``, σ are ``draws.penalty``; ``docs/theory.md``, "Blind noise in gates".
     """
-    layer, sigma, size = noise.penalty, draws.penalty, networks.size
+    layer, sigma, G = noise.penalty, draws.penalty, networks.size.groups
     if layer is None or sigma is None:
         raise ValueError("expected networks with a penalty, found none; use a condition expected-blind-…-hidden")
-    own = slice(len(noise.gates or ()), len(noise.gates or ()) + len(layer))
+    # On a CPU one group after another: autograd's sums over several are rounded by how many these are.
+    alone = [slice(g, g + 1) for g in range(G)] if batch.x.device.type == "cpu" else [slice(0, G)]
+    sigma, begin = sigma.expand(G, -1), len(noise.gates or ())
+    parts = [_penalise(networks, batch, head, (layer, sigma[groups]), first, groups, begin) for groups in alone]
+    return torch.cat(parts)
+
+
+def _penalise(
+    networks: Networks,
+    batch: Batch,
+    head: Head,
+    noise: tuple[GateNoise, Tensor],
+    first: int,
+    groups: slice,
+    begin: int,
+) -> Tensor:
+    """Do what :func:`penalise` does to some groups, whose networks with a penalty ``begin`` at a place."""
+    (layer, sigma), size, x = noise, networks.size, batch.x[:, groups]
+    own = slice(begin, begin + len(layer))
     with torch.enable_grad():
-        leaves = [networks.W[:, :, own], *(part[:, own] for part in (networks.V, networks.U, networks.b))]
+        leaves = [networks.W[groups, :, own], *(part[groups, own] for part in (networks.V, networks.U, networks.b))]
         W, V, U, b = leaves = [leaf.detach().requires_grad_() for leaf in leaves]
-        shape = (len(batch.x), size.groups, len(layer), GATES[size.cell], size.hidden, batch.x.shape[3])
+        shape = (len(x), x.shape[1], len(layer), GATES[size.cell], size.hidden, x.shape[3])
         delta = W.new_zeros(shape).requires_grad_()
         silent = layer, Draws(torch.zeros_like(sigma), delta.detach())
-        h = cells.forward(size.cell, cells.project(batch.x, W), V, noise=silent, shift=delta).h[first % len(batch.x) :]
+        h = cells.forward(size.cell, cells.project(x, W), V, noise=silent, shift=delta).h[first % len(x) :]
         outputs = (U @ h + b)[..., : batch.columns]
         total = outputs.new_zeros(shape[1:3])
         for slices in outputs.unbind(0):
@@ -382,8 +401,8 @@ def penalise(
         penalty = 0.5 * sigma.square() * total / batch.columns
         gradients = torch.autograd.grad(penalty.sum(), leaves, allow_unused=True)
     whole = (
-        networks.grad_W[:, :, own],
-        *(part[:, own] for part in (networks.grad_V, networks.grad_U, networks.grad_b)),
+        networks.grad_W[groups, :, own],
+        *(part[groups, own] for part in (networks.grad_V, networks.grad_U, networks.grad_b)),
     )
     for view, gradient in zip(whole, gradients, strict=True):
         if gradient is not None:  # of identity neurons the biases do not matter, nor recurrent weights of one slice

@@ -3,6 +3,7 @@
 G groups (repetitions, each with its own initial weights, batch order and draws) times C networks (noise conditions
 that share all three) train at once. On a CPU one repetition is the natural unit of work, since its conditions fit
 into the cache and share each batch; repetitions run in processes beside each other. On a GPU one stack holds all.
+Groups may have learning rates and strengths of noise of their own.
 
 A network that diverges is marked failed with its epoch and set to zero; no operation mixes it with the others.
 """
@@ -11,6 +12,8 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -54,15 +57,74 @@ class Repetition:
     parameters: list[dict[str, Tensor]] = field(repr=False)  # per condition, its network at epoch R
 
 
+class _Rule:
+    """The update rule of a stack, with each group's learning rate.
+
+    torch's rules are elementwise, but what does not fill a vector they round otherwise. So neighbours with one rate
+    move in a buffer that is padded as a whole stack's is: bit for bit as in a stack of their own.
+    """
+
+    def __init__(self, networks: Networks, settings: Sequence[Settings]) -> None:
+        runs = [(rate, len([*run])) for rate, run in groupby(one.learning_rate for one in settings)]
+        flat, rates, counts = networks.flat, [rate for rate, _ in runs], [count for _, count in runs]
+        self.parts, self.flat, self.grad = [networks], list[tuple[Tensor, Tensor]](), list[tuple[Tensor, Tensor]]()
+        if len(runs) > 1:
+            sizes = [networks.size._replace(groups=count) for count in counts]
+            self.parts = [Networks(size, flat.dtype, flat.device) for size in sizes]
+            for name in networks.shapes:  # views of the stack's buffers, each with that of a part
+                whole, *own = (one.views(one.flat)[name] for one in (networks, *self.parts))
+                self.flat += zip(whole.split(counts), own, strict=True)
+                whole, *own = (one.views(one.grad)[name] for one in (networks, *self.parts))
+                self.grad += zip(whole.split(counts), own, strict=True)
+        self.optimiser = optimiser(settings[0].optimiser, self.parts[0].flat, rates[0], settings[0].momentum)
+        for rate, part in zip(rates[1:], self.parts[1:], strict=True):
+            self.optimiser.add_param_group({"params": [part.flat], "lr": rate})
+
+    def step(self) -> None:
+        """Move all networks by their gradients."""
+        for whole, part in (*self.flat, *self.grad):
+            part.copy_(whole)
+        self.optimiser.step()
+        for whole, part in self.flat:
+            whole.copy_(part)
+
+    def forget(self, group: int, network: int) -> None:
+        """Set what the rule remembers of one network to zero."""
+        for part in self.parts:
+            for value in self.optimiser.state.get(part.flat, {}).values() if 0 <= group < part.size.groups else ():
+                if isinstance(value, Tensor) and value.shape == part.flat.shape:
+                    part.zero(value, group, network)
+            group -= part.size.groups
+
+    def state(self) -> list[dict[str, Tensor]]:
+        """Return what the rule remembers, by part."""
+        states = (self.optimiser.state.get(part.flat, {}) for part in self.parts)
+        return [{name: value for name, value in own.items() if value is not None} for own in states]
+
+    def restore(self, states: list[dict[str, Tensor]]) -> None:
+        """Remember what :meth:`state` returned, with tensors on whatever device."""
+        for part, own in zip(self.parts, states, strict=True):
+            if own:
+                self.optimiser.state[part.flat] = {name: value.to(part.flat.device) for name, value in own.items()}
+
+
 class Engine:
     """Trains one stack of networks: a group per repetition.
 
-    Seeds come from the root ``seed`` and from the task's name in the seed tree, ``stream``. A ValueError says that the
-    first slice with a target is none, or a condition's name is unknown, or settings do not fit it.
+    Settings are those of all groups, or one for each, alike but for learning rate and strengths of noise. Seeds come
+    from the root ``seed`` and from the task's name in the seed tree, ``stream``. A ValueError says that settings are
+    not alike, the first slice with a target is none, a condition's name is unknown, or settings do not fit it.
     """
 
-    def __init__(self, dataset: Dataset, settings: Settings, *, seed: int, stream: str, repetitions: Sequence[int],
-                 device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:  # fmt: skip
+    def __init__(self, dataset: Dataset, settings: Settings | Sequence[Settings], *, seed: int, stream: str,
+                 repetitions: Sequence[int], device: torch.device | str = "cpu",
+                 dtype: torch.dtype = torch.float32) -> None:  # fmt: skip
+        self.own = [settings] * len(repetitions) if isinstance(settings, Settings) else list(settings)
+        if len(self.own) != len(repetitions) or len({one.shared() for one in self.own}) != 1:
+            found = f"{len(self.own)}, of {len({one.shared() for one in self.own})} kinds"
+            right = f"{len(repetitions)} settings that differ in learning rate and strengths of noise alone"
+            raise ValueError(f"expected {right}, found {found}; train others in a stack of their own")
+        settings = self.own[0]
         self.device, self.dtype = torch.device(device), dtype
         self.dataset, self.settings = dataset, settings
         self.head: Head = dataset.head
@@ -86,8 +148,7 @@ class Engine:
         self.networks = Networks(size, dtype, self.device)
         for group, repetition in enumerate(self.repetitions):
             self.networks.initialise(group, seeds.torch_generator(seed, *self._name(repetition, "init")))
-        rule = settings.optimiser, self.networks.flat, settings.learning_rate, settings.momentum
-        self.optimiser = optimiser(*rule)
+        self.rule = _Rule(self.networks, self.own)
         self.epoch = 0
         self.curves = torch.full((G, C, settings.max_epochs + 1, len(METRICS)), math.nan, dtype=torch.float64)
         self.failed = torch.zeros(G, C, dtype=torch.int64)
@@ -104,7 +165,7 @@ class Engine:
 
         All sequences of a batch or of the epoch share one draw of noise, if asked for; slices never do.
         """
-        streams: dict[str, list[torch.Generator]] = {}
+        streams: dict[str, dict[int, torch.Generator]] = {}  # one for all groups of a repetition
         shared: dict[str, Tensor] = {}
 
         def share(name: str, shape: tuple[int, ...]) -> Tensor:
@@ -118,22 +179,29 @@ class Engine:
 
         def sample(name: str, shape: tuple[int, ...]) -> Tensor:
             if name not in streams:
-                names = [self._name(repetition, prefix + name, self.epoch) for repetition in self.repetitions]
-                streams[name] = [seeds.torch_generator(self.seed, *path, device=self.device) for path in names]
-            one = (shape[0], *shape[2:])
+                paths = {r: self._name(r, prefix + name, self.epoch) for r in self.repetitions}
+                generators = {r: seeds.torch_generator(self.seed, *p, device=self.device) for r, p in paths.items()}
+                streams[name] = generators
+            one, own = (shape[0], *shape[2:]), streams[name].items()
             if name in ("latent", "uniform"):
-                draws = [torch.rand(one, generator=g, dtype=self.dtype, device=self.device) for g in streams[name]]
+                draws = {r: torch.rand(one, generator=g, dtype=self.dtype, device=self.device) for r, g in own}
             else:
                 density = densities.of("output" if name.startswith("output") else "hidden")
-                draws = [standard(density, one, like, g) for g in streams[name]]
-            return draws[0].unsqueeze(1) if len(draws) == 1 else torch.stack(draws, 1)
+                draws = {r: standard(density, one, like, g) for r, g in own}
+            several = [draws[repetition] for repetition in self.repetitions]
+            return several[0].unsqueeze(1) if len(several) == 1 else torch.stack(several, 1)
 
         return share
 
-    def _strength(self, layer: Layer, mode: Mode) -> float:
-        """Return the standard deviation of a layer's noise in this epoch."""
-        noise = self.settings.noise.of(layer, mode)
-        return annealed(noise.sigma, noise.decay, self.epoch)
+    def _sigma(self, layer: Layer) -> Tensor:
+        """Return the standard deviations of a layer's noise in this epoch, ``(G, C)`` or ``(G, C')``."""
+
+        def strength(settings: Settings, layer: Layer, mode: Mode) -> float:
+            noise = settings.noise.of(layer, mode)
+            return annealed(noise.sigma, noise.decay, self.epoch)
+
+        like = self.networks.flat
+        return torch.stack([self.noise.sigma(layer, partial(strength, settings), like) for settings in self.own])
 
     def _gather(self, data: Sequences, rows: Tensor, space: Workspace) -> Batch:
         """Return the sequences at positions ``rows`` ``(G, B)``."""
@@ -143,9 +211,9 @@ class Engine:
 
     def _train_epoch(self) -> dict[str, Tensor]:
         """Train for one epoch; return means over it, each ``(G, C)``."""
-        sample, like = self._sampler(one_per=self.settings.one_draw_per), self.networks.flat
+        sample = self._sampler(one_per=self.settings.one_draw_per)
         layers: tuple[Layer, ...] = ("hidden", "output")
-        sigma = {layer: self.noise.sigma(layer, self._strength, like) for layer in layers}
+        sigma = {layer: self._sigma(layer) for layer in layers}
         names = [self._name(repetition, "batches", self.epoch) for repetition in self.repetitions]
         generators = [seeds.torch_generator(self.seed, *name) for name in names]
         orders = [torch.randperm(len(self.train), generator=generator) for generator in generators]
@@ -155,7 +223,7 @@ class Engine:
             draws = self.noise.draws(self.networks, batch, sigma, sample, self.first)
             space, delta = self._training_space, self.settings.output_delta
             means = gradients(self.networks, batch, self.head, self.noise, draws, self.first, space, delta)
-            self.optimiser.step()
+            self.rule.step()
             for name, value in means.items():
                 weighted = value.double() * (batch.columns / len(self.train))
                 totals[name] = totals[name] + weighted if name in totals else weighted
@@ -210,7 +278,7 @@ class Engine:
         logit, sample = logits[:, :, : len(gates)], self._sampler("benefit-")
         one = (1, len(self.repetitions), 1, GATES[self.settings.cell], self.settings.hidden, x.shape[3])
         drawn = [torch.cat([sample(name, one) for _ in x]) for name in ("normal", "test", "uniform")]
-        draws = Draws(self.noise.sigma("hidden", self._strength, nets.flat)[: len(gates)], *drawn)
+        draws = Draws(self._sigma("hidden")[:, : len(gates)], *drawn)
         gate = torch.sigmoid(logit)
         increment, _ = gates.increments(logit, gate, draws)
         latent = gate if draws.uniform is None or gates.latent == "mean-field" else (draws.uniform < gate).to(gate)
@@ -255,10 +323,7 @@ class Engine:
     def _park(self, group: int, network: int) -> None:
         """Set a failed network and its optimiser state to zero, so that it costs no time on NaNs."""
         self.networks.zero(self.networks.flat, group, network)
-        for state in self.optimiser.state.values():
-            for value in state.values():
-                if isinstance(value, Tensor) and value.shape == self.networks.flat.shape:
-                    self.networks.zero(value, group, network)
+        self.rule.forget(group, network)
 
     def _take_snapshot(self) -> None:
         """Keep predictions, validation and parameters as they are at epoch R."""
@@ -278,18 +343,15 @@ class Engine:
 
     def state(self) -> dict[str, Any]:
         """Return everything that resuming needs: draws are keyed by epoch, so no generator's state is part of it."""
-        steps = self.optimiser.state.get(self.networks.flat, {})
         own = {"epoch": self.epoch, "flat": self.networks.flat, "curves": self.curves, "failed": self.failed}
-        return own | {"snapshot": self.snapshot, "optimiser": {n: v for n, v in steps.items() if v is not None}}
+        return own | {"snapshot": self.snapshot, "rule": self.rule.state()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a state that :meth:`state` returned, with its tensors on whatever device."""
         self.networks.flat.copy_(state["flat"])
         self.epoch, self.curves, self.failed = state["epoch"], state["curves"], state["failed"]
         self.snapshot = state["snapshot"]
-        steps = {name: value.to(self.device) for name, value in state["optimiser"].items()}
-        if steps:
-            self.optimiser.state[self.networks.flat] = steps
+        self.rule.restore(state["rule"])
 
     @torch.no_grad()
     def run(self, load_state: Callable[[], dict[str, Any] | None] | None = None,

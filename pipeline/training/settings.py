@@ -99,6 +99,10 @@ class Settings:
                         f"found {density!r}; leave the condition out"
                     )
 
+    def shared(self) -> "Settings":
+        """Return what networks of one stack have in common: all but learning rate and strengths, which are 0 here."""
+        return dataclasses.replace(self, learning_rate=0.0, noise=NoiseTable(*(Strength(0.0, 0.0),) * 4))
+
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON values, for records, digests and MLflow."""
         values, noise = dataclasses.asdict(self), self.noise.as_dict()

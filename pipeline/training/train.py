@@ -2,28 +2,29 @@
 
 A stack of networks is a job. Thirteen networks share the cost of a step as well as more of them do, so with all
 conditions every repetition is a job of its own and every core is busy; with few conditions several repetitions form a
-stack. No operation mixes networks and no draw knows what trains beside it, so a repetition's bytes do not depend on
-the deal. Finished repetitions are kept until whoever asked for them forgets them.
+stack, also those of works that differ in learning rate and strengths of noise alone. No operation mixes networks and no
+draw knows what trains beside it, so a repetition's bytes do not depend on the deal. Finished repetitions are kept until
+whoever asked for them forgets them.
 """
 
 import math
 import platform
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
 
-from nem.cells import GATES
+from nem.cells import BLOCKS, GATES
 from pipeline.common import jobs, kept, paths, records, seeds, sequences
 from pipeline.training import models, results
-from pipeline.training.engine import METRICS, Engine, Repetition
+from pipeline.training.engine import EVALUATION_BATCH, METRICS, Engine, Repetition
 from pipeline.training.settings import Settings
 
 CODE = (
@@ -36,9 +37,13 @@ CODE = (
 
 Validation = Literal["joined", "apart"]
 Order = Literal["kept", "shuffled", "shuffled for testing"]
+Item = TypeVar("Item")
 
 STACK = 13
 """Networks in a stack, from which on more of them share no more of a step's cost."""
+
+MEMORY = 2**33
+"""Bytes of a GPU for a stack of several works: what every GPU has, so that all deal alike."""
 
 
 @dataclass(frozen=True)
@@ -59,18 +64,42 @@ class Work:
     networks: bool = False  # return the trained networks, of each condition at least the best one
     checkpoint_every: int | None = None  # epochs from one half-trained state to the next; ``None`` keeps none
 
+    @property
+    def alike(self) -> "Work":
+        """What works have in common whose repetitions may form one stack."""
+        return replace(self, settings=self.settings.shared(), repetitions=())
+
+
+_Pair: TypeAlias = tuple[Work, int]  # and the number of one of its repetitions
+
 
 @dataclass(frozen=True)
 class _Stack:
-    """Repetitions that train as one stack, and where they and their half-trained state are kept."""
+    """Repetitions that train as one stack, and where their half-trained state is kept."""
 
-    work: Work
-    repetitions: tuple[int, ...]
-    kept: kept.Kept
+    pairs: tuple[_Pair, ...]  # of works that are alike
+    kept: kept.Kept  # of the first of these works
+
+    @property
+    def work(self) -> Work:
+        """The first work, which stands for all in what these have in common."""
+        return self.pairs[0][0]
+
+    @property
+    def repetitions(self) -> tuple[int, ...]:
+        return tuple(number for _, number in self.pairs)
 
     @property
     def half_trained(self) -> str:
-        return "half-trained " + " ".join(map(str, self.repetitions))
+        """The state's name, a different one for different pairs."""
+        return "half-trained " + " ".join(f"{number} {work.settings}" for work, number in self.pairs)
+
+    def by_work(self, values: Iterable[Item]) -> dict[Work, list[Item]]:
+        """Return one value per pair, by work."""
+        own: dict[Work, list[Item]] = {}
+        for (work, _), value in zip(self.pairs, values, strict=True):
+            own.setdefault(work, []).append(value)
+        return own
 
 
 def dataset(work: Work) -> sequences.Dataset:
@@ -109,13 +138,23 @@ def _of_groups(folder: Path, data: sequences.Sequences, count: int) -> Tensor:
     return places.repeat(math.ceil(len(own) / len(places)))[: len(own)]
 
 
-def deal(numbers: Sequence[int], conditions: int, device: str, busy: int) -> list[tuple[int, ...]]:
-    """Return the repetitions of each stack: all on a GPU, else no more than share a step's cost or keep a core idle.
+def deal(repetitions: Sequence[Item], conditions: int, device: str, most: int) -> list[tuple[Item, ...]]:
+    """Return the repetitions of each stack: at most so many, and on a CPU no more than share a step's cost.
 
-    A repetition has as many networks as there are ``conditions``; with ``busy`` of them every core has a stack.
+    A repetition has as many networks as there are ``conditions``.
     """
-    size = len(numbers) if device == "cuda" else max(1, min(STACK // conditions, busy))
-    return [tuple(numbers[start : start + size]) for start in range(0, len(numbers), size)]
+    size = most if device == "cuda" else max(1, min(STACK // conditions, most))
+    return [tuple(repetitions[start : start + size]) for start in range(0, len(repetitions), size)]
+
+
+def _fit(work: Work) -> int:
+    """Return how many repetitions a stack on a GPU may have: all of a work, and as many of several as fit MEMORY."""
+    settings, data = work.settings, dataset(work)
+    rows = BLOCKS[settings.cell] * settings.hidden
+    weights = 4 * rows * (data.inputs + 1 + settings.hidden)  # and gradients, and two of the optimiser's
+    columns = 6 * settings.batch_size + 2 * EVALUATION_BATCH["cuda"]  # that autograd keeps, and that a measure needs
+    floats = len(settings.conditions) * (weights + data.slices * rows * columns) + data.slices * data.inputs * columns
+    return max(len(work.repetitions), MEMORY // (4 * floats))
 
 
 def run(work: Sequence[Work], *, label: str, keep: str) -> Iterator[tuple[Work, Repetition]]:
@@ -129,20 +168,27 @@ def run(work: Sequence[Work], *, label: str, keep: str) -> Iterator[tuple[Work, 
     stores = {one: kept.Kept(keep, [code, _key(one)]) for one in work}
     # By all that was asked for and not by what is missing, so that a run that goes on deals as before.
     busy = math.ceil(sum(len(one.repetitions) for one in stores) / jobs.workers())
+    alike: dict[Work, list[_Pair]] = {}
+    for one in stores:
+        alike.setdefault(one.alike, []).extend((one, number) for number in one.repetitions)
     stacks = []
-    for one, store in stores.items():
-        for numbers in deal(one.repetitions, len(one.settings.conditions), one.device, busy):
+    for pairs in alike.values():
+        # Groups with one rate move at once, and groups of one repetition share its draws.
+        pairs.sort(key=lambda pair: (pair[0].settings.learning_rate, pair[1]))
+        first = pairs[0][0]
+        most = _fit(first) if first.device == "cuda" else busy
+        for several in deal(pairs, len(first.settings.conditions), first.device, most):
             missing = []
-            for number in numbers:
-                content = store.get(f"repetition {number}")
+            for one, number in several:
+                content = stores[one].get(f"repetition {number}")
                 if content is None:
-                    missing.append(number)
+                    missing.append((one, number))
                 else:
                     yield one, Repetition(**kept.unpack(content))
             if missing:
-                stacks.append(_Stack(one, tuple(missing), store))
+                stacks.append(_Stack(tuple(missing), stores[missing[0][0]]))
     stacks.sort(key=_cost, reverse=True)
-    total = sum(stack.work.settings.max_epochs * len(stack.repetitions) for stack in stacks)
+    total = sum(stack.work.settings.max_epochs * len(stack.pairs) for stack in stacks)
     given_up: list[_Stack] = []  # not kept: another run tries them again
 
     def lost(stack: _Stack) -> list[bytes]:
@@ -153,11 +199,11 @@ def run(work: Sequence[Work], *, label: str, keep: str) -> Iterator[tuple[Work, 
     for place, contents in trained:
         stack = stacks[place]
         if stack not in given_up:
-            for number, content in zip(stack.repetitions, contents, strict=True):
-                stack.kept.put(f"repetition {number}", content)
+            for (one, number), content in zip(stack.pairs, contents, strict=True):
+                stores[one].put(f"repetition {number}", content)
             stack.kept.remove(stack.half_trained)
-        for content in contents:
-            yield stack.work, Repetition(**kept.unpack(content))
+        for (one, _), content in zip(stack.pairs, contents, strict=True):
+            yield one, Repetition(**kept.unpack(content))
 
 
 def _key(work: Work) -> list[object]:
@@ -172,7 +218,7 @@ def _cost(stack: _Stack) -> int:
     """Return how long a stack trains, in some unit: long ones go first, so that all cores are busy to the end."""
     settings, data = stack.work.settings, dataset(stack.work)
     weights = (1 + GATES[settings.cell]) * settings.hidden * (data.inputs + settings.hidden) * data.slices
-    return weights * len(stack.repetitions) * len(settings.conditions) * settings.max_epochs * len(data.train)
+    return weights * len(stack.pairs) * len(settings.conditions) * settings.max_epochs * len(data.train)
 
 
 def _train_stack(stack: _Stack) -> list[bytes]:
@@ -183,7 +229,7 @@ def _train_stack(stack: _Stack) -> list[bytes]:
     """
     work, store = stack.work, stack.kept
     engine = Engine(
-        dataset(work), work.settings,
+        dataset(work), [one.settings for one, _ in stack.pairs],
         seed=work.seed, stream=work.stream, repetitions=stack.repetitions, device=work.device,
     )  # fmt: skip
 
@@ -195,8 +241,9 @@ def _train_stack(stack: _Stack) -> list[bytes]:
         if work.checkpoint_every and (epoch % work.checkpoint_every == 0 or epoch == work.settings.max_epochs):
             store.put(stack.half_trained, kept.pack(state))
 
-    trained = engine.run(load_state, save_state, lambda epochs: jobs.progress(epochs * len(stack.repetitions)))
-    keep_best(trained, work.settings.epochs if work.networks else None)
+    trained = engine.run(load_state, save_state, lambda epochs: jobs.progress(epochs * len(stack.pairs)))
+    for own in stack.by_work(trained).values():
+        keep_best(own, work.settings.epochs if work.networks else None)
     return [kept.pack(vars(repetition)) for repetition in trained]
 
 
@@ -208,8 +255,12 @@ def _files(stack: _Stack) -> list[Path]:
 def _failed(stack: _Stack) -> list[bytes]:
     """Return repetitions whose networks all failed at once: training them kills whatever process does it."""
     work, data, conditions = stack.work, dataset(stack.work), stack.work.settings.conditions
-    named = f"repetitions {stack.repetitions} of {work.settings.cell}, {work.stream}, split {work.split or 'first'}"
-    print(f"train: {named} count as failed, since their workers died (killed for memory?)", file=sys.stderr)
+    works = stack.by_work(stack.repetitions)
+    for one, numbers in works.items():
+        named = f"repetitions {(*numbers,)} of {work.settings.cell}, {work.stream}, split {work.split or 'first'}"
+        if len(works) > 1:
+            named += f", learning rate {one.settings.learning_rate:g}, noise {one.settings.noise.as_dict()},"
+        print(f"train: {named} count as failed, since their workers died (killed for memory?)", file=sys.stderr)
 
     def missing(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.full((len(conditions), *shape), math.nan, dtype=dtype)

@@ -137,6 +137,53 @@ def test_resuming_gives_the_same_bytes(optimiser):
             assert all(torch.equal(a, b) for a, b in zip(mine.values(), theirs.values(), strict=True))
 
 
+COMPILED = ("none", "blind-additive-both", "nem-multiplicative-both", "nem-additive-output")
+GENERAL = (*COMPILED, "expected-nem-additive-hidden", "expected-blind-multiplicative-hidden", "matched-additive-both")
+
+
+@pytest.mark.parametrize(
+    ("head", "rule"),
+    [
+        ("identity", ("sgd", 0.0)), ("softmax", ("sgd", 0.9)), ("logistic", ("adam", 0.0)), ("identity", ("adam", 0.0)),
+        ("softmax", ("rmsprop", 0.9)),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("conditions", [COMPILED, GENERAL], ids=["compiled", "general"])
+@CELLS
+def test_groups_of_several_rates_and_strengths_train_as_they_do_alone(cell, head, conditions, rule):
+    """To the bit, beside a group that diverges, and from a state in the middle."""
+    changes = {"conditions": conditions, "noise_benefit": True, "optimiser": rule[0], "momentum": rule[1],
+               "data": small.dataset(head, (20, 9, 7))}  # fmt: skip
+    kinds = [(0.003, 0.2), (0.003, 0.5), (3e38, 0.2), (0.01, 0.2)]
+    groups = [(kinds[k], number) for k, number in ((0, 0), (1, 0), (1, 1), (2, 0), (3, 0), (0, 1))]
+    alone = [engine(cell, head, sigma=s, learning_rate=rate, repetitions=[n], **changes) for (rate, s), n in groups]
+
+    def together():
+        made, data = [one.settings for one in alone], alone[0].dataset
+        return Engine(data, made, seed=1, stream="fx", repetitions=[number for _, number in groups])
+
+    states = {}
+    whole = together().run(save_state=lambda epoch, state: states.update({epoch: copy.deepcopy(state)}))
+    resumed = together().run(lambda: states[2])
+    apart = [one.run()[0] for one in alone]
+    for found in (whole, resumed):
+        for mine, theirs in zip(found, apart, strict=True):
+            assert mine.number == theirs.number
+            for name in ("curves", "failed_epoch", "predictions", "validation"):
+                assert getattr(mine, name).numpy().tobytes() == getattr(theirs, name).numpy().tobytes(), name
+            for one, other in zip(mine.parameters, theirs.parameters, strict=True):
+                assert all(one[name].numpy().tobytes() == other[name].numpy().tobytes() for name in other)
+    assert [bool(result.failed_epoch.any()) for result in apart] == [kind == kinds[2] for kind, _ in groups]
+    assert len({result.curves[:, -1].numpy().tobytes() for result in apart}) == len(groups)
+
+
+def test_groups_that_differ_in_more_are_refused():
+    own = [engine(momentum=momentum).settings for momentum in (0.0, 0.5)]
+    for several in (own, own[:1], []):
+        refused(ValueError, "2 settings that differ in learning rate", Engine, small.dataset(), several, seed=1,
+                stream="fx", repetitions=[0, 1])  # fmt: skip
+
+
 @HEADS
 def test_predictions_are_raw_and_give_what_is_measured_and_validation_changes_nothing_else(head):
     made = engine(head=head, data=small.dataset(head, (20, 9, 7)), max_epochs=3)

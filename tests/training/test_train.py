@@ -82,7 +82,7 @@ def test_every_core_is_busy_with_any_number_of_repetitions(repetitions, conditio
     assert len(dealt[0]) * conditions <= max(train.STACK, conditions)
     # The busiest worker has no more repetitions than it must have.
     assert math.ceil(len(dealt) / workers) * len(dealt[0]) <= most + len(dealt[0]) - 1
-    assert train.deal(numbers, conditions, "cuda", 1) == [tuple(numbers)]
+    assert train.deal(numbers, conditions, "cuda", repetitions) == [tuple(numbers)]
 
 
 def test_finished_repetitions_are_kept_and_trained_once(monkeypatch):
@@ -102,6 +102,80 @@ def test_finished_repetitions_are_kept_and_trained_once(monkeypatch):
             file.write_bytes(file.read_bytes()[:-1] + b"\1")
     assert equal(collect([work])[work, 0], first[work, 0])
     assert sorted(n for stack in trained[once + 1 :] for n in stack) == [0, 1, 2]
+
+
+def alike(**changes):
+    """Works that differ in rate and strength alone."""
+    base = small.work(conditions=("none", "nem-additive-both"), networks=False, **changes)
+    noise = [settings.NoiseTable(*(settings.Strength(sigma, 0.5),) * 4) for sigma in (0.1, 0.4)]
+    several = [replace(base.settings, learning_rate=rate, noise=own) for rate in (0.03, 0.01) for own in noise]
+    return [replace(base, settings=own) for own in several]
+
+
+def test_works_that_differ_in_rate_and_strength_alone_form_stacks_that_nobody_notices(monkeypatch):
+    """Nor where a run ends and goes on; a half-trained state is of its own stack alone."""
+    monkeypatch.setenv("NEM_EXECUTOR", "serial")
+    monkeypatch.setenv("NEM_WORKERS", "1")
+    works, stacks, before, put = alike(), [], train._train_stack, kept.Kept.put
+    other = small.work(conditions=works[0].settings.conditions, momentum=0.5, optimiser="sgd", networks=False)
+    apart = {}
+    for one in (*works, other):
+        for number in one.repetitions:
+            alone = replace(one, repetitions=(number,))
+            apart[one, number] = collect([alone], "apart")[alone, number]
+    monkeypatch.setattr(train, "_train_stack", lambda stack: stacks.append(stack.pairs) or before(stack))
+    together = collect([*works, other])
+    assert sorted(map(len, stacks)) == [2, 2, 6]
+    assert {pair for stack in stacks for pair in stack} == together.keys() == apart.keys()
+    assert all(equal(together[pair], apart[pair]) for pair in apart)
+    assert not equal(apart[works[0], 0], apart[works[1], 0])
+    assert not equal(apart[works[0], 0], apart[works[2], 0])
+    for workers, goes_on in (("1", True), ("8", False)):
+        calls, epochs, keep = itertools.count(1), [], f"again {workers}"
+
+        def ending(self, name, content, calls=calls):
+            put(self, name, content)
+            if next(calls) == 2:
+                raise KeyboardInterrupt
+
+        monkeypatch.setenv("NEM_WORKERS", "1")
+        monkeypatch.setattr(kept.Kept, "put", ending)
+        with pytest.raises(KeyboardInterrupt):
+            collect(works, keep)
+        monkeypatch.setattr(kept.Kept, "put", put)
+        monkeypatch.setenv("NEM_WORKERS", workers)
+        with monkeypatch.context() as patch:
+            patch.setattr(jobs, "progress", epochs.append)
+            resumed = collect(works, keep)
+        assert all(equal(one, apart[pair]) for pair, one in resumed.items())
+        assert epochs.count(0) == (1 if goes_on else 8)  # stacks that began anew
+        assert sum(epochs) == 8 * 4
+
+
+def test_each_work_of_a_stack_keeps_its_own_best_networks_and_is_named_where_the_stack_is_lost(capsys):
+    works = [replace(one, networks=True) for one in alike()[:2]]
+    stack = train._Stack(tuple((one, number) for number in (1, 0) for one in works), kept.Kept("job", 1))
+    trained = [Repetition(**kept.unpack(content)) for content in train._train_stack(stack)]
+    for one in works:
+        own = [made for (other, _), made in zip(stack.pairs, trained, strict=True) if other == one]
+        assert [bool(made.parameters[0]) for made in own] == [made is train.best_of(own, 0, 3) for made in own]
+    lost = [Repetition(**kept.unpack(content)) for content in train._failed(stack)]
+    assert [made.number for made in lost] == [1, 1, 0, 0]
+    assert all(made.failed_epoch.tolist() == [1, 1] for made in lost)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    for line, sigma in zip(lines, (0.1, 0.4), strict=True):
+        assert "repetitions (1, 0) of lstm, sample, split first, learning rate 0.03" in line
+        assert f"'sigma': {sigma}" in line
+
+
+def test_a_gpus_stack_has_all_of_a_work_and_of_several_works_what_its_memory_holds():
+    works = alike()
+    few = train._fit(works[0])
+    assert 1000 < few < 10_000
+    wide = replace(works[0], settings=replace(works[0].settings, hidden=1000, batch_size=4096))
+    assert train._fit(wide) < few / 100
+    assert train._fit(replace(wide, repetitions=tuple(range(500)))) == 500
 
 
 def test_another_work_meets_no_kept_repetition():
@@ -136,7 +210,7 @@ def test_training_sequences_are_taken_by_stride():
     (repetition,) = collect([replace(work, repetitions=(0,))]).values()
     assert repetition.validation.shape == (len(CONDITIONS), 2)
     assert repetition.validation[:, 0].isfinite().all()
-    train._train_stack(train._Stack(replace(work, checkpoint_every=None), (0,), kept.Kept("job", 1)))
+    train._train_stack(train._Stack(((replace(work, checkpoint_every=None), 0),), kept.Kept("job", 1)))
     assert not (paths.CHECKPOINTS / "job").exists(), "a job that keeps no states writes nothing"
 
 
