@@ -194,7 +194,7 @@ def canonical(requirement):
 
 def imported(*folders):
     """Distributions of all imports below folders, wherever in a module they stand, but for this project's own."""
-    names = {name for file in files(*folders) for name in imports(file)[1]} - {"tests"}
+    names = {name for file in files(*folders) for name in imports(file)[1]} - {"tests", "examples"}
     known = metadata.packages_distributions()
     several = {name: known.get(name, [name]) for name in names}
     return {canonical(name if name in several[name] else several[name][0]) for name in names}
