@@ -38,13 +38,20 @@ def test_values_errors_and_threads_are_as_elsewhere(ray):
 
 LISTENERS = """
 import json
+from contextlib import suppress
+
 import psutil
+
 from pipeline.common import jobs
 
 list(jobs.run(str, [1, 2], total=1, label="test"))
 family = psutil.Process().children(recursive=True)
-found = {one.laddr.ip for p in family for one in p.net_connections("inet") if one.status == psutil.CONN_LISTEN}
-print(json.dumps([sorted(found), [" ".join(p.cmdline()) for p in family]]))
+found, commands = set(), []
+for process in family:
+    with suppress(psutil.NoSuchProcess):  # it ended meanwhile
+        commands.append(" ".join(process.cmdline()))
+        found |= {one.laddr.ip for one in process.net_connections("inet") if one.status == psutil.CONN_LISTEN}
+print(json.dumps([sorted(found), commands]))
 """
 
 

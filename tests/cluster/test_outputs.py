@@ -12,6 +12,7 @@ from pipeline.video.features import features
 from pipeline.video.frames import frames
 from pipeline.video.frames.sampling import Sampling
 from pipeline.video.layout import Video
+from pipeline.why import networks, protocol
 from tests.faults import harness
 from tests.training import small
 from tests.video import samples
@@ -43,7 +44,9 @@ def make(tmp_path_factory, weights_file):
             found = tune.tune({"sample": small.work().data}, cells, small.work(), grid)
             told = f"{found.networks}\n{found.noiseless.to_csv()}\n{found.noisy.to_csv()}"
             records.write_text(Path("tune/choice"), told)
-            return {name: harness.hashes(name) for name in ("frames", "features", "data/runs", "tune")}
+            networks.sequences_of.cache_clear()  # they are in another folder
+            networks.fill(protocol.confirmation(2), Path("why/rows.csv"), protocol.QUICK)
+            return {name: harness.hashes(name) for name in ("frames", "features", "data/runs", "tune", "why")}
 
     return run
 
@@ -57,5 +60,5 @@ def expected(make):
 def test_equal_hashes(ray, make, expected, executor, workers):
     found = make(executor, workers)
     assert ray.is_initialized() == (executor == "ray")
-    assert [len(files) for files in found.values()] == [4, 2, 34, 1]
+    assert [len(files) for files in found.values()] == [4, 2, 34, 1, 1]
     assert found == expected
