@@ -39,7 +39,7 @@ def make(tmp_path_factory, weights_file):
             wanted = VideoFeatures(weights="file", weights_path="w.safetensors", batch_size=4)
             features.extract(Path("frames"), wanted, 1, Path("features"))
             train.train("sample", [small.work(), small.work(split="second")])
-            grid = tune.Grid((("sgd", 0.1, 0.0), ("adam", 0.01, 0.0)), (0.1,), (0.0, 1.0), 2)
+            grid = tune.Grid((("sgd", 0.1, 0.0), ("adam", 0.01, 0.0)), (0.1,), (0.0, 1.0), repetitions=2)
             cells = [small.settings(cell=cell) for cell in ("lstm", "gru")]
             found = tune.tune({"sample": small.work().data}, cells, small.work(), grid)
             told = f"{found.networks}\n{found.noiseless.to_csv()}\n{found.noisy.to_csv()}"
