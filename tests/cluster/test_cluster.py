@@ -104,6 +104,7 @@ def test_machines_of_another_type_are_refused_or_told(nodes, monkeypatch, capsys
 
 
 def test_a_cluster_that_is_not_there_or_not_of_this_kind(ray, monkeypatch):
+    ray.shutdown()
     monkeypatch.setenv("RAY_ADDRESS", "ray://127.0.0.1:10001")
     refused(ValueError, "start the pipeline on such a node", run, work.square, [1])
     with socket.socket() as free:

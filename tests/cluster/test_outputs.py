@@ -58,6 +58,7 @@ def expected(make):
 
 @pytest.mark.parametrize(("executor", "workers"), [("process", 2), ("ray", 1), ("ray", 2), ("ray", 4)])
 def test_equal_hashes(ray, make, expected, executor, workers):
+    ray.shutdown()
     found = make(executor, workers)
     assert ray.is_initialized() == (executor == "ray")
     assert [len(files) for files in found.values()] == [4, 2, 34, 1, 1]
