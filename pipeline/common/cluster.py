@@ -216,6 +216,7 @@ class _Driver:
         self.root, self.token, self.shared = Path.cwd(), uuid.uuid4().hex, True
         self.pending: dict[Any, tuple[int, Any, dict[str, _File]]] = {}
         self.again: deque[tuple[int, Any]] = deque()
+        self.last: deque[tuple[int, Any]] = deque()  # jobs with one try left, which no other job may spoil
         self.deaths: Counter[int] = Counter()
         self.files: WeakValueDictionary[str, _File] = WeakValueDictionary()
         self.nodes = (self.errors.NodeDiedError, self.errors.LocalRayletDiedError, self.errors.ObjectLostError)
@@ -236,7 +237,7 @@ class _Driver:
         for answer in [task.options(max_retries=0, **one).remote(*arguments) for one in options]:
             try:
                 answers.append(self.ray.get(answer))
-            except self.died as error:
+            except (*self.died, self.errors.TaskUnschedulableError) as error:
                 print(f"a node went away ({type(error).__name__})", file=sys.stderr)
             except self.errors.RayError as error:
                 what = "expected on every node what requirements/all.txt and cluster.txt name, and Ray's agent, found:"
@@ -276,11 +277,11 @@ class _Driver:
             value, trace, amount = self.ray.get(ref)
         except self.died as error:
             self.deaths[number] += LOST_NODE if isinstance(error, self.nodes) else DEATH
-            again = self.deaths[number] < MOST
-            what = "is tried again" if again else "is given up"
+            left = MOST - self.deaths[number]
+            what = "is given up" if left <= 0 else "is tried again" + " at the end, alone" * (left <= DEATH)
             print(f"job {number + 1} lost its worker ({type(error).__name__}) and {what}", file=sys.stderr)
-            if again:
-                self.again.append((number, item))
+            if left > 0:
+                (self.again if left > DEATH else self.last).append((number, item))
             else:
                 yield number, self.work.lost(item)
             return
@@ -308,6 +309,8 @@ class _Driver:
             while len(self.pending) < window:
                 entry = self.again.popleft() if self.again else next(upcoming, None)
                 if entry is None:
+                    if self.last and not self.pending:
+                        self.submit(*self.last.popleft())
                     break
                 self.submit(*entry)
             if not self.pending:

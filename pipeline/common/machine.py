@@ -22,7 +22,9 @@ def fingerprint() -> dict[str, str]:
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     told = {name.strip(): value.split() for name, _, value in (line.partition(":") for line in lines)}
     vectors = (flag for flag in told.get("flags", []) if flag.startswith(("avx", "amx", "fma", "sse", "f16c")))
-    blas = {pool["architecture"] for pool in threadpool_info() if "architecture" in pool}
+    # NumPy's is always loaded. OpenCV's and SciPy's, which may know a processor by another name, are there or not yet.
+    pools = [(pool["architecture"], Path(pool["filepath"])) for pool in threadpool_info() if "architecture" in pool]
+    blas = {kind for kind, file in pools if any("numpy" in part for part in file.parts[-3:-1])}
     found = {
         "processor": " ".join([platform.machine(), *told.get("vendor_id", [])]), "vectors": " ".join(sorted(vectors)),
         "torch uses": str(torch.backends.cpu.get_cpu_capability()), "BLAS": " ".join(sorted(blas)),

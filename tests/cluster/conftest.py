@@ -14,9 +14,18 @@ if importlib.util.find_spec("ray") is None:
     collect_ignore_glob = ["test_*.py"]  # `make test-cluster` installs it
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _ends():
+    """Leaves nothing of Ray behind."""
+    yield
+    import ray
+
+    ray.shutdown()
+
+
 @pytest.fixture
 def ray(project, monkeypatch):
-    """Ray, with nothing of it left behind; jobs run there, and workers import tests from here."""
+    """Ray: jobs run there, on one cluster for a module unless a test shuts it down; workers import tests from here."""
     import ray
 
     monkeypatch.setenv("NEM_EXECUTOR", "ray")
@@ -24,8 +33,7 @@ def ray(project, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     for name in ("RAY_ADDRESS", "NEM_MIXED_MACHINES"):
         monkeypatch.delenv(name, raising=False)
-    yield ray
-    ray.shutdown()
+    return ray
 
 
 @pytest.fixture
@@ -36,6 +44,7 @@ def nodes(ray, monkeypatch):
     begun = []
 
     def begin():
+        ray.shutdown()
         monkeypatch.delenv("NEM_WORKERS")
         begun.append(Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}))
         monkeypatch.setenv("RAY_ADDRESS", begun[0].address)

@@ -33,7 +33,12 @@ def test_a_killed_worker_s_job_runs_again(ray, folders):
     assert [(folder / "ran").read_text() for folder in folders[:3]] == ["xx"] * 3
 
 
-def test_a_node_is_removed_while_its_job_runs(nodes, folders, capsys):
+def test_a_job_that_needs_a_machine_of_its_own_is_tried_alone_before_it_is_given_up(ray, folders):
+    assert sorted(run(work.dies_in_company, folders)) == [(n, f"{n:02}") for n in range(12)]
+    assert (folders[0] / "ran").read_text() == "xxx"
+
+
+def test_a_node_is_removed_while_its_job_runs(ray, nodes, folders, monkeypatch, capsys):
     there = nodes()
     several = {node.node_id: node for node in (there.add_node(num_cpus=1) for _ in range(2))}
     done, removed = [], None
@@ -43,11 +48,15 @@ def test_a_node_is_removed_while_its_job_runs(nodes, folders, capsys):
             begun = {file: time.time() - file.stat().st_mtime for file in folders[0].parent.glob("*/nodes")}
             removed = next((file for file, ago in begun.items() if ago < 0.3 and file.read_text()), None)
             if removed:
+                known = ray.nodes()
                 there.remove_node(several[removed.read_text().split()[0]], allow_graceful=False)
     assert sorted(done) == [(n, f"{n:02}") for n in range(12)], "nothing lost, nothing twice"
     first, second = removed.read_text().split()
     assert first != second
     assert "is tried again" in capsys.readouterr().err
+    monkeypatch.setattr(ray, "nodes", lambda: known)  # a run may begin before a loss is known
+    assert sorted(run(work.square, range(3))) == [(n, n * n) for n in range(3)]
+    assert "a node went away" in capsys.readouterr().err
 
 
 def test_a_node_without_memory_is_told_of(nodes, monkeypatch, capsys):

@@ -73,6 +73,25 @@ def dies_first(folder):
     return folder.name if again else die()
 
 
+def dies_in_company(folder):
+    """Kill the worker of the first folder while another one works, as for memory; the others see it die twice."""
+    tries, working, deadline = folder.parent / "00" / "ran", folder / "working", time.monotonic() + 30
+    if folder == tries.parent:
+        with tries.open("a") as file:
+            file.write("x")
+        company = False
+        while not company and time.monotonic() < deadline and len(tries.read_text()) < 3:
+            time.sleep(0.05)
+            company = bool(list(folder.parent.glob("*/working")))
+        return die() if company or list(folder.parent.glob("*/working")) else folder.name
+    working.touch()
+    while time.monotonic() < deadline and not (tries.exists() and len(tries.read_text()) > 1):
+        time.sleep(0.05)
+    time.sleep(1)
+    working.unlink()
+    return folder.name
+
+
 def dies_always(number):
     return die() if number == 3 else number
 

@@ -110,6 +110,23 @@ def test_a_cluster_needs_ray(monkeypatch):
     refused(ValueError, "run `make setup CLUSTER=1`", list, jobs.run(str, [1, 2], total=2, label="test"))
 
 
+TYPES = """
+from pipeline.common import machine
+
+first = machine.fingerprint()
+assert first["BLAS"]
+import cv2, scipy.linalg
+machine.fingerprint.cache_clear()
+machine.check(first, machine.fingerprint())
+"""
+
+
+def test_a_machine_stays_of_one_type_whatever_it_has_loaded():
+    """OpenCV's BLAS, which is old, does not know new processors, as it does not know this one."""
+    environment = os.environ | {"OPENBLAS_CORETYPE": "SapphireRapids", "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", TYPES], env=environment, check=True)
+
+
 ORPHANS = """
 import os, time
 from pathlib import Path
