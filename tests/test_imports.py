@@ -41,17 +41,17 @@ HOUSE = {"product": 11_500, "tests": 9_000}
 ROOMS = {  # most lines of files that are there for later work alone
     ("pipeline/why/", "stages/why.py"): 1_850, ("tests/why/",): 560,  # the study of one question
     ("pipeline/evaluation/predictive.py",): 100,  # its predictions
-    ("tests/nem/test_penalty.py",): 130,  # the penalty that blind noise in gates is
+    ("tests/nem/test_penalty.py",): 140,  # the penalty that blind noise in gates is
     ("pipeline/evaluation/charts.py", "pipeline/evaluation/documents.py"): 175,  # the report as a page
     ("tests/evaluation/test_page.py",): 290,
-    ("tests/tracking/test_pages.py", "tests/tracking/chromium.py"): 250,  # MLflow as people see it
+    ("tests/tracking/test_pages.py", "tests/tracking/chromium.py"): 260,  # MLflow as people see it
     ("pipeline/evaluation/summary.py", "tools/closing.py", "tools/plots_page.py"): 120,  # few numbers for DVC, console
     ("nem/densities.py", "nem/directions.py", "nem/many.py"): 680,  # other noise, layers as people have them, stacks
     ("tests/nem/test_densities.py", "tests/nem/test_losses.py", "tests/nem/test_many.py",
      "tests/nem/test_deep_layers.py"): 1_030,
     ("pipeline/own/", "pipeline/compare.py", "pipeline/tasks/own.py", "stages/sequences.py"): 550,  # own sequences
     ("tests/own/", "tests/test_examples.py"): 470,
-    ("pipeline/common/cluster.py", "pipeline/common/machine.py", "tools/scaling.py"): 540, ("tests/cluster/",): 540,
+    ("pipeline/common/cluster.py", "pipeline/common/machine.py", "tools/scaling.py"): 560, ("tests/cluster/",): 600,
 }  # fmt: skip
 GREW = {  # lines that came into other files with it: `git diff --stat dd7f78c c0af61c`, of tests `2c46350 c0af61c`
     "a page, and pictures that say what is seen": {
@@ -68,21 +68,21 @@ GREW = {  # lines that came into other files with it: `git diff --stat dd7f78c c
         "pipeline/study/claims.py": 25, "stages/study.py": 2, "tests/study/test_claims.py": 50},
     "other people's data, networks and noise, and a cluster": {  # `git diff --stat cfcc3f1`
         "nem/__init__.py": 12, "nem/fast.py": 3, "nem/layers.py": 66, "nem/losses.py": 164, "nem/noise.py": 69,
-        "nem/stack.py": 47, "nem/theory/__init__.py": 2, "nem/theory/gains.py": 11, "nem/theory/gem.py": 4,
+        "nem/stack.py": 66, "nem/theory/__init__.py": 2, "nem/theory/gains.py": 11, "nem/theory/gem.py": 4,
         "nem/theory/recursions.py": 4, "pipeline/common/jobs.py": 82, "pipeline/evaluation/evaluate.py": 2,
         "pipeline/evaluation/metrics.py": 5, "pipeline/evaluation/report.py": 1, "pipeline/evaluation/tables.py": 1,
         "pipeline/evaluation/task.py": 21, "pipeline/fx/acquire.py": 1, "pipeline/fx/windows.py": 10,
         "pipeline/params.py": 33, "pipeline/sections.py": 43, "pipeline/serving.py": 1, "pipeline/tasks/fx.py": 8,
-        "pipeline/tracking.py": 4, "pipeline/training/engine.py": 5, "pipeline/training/results.py": 1,
-        "pipeline/training/settings.py": 23, "pipeline/training/train.py": 36, "pipeline/training/tune.py": 17,
-        "pipeline/video/features/features.py": 6, "pipeline/video/frames/frames.py": 20, "stages/acquire.py": 4,
-        "stages/track.py": 8, "tests/common/test_jobs.py": 16, "tests/evaluation/test_evaluate.py": 32,
+        "pipeline/tracking.py": 7, "pipeline/training/engine.py": 67, "pipeline/training/results.py": 1,
+        "pipeline/training/settings.py": 27, "pipeline/training/train.py": 87, "pipeline/training/tune.py": 17,
+        "pipeline/video/features/features.py": 6, "pipeline/video/frames/frames.py": 20, "stages/acquire.py": 5,
+        "stages/track.py": 8, "tests/common/test_jobs.py": 33, "tests/evaluation/test_evaluate.py": 32,
         "tests/fx/test_windows.py": 14, "tests/nem/test_noise.py": 3, "tests/nem/test_stack.py": 1,
         "tests/nem/theory/networks.py": 5, "tests/nem/theory/test_expected.py": 20,
-        "tests/nem/theory/test_gains.py": 7, "tests/test_numbers.py": 2, "tests/test_params.py": 9,
-        "tests/test_pipeline.py": 5, "tests/test_setup.py": 1, "tests/training/small.py": 2,
-        "tests/training/test_engine.py": 37, "tests/training/test_train.py": 18, "tools/audit.py": 2,
-        "tools/bench.py": 23, "tools/readme.py": 1},
+        "tests/nem/theory/test_gains.py": 7, "tests/test_imports.py": 25, "tests/test_numbers.py": 2,
+        "tests/test_params.py": 9, "tests/test_pipeline.py": 5, "tests/test_setup.py": 1,
+        "tests/training/small.py": 2, "tests/training/test_engine.py": 84, "tests/training/test_train.py": 93,
+        "tools/audit.py": 2, "tools/bench.py": 23, "tools/readme.py": 1},
 }  # fmt: skip
 
 
