@@ -34,7 +34,7 @@ def test_a_killed_worker_s_job_runs_again(ray, folders):
 
 
 def test_a_job_that_needs_a_machine_of_its_own_is_tried_alone_before_it_is_given_up(ray, folders):
-    assert sorted(run(work.dies_in_company, folders)) == [(n, f"{n:02}") for n in range(12)]
+    assert sorted(run(work.dies_in_company, folders[:8])) == [(n, f"{n:02}") for n in range(8)]
     assert (folders[0] / "ran").read_text() == "xxx"
 
 
