@@ -29,8 +29,11 @@ from pipeline.training.settings import NoiseTable, Settings, Strength
 OURS, PEER = {"lstm": NoisyLSTM, "gru": NoisyGRU}, {"lstm": nn.LSTM, "gru": nn.GRU}
 CELLS: tuple[CellName, ...] = ("lstm", "gru")
 LAYERS = ((64, 50, 32, 128), (64, 4, 4, 50))  # B, T, I, J of the layers' rows
-# Training and test sequences, T, I, J, K and epochs of the engine's rows: the paper's days, and few of its clips.
-SIZES = {"days": (7997, 1696, 4, 4, 50, 1, 20), "clips": (256, 64, 7, 2048, 256, 11, 4)}
+# Training and test sequences, T, I, J, K and epochs: the paper's days, few of its clips, and the demo's two tasks.
+SIZES = {
+    "days": (7997, 1696, 4, 4, 50, 1, 20), "clips": (256, 64, 7, 2048, 256, 11, 4),
+    "demo rates": (1977, 419, 4, 4, 50, 1, 60), "demo videos": (259, 52, 7, 2048, 32, 11, 30),
+}  # fmt: skip
 BATCH, REPETITIONS = 64, 4
 
 
@@ -97,6 +100,11 @@ def elapsed(function: Callable[[Any], object], items: Sequence[Any], executor: s
     return 1e3 * (time.perf_counter() - start)
 
 
+def across(function: Callable[[Any], object], items: Sequence[Any]) -> tuple[float, float]:
+    """Return how long jobs take in processes and on Ray [ms]."""
+    return elapsed(function, items, "process"), elapsed(function, items, "ray")
+
+
 def repetitions(task: str, cell: CellName) -> list[tuple[str, Settings, int]]:
     """Return the jobs that train all conditions in some repetitions of a task."""
     *_, hidden, _, epochs = SIZES[task]
@@ -122,15 +130,15 @@ if __name__ == "__main__":
     for size, cell, noise in itertools.product(LAYERS, CELLS, (Noise("nem", "additive", 0.1), None)):
         what = f"layer {cell} {'NEM' if noise else 'no'} noise, B={size[0]} T={size[1]} I={size[2]} J={size[3]}"
         show(what, *layer(cell, size, noise))
-    for task, cell in itertools.product(SIZES, CELLS):
+    for task, cell in itertools.product(("days", "clips"), CELLS):
         show(f"engine {task} {cell}, 13 conditions", *engine(task, cell))
     if importlib.util.find_spec("ray"):
         print(f"{'':<44}{'processes':>12} Ray")
-        for name, function, items in (
-            ("jobs of nothing, 1,000", str, [*range(1000)]),
-            ("jobs days lstm, 4 repetitions", stack, repetitions("days", "lstm")),
-            ("the same again, Ray being there", stack, repetitions("days", "lstm")),
-        ):
-            show(name, *(elapsed(function, items, executor) for executor in ("process", "ray")))
+        rates, videos = (
+            [job for cell in CELLS for job in repetitions(task, cell)] for task in ("demo rates", "demo videos")
+        )
+        show("jobs of nothing, 1,000", *across(str, range(1000)))
+        for name, items in (("rates", rates), ("videos", videos), ("rates again, Ray being there", rates)):
+            show(f"jobs of the demo's {name}", *across(stack, items))
     else:
         print("jobs on Ray: not installed, `make setup CLUSTER=1`")
