@@ -138,7 +138,7 @@ if __name__ == "__main__":
             [job for cell in CELLS for job in repetitions(task, cell)] for task in ("demo rates", "demo videos")
         )
         show("jobs of nothing, 1,000", *across(str, range(1000)))
-        for name, items in (("rates", rates), ("videos", videos), ("rates again, Ray being there", rates)):
+        for name, items in (("rates", rates), ("videos", videos)):
             show(f"jobs of the demo's {name}", *across(stack, items))
     else:
         print("jobs on Ray: not installed, `make setup CLUSTER=1`")
