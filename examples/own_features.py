@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 
 from examples import scratch
-from pipeline.common import paths, records
 
 PARAMS = """
 tasks: [video]
@@ -35,11 +34,17 @@ def write_features(folder: Path) -> None:
 
 def main() -> dict[str, float]:
     """Run the stages, and return the test accuracies on whole groups that training has not seen."""
-    with scratch.project(PARAMS) as run:
-        write_features(Path("my_features"))
-        run("acquire video", "frames", "features", "clips", "train video lstm", "evaluate")
-        found = records.read_json(paths.METRICS)
-    return {name: own["test_accuracy"]["mean"] for name, own in found["video_groups"]["lstm"].items()}
+    found = scratch.results(
+        PARAMS,
+        lambda: write_features(Path("my_features")),
+        "acquire video",
+        "frames",
+        "features",
+        "clips",
+        "train video lstm",
+        "evaluate",
+    )
+    return scratch.means(found["video_groups"]["lstm"], "test_accuracy")
 
 
 if __name__ == "__main__":

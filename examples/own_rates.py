@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 
 from examples import scratch
-from pipeline.common import paths, records
 
 PARAMS = """
 tasks: [fx]
@@ -31,12 +30,10 @@ def write_rates(file: Path) -> None:
 
 def main() -> dict[str, float]:
     """Run the stages, and return the squared errors [euros²] beside yesterday's price."""
-    with scratch.project(PARAMS) as run:
-        write_rates(Path("my_rates.csv"))
-        run("acquire fx", "windows", "train fx gru", "evaluate")
-        found = records.read_json(paths.METRICS)
-    errors = {name: own["test_mse"]["mean"] for name, own in found["fx"]["gru"].items()}
-    return errors | found["baselines"]["fx"]
+    found = scratch.results(
+        PARAMS, lambda: write_rates(Path("my_rates.csv")), "acquire fx", "windows", "train fx gru", "evaluate"
+    )
+    return scratch.means(found["fx"]["gru"], "test_mse") | found["baselines"]["fx"]
 
 
 if __name__ == "__main__":

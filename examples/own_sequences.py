@@ -3,7 +3,6 @@
 import numpy as np
 
 from examples import scratch
-from pipeline.common import paths, records
 
 PARAMS = """
 tasks: [own]
@@ -26,12 +25,10 @@ def write_sequences(file: str) -> None:
 
 def main() -> dict[str, float]:
     """Run the stages, and return the squared errors [metres²] beside the baselines."""
-    with scratch.project(PARAMS) as run:
-        write_sequences("my_sequences.npz")
-        run("acquire own", "sequences", "train own lstm", "evaluate")
-        found = records.read_json(paths.METRICS)
-    errors = {name: own["test_mse"]["mean"] for name, own in found["own"]["lstm"].items()}
-    return errors | found["baselines"]["own"]
+    found = scratch.results(
+        PARAMS, lambda: write_sequences("my_sequences.npz"), "acquire own", "sequences", "train own lstm", "evaluate"
+    )
+    return scratch.means(found["own"]["lstm"], "test_mse") | found["baselines"]["own"]
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import cv2
 import numpy as np
 
 from examples import scratch
-from pipeline.common import paths, records
 
 PARAMS = """
 tasks: [video]
@@ -37,11 +36,17 @@ def write_videos(folder: Path) -> None:
 
 def main() -> dict[str, float]:
     """Run the stages, and return the test accuracies. Real videos want ``features: {weights: imagenet}``."""
-    with scratch.project(PARAMS) as run:
-        write_videos(Path("my_videos"))
-        run("acquire video", "frames", "features", "clips", "train video gru", "evaluate")
-        found = records.read_json(paths.METRICS)
-    return {name: own["test_accuracy"]["mean"] for name, own in found["video"]["gru"].items()}
+    found = scratch.results(
+        PARAMS,
+        lambda: write_videos(Path("my_videos")),
+        "acquire video",
+        "frames",
+        "features",
+        "clips",
+        "train video gru",
+        "evaluate",
+    )
+    return scratch.means(found["video"]["gru"], "test_accuracy")
 
 
 if __name__ == "__main__":
