@@ -9,14 +9,14 @@ tasks: [own]
 cells: [lstm]
 own:
   acquire: {path: my_sequences.npz, title: Walks, unit: metres}
-  sequences: {slices: 6, split: groups}
+  sequences: {split: groups}
 training: {repetitions: 2, conditions: [none, blind-additive-both, nem-additive-both]}
 train: {own: {hidden: 8, epochs: 10, max_epochs: 12, learning_rate: 0.03}}
 """
 
 
 def write_sequences(file: str) -> None:
-    """Write 200 walks of 6 to 9 steps, of 20 walkers: where do they end?"""
+    """Write 200 walks of 6 to 9 steps each, of 20 walkers: where do they end?"""
     random = np.random.default_rng(1)
     x, lengths = random.normal(size=(200, 9, 2)), random.integers(6, 10, 200)
     x[np.arange(9) >= lengths[:, None]] = 0  # never looked at

@@ -132,15 +132,15 @@ def forward(
     *,
     start: Start | None = None,
     noise: tuple[GateNoise, Draws] | None = None,
-    columns: int | None = None,
+    real: Tensor | None = None,
     keep_logits: bool = False,
     shift: Tensor | None = None,
 ) -> Pass:
     """Run networks with inputs ``u`` (of :func:`project`) and weights ``V`` ``(…, rows, J)`` over T slices.
 
-    ``noise`` enters the gates of the first C' networks of each group, and needs stack axes ``(G, C)``; the first
-    ``columns`` of the B sequences (all with ``None``) count for its acceptance. ``shift`` ``(T, G, C', n, J, B)`` is
-    added to its increments, and may be differentiated through.
+    ``noise`` enters the gates of the first C' networks of each group, and needs stack axes ``(G, C)``; what is 1 in
+    ``real`` ``(T, G, B)``, and not 0, counts for its acceptance (all with ``None``). ``shift`` ``(T, G, C', n, J, B)``
+    is added to its increments, and may be differentiated through.
     """
     start, J = start or Start(), V.shape[-1]
     zero = u.new_zeros(*u.shape[1:-2], J, u.shape[-1])
@@ -165,8 +165,16 @@ def forward(
         h, s = q.a_h, q.s if cell == "lstm" else s
         states.append(h)
         kept += [q.logits] if keep_logits else []
-    acceptance = torch.stack(masks)[..., :columns].to(u.dtype).mean((0, 3, 4, 5)) if masks else None
+    acceptance = _share(torch.stack(masks).to(u.dtype), real) if masks else None
     return Pass(torch.stack(states), s if cell == "lstm" else None, torch.stack(kept) if kept else None, acceptance)
+
+
+def _share(accepted: Tensor, real: Tensor | None) -> Tensor:
+    """Return the share of what is 1 in ``accepted`` ``(T, G, C', n, K, B)``, among slices that are 1 in ``real``."""
+    if real is None:
+        return accepted.mean((0, 3, 4, 5))
+    n, K = accepted.shape[3:5]
+    return torch.einsum("tgcnkb,tgb->gc", accepted, real) / (n * K * real.sum((0, 2))[:, None])
 
 
 def _noisy_gates(noise: tuple[GateNoise, Draws], t: int, masks: list[Tensor], shift: Tensor | None) -> Gates:

@@ -419,7 +419,6 @@ def forward(
     start: Start | None = None,
     noise: tuple[GateNoise, Draws] | None = None,
     space: Workspace | None = None,
-    columns: int | None = None,
     keep: bool = True,
 ) -> Pass:
     """Run G·C networks over T slices: :func:`nem.cells.project` and :func:`nem.cells.forward` in one.
@@ -450,8 +449,9 @@ def forward(
     _forward(cell == "lstm", layer, states, injected)
     acceptance = None
     if noise is not None:
-        taken = injected.accepted[:, :, : noise[0].columns, :, :columns]
-        acceptance = torch.from_numpy(taken.mean((0, 3, 4), dtype=np.float64).astype(np.float32))
+        taken, real = injected.accepted[:, :, : noise[0].columns], x[:, :, -1].numpy()  # ones, but for padding
+        share = np.einsum("tgcnb,tgb->gc", taken, real, dtype=np.float64) / (taken.shape[3] * real.sum((0, 2)))[:, None]
+        acceptance = torch.from_numpy(share.astype(np.float32))
     return Pass(h, acceptance, layer, states, injected, shared)
 
 

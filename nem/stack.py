@@ -149,21 +149,30 @@ def optimiser(name: OptimiserName, flat: Tensor, learning_rate: float, momentum:
 
 
 class Batch(NamedTuple):
-    """Sequences that all networks of a group see, padded with zeros to a multiple of ``LANES``."""
+    """Sequences that all networks of a group see, padded with zeros to a multiple of ``LANES``.
 
-    x: Tensor  # (T, G, I + 1, B) inputs with a last row of ones
+    A slice that is no part of its sequence, before its first one, is zero as a whole, its one included: then states
+    and their gradients stay exactly zero there, whatever noise enters the gates (docs/theory.md).
+    """
+
+    x: Tensor  # (T, G, I + 1, B) inputs with a last row of ones; zeros are padding
     target: Tensor  # (1, G, 1, K, B) clean targets, the same for every slice that has one
     columns: int  # how many of the B sequences are no padding
 
     @classmethod
-    def of(cls, inputs: Tensor, targets: Tensor, space: Workspace | None = None) -> "Batch":
-        """Lay out inputs ``(G, B, T, I)`` and targets ``(G, B, K)``, valid until the next batch in ``space``."""
+    def of(cls, inputs: Tensor, targets: Tensor, space: Workspace | None = None, real: Tensor | None = None) -> "Batch":
+        """Lay out inputs ``(G, B, T, I)`` and targets ``(G, B, K)``, valid until the next batch in ``space``.
+
+        Sequences that are shorter end with slice T; what is false in ``real`` ``(G, B, T)`` lies before their first.
+        """
         G, B, T, count = inputs.shape
         padding = -B % LANES
         x = (space or Workspace()).take("x", (T, G, count + 1, B + padding), targets)
         x[..., B:] = 0
         x[:, :, :count, :B] = inputs.permute(2, 0, 3, 1)
         x[:, :, count, :B] = 1
+        if real is not None:
+            x[..., :B].masked_fill_(~real.permute(2, 0, 1).unsqueeze(2), 0)
         return cls(x, functional.pad(targets.transpose(1, 2), (0, padding))[None, :, None], B)
 
 
@@ -416,11 +425,11 @@ def _recurrent(
     """Run the recurrent layer; return the pass, and what fills ``grad_W`` and ``grad_V`` from the gradient of h."""
     cell, x = networks.size.cell, batch.x
     if fast.serves(x, None if gates is None else gates[0]):
-        done = fast.forward(cell, x, (networks.W, networks.V), noise=gates, space=space, columns=batch.columns)
+        done = fast.forward(cell, x, (networks.W, networks.V), noise=gates, space=space)
         return done, lambda grad_h: fast.backward(cell, done, grad_h, (networks.grad_W, networks.grad_V))
     with torch.enable_grad():
         W, V = networks.W.detach().requires_grad_(), networks.V.detach().requires_grad_()
-        states = cells.forward(cell, cells.project(x, W), V, noise=gates, columns=batch.columns)
+        states = cells.forward(cell, cells.project(x, W), V, noise=gates, real=x[:, :, -1])
         scored = states.h[first:]
 
     def autograd(grad_h: Tensor) -> None:

@@ -51,7 +51,7 @@ def compare(x: Any, y: Any, group: Any = None, *, conditions: Sequence[str] = CO
             ) -> pd.DataFrame:  # fmt: skip
     """Train paired networks under noise conditions, and return what each does on test sequences, a row a condition.
 
-    ``x`` is ``(N, T, I)``, or N arrays ``(T, I)`` with ``slices``; ``y`` is ``(N,)`` names or numbers of classes,
+    ``x`` is ``(N, T, I)``, or N arrays ``(T, I)`` of any lengths; ``y`` is ``(N,)`` names or numbers of classes,
     ``(N,)`` or ``(N, K)`` values, or ``(N, K)`` zeros and ones; ``group`` is ``(N,)``: no group is then on both sides.
     ``options`` are parameters by name, as in docs/parameters.md: of ``own.sequences`` (head, split, test_fraction, …),
     ``train.own`` (hidden, learning_rate, noise, …) and ``training`` (latent, device, …).

@@ -198,7 +198,7 @@ class OwnSequences(Section):
     head: Literal["auto", "softmax", "identity", "logistic"] = Field(
         "auto", description="auto: y says | softmax: classes | identity: values | logistic: labels, each 0 or 1"
     )
-    slices: Slices | None = Field(None, description="T: take the last so many of each [slices]; null: all, if equal")
+    slices: Slices | None = Field(None, description="T: the last of each, so many at most [slices]; null: all")
     scaling: Literal["z-score", "min-max", "none"] = Field(
         "z-score", description="of each input, on training sequences: z-score | min-max | none"
     )

@@ -461,10 +461,12 @@ def _log_model(run_id: str, weights: Path, record: dict[str, Any], inputs: Input
     data = sequences.load(paths.sequences(record["task"]), record["split"])
     if data.digest != record["data"]:
         raise ValueError(f"expected the data of the training in {paths.sequences(record['task'])}, found others")
-    example = data.test.pool[data.test.index[-1:]].numpy()
+    last = data.test.index[-1]
+    example = data.test.pool[last[last >= 0]].numpy()[None]
     if inputs is not None:
         example = example.astype(np.float64) * inputs.scale + inputs.offset
-    taken = Schema([TensorSpec(example.dtype, (-1, *example.shape[1:]))])
+    slices = -1 if data.train.ragged or data.test.ragged else data.slices
+    taken = Schema([TensorSpec(example.dtype, (-1, slices, example.shape[2]))])
     about, kind = network.about, "float" if network.about["classes"] else "double"
     given: list[ColSpec | TensorSpec] = [ColSpec(kind, name) for name in network.names]
     given = [ColSpec("string", "class"), *given] if network.one_class else given

@@ -9,6 +9,7 @@ FileNotFoundError where a file is missing, and ValueError where one is damaged o
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,7 +36,7 @@ class Sequences:
     """A set of labelled sequences."""
 
     pool: Tensor  # (P, I) float32 slices, possibly memory-mapped
-    index: Tensor  # (N, T) int64 rows of ``pool``
+    index: Tensor  # (N, T) int64 rows of ``pool``; -1 before the first slice of a sequence that is shorter than T
     targets: Tensor  # (N, K) float32: scaled values, 1-in-K codes, or zeros and ones
     rows: Tensor  # (N,) int64 names of the sequences (day index or clip number)
 
@@ -47,9 +48,18 @@ class Sequences:
         """Return the sequences at positions ``chosen``."""
         return Sequences(self.pool, self.index[chosen], self.targets[chosen], self.rows[chosen])
 
+    @cached_property
+    def ragged(self) -> bool:
+        """Whether any sequence is shorter than T slices."""
+        return bool((self.index[:, 0] < 0).any())
+
+    def lengths(self) -> Tensor:
+        """Return how many slices each has, ``(N,)``."""
+        return (self.index >= 0).sum(1)
+
     def means(self) -> npt.NDArray[np.float32]:
         """Return the mean slice of each, ``(N, I)``: one by one, since all slices at once may not fit into memory."""
-        return np.stack([self.pool.numpy()[rows].mean(0) for rows in self.index.numpy()])
+        return np.stack([self.pool.numpy()[rows[rows >= 0]].mean(0) for rows in self.index.numpy()])
 
     def to(self, device: torch.device) -> "Sequences":
         """Return a copy on ``device`` (itself if it is there)."""
@@ -84,7 +94,7 @@ class Dataset:
 
     @property
     def slices(self) -> int:
-        """T, slices per sequence."""
+        """T, slices per sequence, at most."""
         return self.train.index.shape[1]
 
 
@@ -227,7 +237,12 @@ def load(folder: Path, split: str | None = None, *, validation: Literal["joined"
     pool = mapped(_checked(folder, pool_name, about))
     flat = (table[column].combine_chunks().flatten().to_numpy() for column in ("index", "target"))
     index, targets = (torch.tensor(values.reshape(len(table), -1)) for values in flat)
-    if len(table) and not 0 <= int(index.min()) <= int(index.max()) < len(pool):
+    padding = index < 0
+    if len(table) and (
+        not -1 <= int(index.min()) <= int(index.max()) < len(pool)
+        or bool(padding[:, -1].any())
+        or bool((padding[:, 1:] & ~padding[:, :-1]).any())
+    ):
         raise ValueError(f"expected rows of the {len(pool)} slices in {folder / TABLE}, found others; run `dvc repro`")
     everything = Sequences(pool, index, targets, torch.tensor(table["row"].to_numpy().copy()))
     side = np.array(table[f"split_{name}"].to_pylist(), dtype=str)

@@ -99,7 +99,7 @@ def draw(outcome: Outcome) -> list[Picture]:
     """
     task, cell = outcome.task, outcome.run.cell
     usual = {f"curves_{task.name}_{cell}_{mode}": (cell, mode, PLACES) for mode in MODES}
-    for name, (own, mode, places) in (task.curves or usual).items():
+    for name, (own, mode, places) in ((outcome.alike and task.curves) or usual).items():
         if own == cell:
             learning_curves(outcome, name, mode, places)
     overview(outcome)

@@ -153,7 +153,7 @@ class Outcome:
     def tables(self) -> tuple[PaperTable, ...]:
         """The paper's tables of this task and cell; where it has none, one of the headline and one of speed-ups."""
         quantities: tuple[Quantity, ...] = (self.task.measure.quantity, "speed_up")
-        own = [table for table in self.task.tables if table.cell == self.run.cell]
+        own = [table for table in self.task.tables if table.cell == self.run.cell and self.alike]
         return tuple(own or (PaperTable(None, self.task.name, self.run.cell, quantity) for quantity in quantities))
 
     @property
@@ -171,6 +171,15 @@ class Outcome:
     def paper(self) -> bool:
         """Whether task and data are the paper's own: only then do its numbers, names and units stand beside ours."""
         return bool(self.task.source) and self.source == self.task.source
+
+    @property
+    def alike(self) -> bool:
+        """Whether the data are the paper's, or generated in their likeness: files then have its tables' names."""
+        return self.paper or self.source in ("", GENERATED)
+
+    def file(self, number: int, words: str) -> str:
+        """Return the name of the file of the paper's figure, or one of these words for anybody's own data."""
+        return f"figure_{number}" if self.alike else f"{words}_{self.task.name}"
 
     def figure(self, number: int) -> str:
         """Return what the caption of the paper's figure begins with: its number, where the data are the paper's."""

@@ -3,6 +3,7 @@
 Scales are those of the training side alone, so that neither test nor validation sequences are in them.
 """
 
+import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -89,18 +90,10 @@ def sides(own: Own, labels: npt.NDArray[np.int64] | None, settings: "OwnSequence
 
 
 def _index(own: Own, slices: int | None) -> npt.NDArray[np.int64]:
-    """Return the rows ``(N, T)`` of the last T slices of each sequence."""
-    least, most = int(own.lengths.min()), int(own.lengths.max())
-    if slices is None and least < most:
-        raise OwnError(f"expected sequences of one length, found {least} to {most} slices; set {WHERE}.slices to a "
-                       f"length that all have, of which the last are taken (at most {least}), or train on whole ones "
-                       "with the layers, which take lengths (docs/own-networks.md)")  # fmt: skip
-    if slices is not None and slices > least:
-        short = np.flatnonzero(own.lengths < slices)
-        raise OwnError(f"expected {slices} slices or more in each sequence, as {WHERE}.slices says, found {len(short)} "
-                       f"with fewer, down to {least} (sequence {short[0]}); lower it, or leave those out")  # fmt: skip
-    T = slices or least
-    return np.cumsum(own.lengths)[:, None] + np.arange(-T, 0)
+    """Return the rows ``(N, T)`` of the last T slices of each sequence, -1 before the first of one that has fewer."""
+    T, ends = min(int(own.lengths.max()), slices or sys.maxsize), np.cumsum(own.lengths)[:, None]
+    index = ends + np.arange(-T, 0)
+    return np.where(index < ends - own.lengths[:, None], -1, index)
 
 
 def _scaler(values: Array, kind: str) -> tuple[Array, Array]:
@@ -151,8 +144,8 @@ def table(own: Own, settings: "OwnSequences", seed: int, unit: str = "") -> sequ
             raise OwnError(f"expected values that differ in y of the training sequences, found {targets[train][0]} and "
                            "the like; check y")  # fmt: skip
         targets = (targets - offset) / scale
-    pool = own.slices.numpy()
-    move, by = _scaler(pool[index[train].ravel()], settings.scaling)
+    pool, seen = own.slices.numpy(), index[train]
+    move, by = _scaler(pool[seen[seen >= 0]], settings.scaling)
     with np.errstate(over="ignore"):
         scaled = ((pool - move) / by).astype(np.float32)
     if not np.isfinite(scaled).all():

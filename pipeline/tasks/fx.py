@@ -153,7 +153,7 @@ def draw(outcome: Outcome) -> list[Picture]:
     told = ", ".join(f"{name} {error:.3g}" for name, error in off.items())
     seen = f"{len(days)} test days with rates of {truth.min():.4g} to {truth.max():.4g}; mean absolute error: {told}"
     caption = f"{outcome.figure(11)}LSTM predictions and their errors on the test days"
-    return [style.picture(drawn, "figure_11", caption, seen)]
+    return [style.picture(drawn, outcome.file(11, "predictions"), caption, seen)]
 
 
 def conclude(outcomes: Sequence[Outcome], bootstrap: Bootstrap) -> list[Picture]:
@@ -173,7 +173,7 @@ def conclude(outcomes: Sequence[Outcome], bootstrap: Bootstrap) -> list[Picture]
             f"{after.min():.4g} to {after.max():.4g}; {(after > before.max()).mean():.0%} of these lie above, "
             f"{(after < before.min()).mean():.0%} below all training days")  # fmt: skip
     caption = f"{outcomes[0].figure(10)}The series, training and test days"
-    return [style.picture(drawn, "figure_10", caption, seen)]
+    return [style.picture(drawn, outcomes[0].file(10, "series"), caption, seen)]
 
 
 def forms(params: "Params") -> dict[str, tuple[Path, dict[str, Any]]]:

@@ -166,7 +166,7 @@ def example(outcome: Outcome) -> list[Picture]:
     change = 100 * np.abs(np.diff(images.astype(float), axis=0)).mean() / 255
     seen = f"{len(images)} frames of video {video_id}, side by side in the order of time; from one to the next a pixel "
     seen += f"changes by {change:.1f} % of the full range on average"
-    return [style.picture(drawn, "figure_7", f"{outcome.figure(7)}{title}", seen)]
+    return [style.picture(drawn, outcome.file(7, "clip"), f"{outcome.figure(7)}{title}", seen)]
 
 
 def draw(outcome: Outcome) -> list[Picture]:

@@ -134,6 +134,10 @@ class Engine:
         if t0 > T:
             raise ValueError(f"expected first_target of at most T = {T}, found {t0}; change training.first_target")
         self.first = t0 - 1
+        shortest = min(int(side.lengths().min()) for side in (dataset.train, dataset.test))
+        if shortest <= T - t0:
+            right = f"first_target of at least {T - shortest + 1}, as the shortest of the sequences has {shortest} slices"
+            raise ValueError(f"expected {right} of {T}, found {t0}; change training.first_target, or leave it out")
         self.noise = StackNoise.of(
             settings.conditions, granularity=settings.granularity, latent=settings.latent,
             injection=settings.hidden_injection, clamp=settings.gate_clamp, test=settings.output_test,
@@ -206,8 +210,9 @@ class Engine:
     def _gather(self, data: Sequences, rows: Tensor, space: Workspace) -> Batch:
         """Return the sequences at positions ``rows`` ``(G, B)``."""
         rows = rows.to(data.index.device)
-        inputs = data.pool[data.index[rows]].to(self.device)
-        return Batch.of(inputs, data.targets[rows].to(self.device, self.dtype), space)
+        index = data.index[rows]
+        inputs, targets = data.pool[index].to(self.device), data.targets[rows].to(self.device, self.dtype)
+        return Batch.of(inputs, targets, space, (index >= 0).to(self.device) if data.ragged else None)
 
     def _train_epoch(self) -> dict[str, Tensor]:
         """Train for one epoch; return means over it, each ``(G, C)``."""

@@ -121,6 +121,7 @@ def _load(folder: Path, split: str | None, validation: Validation, stride: int, 
     for name, side in sides.items():
         if side is not None and order != "kept" and (order == "shuffled" or name != "train"):
             keys = torch.rand(side.index.shape, generator=seeds.torch_generator(seed, "order", name))
+            keys.masked_fill_(side.index < 0, -1)  # padding stays before the first slice
             sides[name] = replace(side, index=side.index.gather(1, keys.argsort(1)))
     return replace(data, **sides)  # type: ignore[arg-type]  # there are training and test sequences
 

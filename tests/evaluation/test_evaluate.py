@@ -307,7 +307,9 @@ def test_the_report_compares_with_the_naive_forecasts_and_windows_of_other_days_
         )
         assert f"test squared error [{unit}²]" in page
         assert [words for words in named if words in page] == shown
-        assert ("_paper" in (paths.TABLES / "table_5.csv").read_text()) == bool(shown)
+        table, picture = ("table_5", "figure_11") if shown else ("fx_lstm_squared_error", "predictions_fx")
+        assert ("_paper" in (paths.TABLES / f"{table}.csv").read_text()) == bool(shown)
+        assert (paths.FIGURES / f"{picture}.png").is_file()
     (evidence,) = evaluate.gather(fx.TASK)
     other = replace(data, target_raw=data.target_raw * 2, last_price_raw=data.last_price_raw * 2)
     windows.save(other, evidence.folder / windows.FILE)

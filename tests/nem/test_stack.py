@@ -40,6 +40,42 @@ def stack(cell="lstm", head="identity", names=CONDITIONS, *, G=2, dtype=torch.fl
     return networks, batch, noise, noise.draws(networks, batch, sigmas, sample, first)
 
 
+@pytest.mark.parametrize(
+    ("options", "kinds"),
+    [
+        ({}, ("",)),
+        ({"granularity": "time"}, ("expected",)),
+        ({"granularity": "neuron", "latent": "sampled"}, ("expected-blind",)),
+        ({"injection": "backward", "clamp": True}, ("expected-blind",)),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_sequence_padded_before_its_first_slice_trains_as_it_does_alone(cell, dtype, options, kinds):
+    names = [name for name in EVERY if not any(kind and name.startswith(kind) for kind in kinds)]
+    lengths, alone = [4, 2, 3], []
+    networks, batch, noise, draws = stack(cell, "softmax", names, G=1, dtype=dtype, **options)
+    inputs, targets = batch.x[:, :, :I].permute(1, 3, 0, 2)[:, :3], batch.target[0, :, 0].transpose(1, 2)[:, :3]
+    for b, n in enumerate(lengths):
+        width = batch.x.shape[3]
+        one = Batch.of(inputs[:, b : b + 1, T - n :], targets[:, b : b + 1])
+        own = draws._replace(
+            gates=draws.gates.map(lambda d, b=b, n=n: d[T - n :, ..., b : b + 1].expand(n, *d.shape[1:])),
+            output=draws.output.map(lambda d, b=b: d[..., b : b + 1].expand(*d.shape[:-1], width)),
+        )
+        means = gradients(networks, one, "softmax", noise, own)
+        alone.append((networks.grad.clone(), means))
+    real = torch.tensor([[t >= T - n for t in range(T)] for n in lengths])[None]
+    inputs = inputs.where(real[..., None], 1e9)  # what is padding is not looked at
+    means = gradients(networks, Batch.of(inputs, targets, real=real), "softmax", noise, draws)
+    close = partial(torch.testing.assert_close, rtol=1e-4 if dtype == torch.float32 else 1e-10, atol=1e-6)
+    close(networks.grad * 3, sum(grad for grad, _ in alone))
+    for name in ("loss", "output"):
+        close(means[name] * 3, sum(own[name] for _, own in alone))
+    injected = sum(n * own["hidden"] for n, (_, own) in zip(lengths, alone, strict=True))
+    close(means["hidden"] * sum(lengths), injected)
+
+
 def test_the_papers_conditions_are_thirteen_and_a_wrong_name_or_axis_is_an_error():
     own = [f"{kind}-{mode}-{place}" for kind in ("blind", "nem") for mode in MODES for place in PLACES]
     assert ("none", *own) == CONDITIONS

@@ -59,7 +59,7 @@ def test_both_files_and_arrays_are_read_alike(tmp_path, y):
         assert read.y.tolist() == own.y.tolist()
 
 
-def test_sequences_of_several_lengths_are_cut_at_their_true_ends_or_refused(tmp_path):
+def test_sequences_of_several_lengths_are_cut_at_their_true_ends_and_padded_before_their_first(tmp_path):
     ragged = [x[:n] for x, n in zip(X, LENGTHS, strict=True)]
     padded = np.where(
         np.arange(T)[None, :, None] < LENGTHS[:, None, None], X, np.nan
@@ -75,8 +75,12 @@ def test_sequences_of_several_lengths_are_cut_at_their_true_ends_or_refused(tmp_
         seen = table.pools[""][torch.from_numpy(table.index)]
         for x, mine in zip(ragged, seen, strict=True):
             assert torch.equal(mine, torch.from_numpy(x[-2:]))
-    refused(OwnError, "one length, found 2 to 4 slices; set own.sequences.slices", split.table, ways[0], asked(), 1)
-    refused(OwnError, "3 slices or more .* found 8 with fewer, down to 2", split.table, ways[0], asked(slices=3), 1)
+    for slices, most in ((None, 4), (3, 3)):
+        table = split.table(ways[0], asked(slices=slices, scaling="none"), 1)
+        for x, index in zip(ragged, table.index, strict=True):
+            count = min(len(x), most)
+            assert (index[: most - count] == -1).all()
+            assert torch.equal(table.pools[""][torch.from_numpy(index[most - count :])], torch.from_numpy(x[-count:]))
     for wrong in ([], [X[0], X[0, :, :1]], [X[0, :3], X[0, 0, 0]]):
         refused(
             OwnError, r"sequences \(T, I\) with one I in x, found shapes", arrays.of_arrays, wrong, [0] * len(wrong)

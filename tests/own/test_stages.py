@@ -25,13 +25,20 @@ X = RANDOM.normal(size=(60, 4, 3))
 SUM = X.sum((1, 2))
 Y = {"labels": np.stack([SUM > 0, X[:, 0, 0] > 0], 1), "values": np.stack([SUM, X[:, -1, 0]], 1), "classes": SUM > 1}
 HEADS = {"labels": "logistic", "values": "identity", "classes": "softmax"}
+LENGTHS = {kind: np.where(np.arange(60) % 2, 4, 4 - (kind == "values")) for kind in Y}  # values: of several lengths
 FEW = ["none", "blind-multiplicative-both", "nem-additive-both"]
 SMALL = {"hidden": 3, "epochs": 3, "max_epochs": 4, "batch_size": 16}
 
 
+def one_by_one(predict, data, change=lambda slices: slices):
+    """Return what is predicted of each test sequence, which has its own number of slices."""
+    of_each = [change(data.test.pool[rows[rows >= 0]].numpy())[None] for rows in data.test.index]
+    return [predict(one) for one in of_each]
+
+
 def run(kind, *lines, **acquired):
     """Run stages on a file of sequences with these answers."""
-    np.savez("mine.npz", x=X, y=Y[kind])
+    np.savez("mine.npz", x=X, y=Y[kind], lengths=LENGTHS[kind])
     content = params.Params(tasks=["own"], cells=["lstm"]).model_dump()
     content["own"]["acquire"] |= {"path": "mine.npz", **acquired}
     content["training"] |= {"repetitions": 2, "conditions": FEW}
@@ -64,10 +71,11 @@ def test_a_file_gives_tables_report_and_the_numbers_of_a_notebook(kind, project,
     # A best network answers what its file of predictions says.
     network = models.load(paths.run_folder("own", "lstm") / "models" / "none.safetensors")
     data = sequences_of.load(paths.sequences("own"))
-    said = network.predict(data.test.pool[data.test.index].numpy()) * data.target_scale + data.target_offset
+    said = np.concatenate(one_by_one(network.predict, data)) * data.target_scale + data.target_offset
     filed = metrics.predicted(run_, "none")[network.about["repetition"]]
     np.testing.assert_allclose(said, filed, atol=1e-4)
-    same = compare(X, Y[kind], conditions=FEW, repetitions=2, epochs=3, hidden=3, batch_size=16).set_index("condition")
+    mine = [x[:count] for x, count in zip(X, LENGTHS[kind], strict=True)]
+    same = compare(mine, Y[kind], conditions=FEW, repetitions=2, epochs=3, hidden=3, batch_size=16).set_index("condition")
     for condition, numbers in found.items():
         row = same.loc[condition]
         assert (row["mean"], row["low"], row["high"]) == tuple(
@@ -83,8 +91,8 @@ def test_a_file_gives_tables_report_and_the_numbers_of_a_notebook(kind, project,
     served = serving.ServedNetwork()
     weights = str(paths.run_folder("own", "lstm") / "models" / "none.safetensors")
     served.load_context(SimpleNamespace(artifacts={"weights": weights, "inputs": "inputs.json"}))
-    raw = data.test.pool[data.test.index].numpy() * np.array(scaling["scale"]) + scaling["offset"]
-    answer = served.predict(None, raw)
+    raw = lambda slices: slices * np.array(scaling["scale"]) + scaling["offset"]  # noqa: E731
+    answer = pd.concat(one_by_one(lambda one: served.predict(None, one), data, raw))
     columns = {"labels": ["0", "1"], "values": ["metres 0", "metres 1"], "classes": ["class", "0", "1"]}[kind]
     assert answer.columns.tolist() == columns
     np.testing.assert_allclose(answer[columns[-2:]], filed, atol=1e-4)
@@ -112,8 +120,10 @@ def test_a_difference_in_a_notebook_is_paired_judged_and_leaves_no_file(tmp_path
     assert enough.accepted_gates.isna().all()
     assert enough.repetitions.tolist() == [6, 6]
     assert not list(tmp_path.iterdir())
-    ragged = compare([x[k % 2 :] for k, x in enumerate(X)], SUM, repetitions=2, slices=3, **options)
-    assert list(ragged.condition) == options["conditions"]
+    ragged = [x[k % 2 :] for k, x in enumerate(X)]
+    assert list(compare(ragged, SUM, repetitions=2, **options).condition) == options["conditions"]
+    words = "first_target of at least 2, as the shortest of the sequences has 3 slices of 4, found 1"
+    refused(ValueError, words, compare, ragged, SUM, first_target=1, **options)
 
 
 def test_what_a_notebook_asks_wrongly_is_named_before_any_training():
