@@ -136,8 +136,8 @@ class Engine:
         self.first = t0 - 1
         shortest = min(int(side.lengths().min()) for side in (dataset.train, dataset.test))
         if shortest <= T - t0:
-            right = f"first_target of at least {T - shortest + 1}, as the shortest of the sequences has {shortest} slices"
-            raise ValueError(f"expected {right} of {T}, found {t0}; change training.first_target, or leave it out")
+            right = f"at least {T - shortest + 1}, as the shortest of the sequences has {shortest} slices of {T}"
+            raise ValueError(f"expected first_target of {right}, found {t0}; change training.first_target")
         self.noise = StackNoise.of(
             settings.conditions, granularity=settings.granularity, latent=settings.latent,
             injection=settings.hidden_injection, clamp=settings.gate_clamp, test=settings.output_test,

@@ -39,8 +39,8 @@ Validation = Literal["joined", "apart"]
 Order = Literal["kept", "shuffled", "shuffled for testing"]
 Item = TypeVar("Item")
 
-STACK = 13
-"""Networks in a stack, from which on more of them share no more of a step's cost."""
+STACK = 40
+"""Networks in a stack, from which on more of them share no more of a step's cost (docs/performance.md)."""
 
 MEMORY = 2**33
 """Bytes of a GPU for a stack of several works: what every GPU has, so that all deal alike."""
@@ -139,13 +139,18 @@ def _of_groups(folder: Path, data: sequences.Sequences, count: int) -> Tensor:
     return places.repeat(math.ceil(len(own) / len(places)))[: len(own)]
 
 
-def deal(repetitions: Sequence[Item], conditions: int, device: str, most: int) -> list[tuple[Item, ...]]:
+def deal(
+    repetitions: Sequence[Item], conditions: int, device: str, most: int, workers: int = 1
+) -> list[tuple[Item, ...]]:
     """Return the repetitions of each stack: at most so many, and on a CPU no more than share a step's cost.
 
-    A repetition has as many networks as there are ``conditions``.
+    A repetition has as many networks as there are ``conditions``. Stacks are as equal as can be, and on a CPU as many
+    for each of the ``workers``. What a repetition gives does not depend on the deal.
     """
-    size = most if device == "cuda" else max(1, min(STACK // conditions, most))
-    return [tuple(repetitions[start : start + size]) for start in range(0, len(repetitions), size)]
+    size, n = most if device == "cuda" else max(1, min(STACK // conditions, most)), len(repetitions)
+    count = math.ceil(n / size)
+    count = count if device == "cuda" else min(n, math.ceil(count / workers) * workers)
+    return [tuple(repetitions[k * n // count : (k + 1) * n // count]) for k in range(count)]
 
 
 def _fit(work: Work) -> int:
@@ -178,7 +183,7 @@ def run(work: Sequence[Work], *, label: str, keep: str) -> Iterator[tuple[Work, 
         pairs.sort(key=lambda pair: (pair[0].settings.learning_rate, pair[1]))
         first = pairs[0][0]
         most = _fit(first) if first.device == "cuda" else busy
-        for several in deal(pairs, len(first.settings.conditions), first.device, most):
+        for several in deal(pairs, len(first.settings.conditions), first.device, most, jobs.workers()):
             missing = []
             for one, number in several:
                 content = stores[one].get(f"repetition {number}")

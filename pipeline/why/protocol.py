@@ -71,7 +71,7 @@ class Sizes:
     decays: tuple[float, ...] = DECAYS
     batches: tuple[int, ...] = (256, 16)
     rates: int | None = None  # so many of each row of RATES are searched; ``None``: all
-    chunk: int = 4  # stacks per worker between two looks at the clock
+    chunk: int = 24  # stacks per worker between two looks at the clock
 
 
 LONG = Sizes(confirm=60, lottery=100, explore=4, search=5, predict=30, vary=5, several=10)

@@ -57,11 +57,10 @@ def test_a_sequence_padded_before_its_first_slice_trains_as_it_does_alone(cell, 
     networks, batch, noise, draws = stack(cell, "softmax", names, G=1, dtype=dtype, **options)
     inputs, targets = batch.x[:, :, :I].permute(1, 3, 0, 2)[:, :3], batch.target[0, :, 0].transpose(1, 2)[:, :3]
     for b, n in enumerate(lengths):
-        width = batch.x.shape[3]
         one = Batch.of(inputs[:, b : b + 1, T - n :], targets[:, b : b + 1])
         own = draws._replace(
-            gates=draws.gates.map(lambda d, b=b, n=n: d[T - n :, ..., b : b + 1].expand(n, *d.shape[1:])),
-            output=draws.output.map(lambda d, b=b: d[..., b : b + 1].expand(*d.shape[:-1], width)),
+            gates=draws.gates.map(lambda d, b=b, n=n: d[T - n :, ..., b : b + 1].expand_as(d[T - n :])),
+            output=draws.output.map(lambda d, b=b: d[..., b : b + 1].expand(d.shape)),
         )
         means = gradients(networks, one, "softmax", noise, own)
         alone.append((networks.grad.clone(), means))

@@ -75,7 +75,8 @@ def test_a_file_gives_tables_report_and_the_numbers_of_a_notebook(kind, project,
     filed = metrics.predicted(run_, "none")[network.about["repetition"]]
     np.testing.assert_allclose(said, filed, atol=1e-4)
     mine = [x[:count] for x, count in zip(X, LENGTHS[kind], strict=True)]
-    same = compare(mine, Y[kind], conditions=FEW, repetitions=2, epochs=3, hidden=3, batch_size=16).set_index("condition")
+    same = compare(mine, Y[kind], conditions=FEW, repetitions=2, epochs=3, hidden=3, batch_size=16)
+    same = same.set_index("condition")
     for condition, numbers in found.items():
         row = same.loc[condition]
         assert (row["mean"], row["low"], row["high"]) == tuple(

@@ -77,11 +77,14 @@ def test_files_do_not_depend_on_executor_workers_or_split_order(monkeypatch):
 @given(st.integers(1, 17), st.sampled_from([1, 2, 4, 13]), st.integers(1, 16))
 def test_every_core_is_busy_with_any_number_of_repetitions(repetitions, conditions, workers):
     numbers, most = list(range(repetitions)), math.ceil(repetitions / workers)
-    dealt = train.deal(numbers, conditions, "cpu", most)
+    dealt = train.deal(numbers, conditions, "cpu", most, workers)
     assert [number for stack in dealt for number in stack] == numbers
-    assert len(dealt[0]) * conditions <= max(train.STACK, conditions)
-    # The busiest worker has no more repetitions than it must have.
-    assert math.ceil(len(dealt) / workers) * len(dealt[0]) <= most + len(dealt[0]) - 1
+    assert max(map(len, dealt)) * conditions <= max(train.STACK, conditions)
+    # The busiest worker has no more repetitions than it must have, where long stacks go first.
+    loads = [0] * workers
+    for stack in sorted(map(len, dealt), reverse=True):
+        loads[loads.index(min(loads))] += stack
+    assert max(loads) == most
     assert train.deal(numbers, conditions, "cuda", repetitions) == [tuple(numbers)]
 
 
