@@ -23,7 +23,7 @@ from pipeline.training.settings import NoiseTable, Settings, Strength
 from pipeline.video.acquire import synthetic
 from pipeline.video.features import features, inception
 from pipeline.video.frames import frames
-from tools import bench
+from tools.bench import engine as bench
 
 WORKERS, SECONDS, JOBS = (1, 2, 4), (0.0, 0.02, 0.1, 0.5), 1200
 MANY = (10, 100, 1000)  # workers of the projection
