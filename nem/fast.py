@@ -7,7 +7,7 @@ backward likewise. numba compiles it on first use; without numba everything goes
 
 Of fast-math only the contraction of a product and a sum into one operation is allowed: sums keep their order, so that
 a network's bits do not depend on its neighbours in a stack. Networks without noise run the same arithmetic with an
-acceptance of 0, hence σ = 0, a network without noise and a pass without draws agree bit for bit.
+acceptance of 0 and increments of 0, hence σ = 0, a network without noise and a pass without draws agree bit for bit.
 
 The noise served here is Algorithm 1 as the paper runs it: forward injection, one test per layer and slice, mean-field
 z, all kinds with draws. :func:`serves` tells. Row blocks are those of :mod:`nem.cells`.
@@ -273,6 +273,7 @@ def _forward(lstm: bool, layer: Layer, states: States, noise: Injected) -> None:
         for c in range(C):
             kind, mode = noise.kinds[g, c], noise.modes[g, c]
             weights = layer.W[g, : 0 if shared else layer.W.shape[1], c].copy()
+            delta[:] = ZERO  # and stays so without noise
             for t in range(T):
                 if not shared:
                     np.dot(weights.T, x[t, g], act[t, g, c])
@@ -284,7 +285,8 @@ def _forward(lstm: bool, layer: Layer, states: States, noise: Injected) -> None:
                 a, draws, accepted = act[t, g, c], noise.normal[t, g], noise.accepted[t, g, c]
                 tested = noise.test[t, g] if kind == MATCHED else draws
                 _gates(a[gates : gates + n * J], recurrent, kind, mode, tested, accepted)
-                _increments(accepted, noise.sigma[g, c], draws, delta)
+                if kind != NONE:
+                    _increments(accepted, noise.sigma[g, c], draws, delta)
                 if lstm:
                     cell, now = first[(t - 1) % slots, g, c] if t else layer.s0[g, c] if started else zero, t % slots
                     _lstm_state(a, recurrent, delta, mode, cell, first[now, g, c], second[now, g, c], h[t, g, c])
@@ -316,12 +318,14 @@ def _backward(
         for c in range(C):
             weights, mode = layer.W[g, : layer.W.shape[1] if grad.x.size else 0, c].copy(), noise.modes[g, c]
             ds[:] = grad_s[g, c] if grad_s.size else zero
+            delta[:] = ZERO
             for t in range(T - 1, -1, -1):
                 last = t == T - 1
                 if t >= seen:
                     _collect(dh, grad_h[t - seen, g, c], last)
                 a = act[t, g, c]
-                _increments(noise.accepted[t, g, c], noise.sigma[g, c], noise.normal[t, g], delta)
+                if noise.kinds[g, c] != NONE:
+                    _increments(noise.accepted[t, g, c], noise.sigma[g, c], noise.normal[t, g], delta)
                 before = h[t - 1, g, c] if t else layer.h0[g, c] if started else zero
                 if lstm:
                     cell = first[t - 1, g, c] if t else layer.s0[g, c] if started else zero

@@ -80,7 +80,7 @@ def stages(folder: Path) -> list[Stage]:
     seconds, part = timed(lambda: [network(images[start : start + 32]) for start in range(0, features.CHUNK, 32)])
     chunk = sum(one.nbytes for one in part)
     found.append(Stage("features, 128 frames", seconds, chunk + 128 * len(content) // 8, keeping(bytes(chunk)), 0))
-    data, noise = bench.dataset("days"), NoiseTable(*(Strength(0.1, 0.5),) * 4)
+    data, noise = bench.dataset(bench.SIZES["FX"]), NoiseTable(*(Strength(0.1, 0.5),) * 4)
     plan = Settings("lstm", 50, 100, 100, bench.BATCH, "sgd", 0.01, 0.0, noise, CONDITIONS)
     two = Settings(**{**vars(plan), "epochs": 2, "max_epochs": 2})
     few = engine.Engine(data, two, seed=1, stream="days", repetitions=[0])

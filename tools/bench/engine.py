@@ -1,50 +1,252 @@
-"""The layers and the engine against torch.nn, side by side in one run: ``make bench``.
+"""The training engine and the layers against what else trains such networks.
 
-A *layer* row is one training step (forward and backward) of one network; an *engine* row is one step of one network
-among all conditions and repetitions of a task, losses after each epoch and the start of processes included. The peer is
-``torch.nn`` with autograd and ``torch.optim``. Ratios are peer / ours: above 1 we are faster. *Jobs* rows compare
-executors: processes and a Ray cluster of this machine alone, their start included.
+An engine row is one gradient step of one network among all networks of a task, on all cores: the start of processes,
+draws, the update and the losses after each epoch included. Peers train one network after another (``torch.nn``, a
+compiled plain cell) or several at once (``torch.func.vmap`` over a functional cell), with as many threads as suit them;
+they measure losses after each epoch, too, and have no noise.
 """
 
 import importlib.util
 import itertools
-import platform
-import statistics
+import math
 import time
-import timeit
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from nem import CONDITIONS, Noise, NoisyGRU, NoisyLSTM
-from nem.cells import CellName
+from nem import stack as stack_of
+from nem.cells import BLOCKS, CellName
+from nem.fast import Workspace
+from nem.stack import Batch, Layer, Networks, StackNoise, gradients
 from pipeline.common import jobs
 from pipeline.common.sequences import Dataset, Sequences
+from pipeline.training import train
 from pipeline.training.engine import Engine
 from pipeline.training.settings import NoiseTable, Settings, Strength
+from tools.bench.rows import Row, fastest, median
 
 OURS, PEER = {"lstm": NoisyLSTM, "gru": NoisyGRU}, {"lstm": nn.LSTM, "gru": nn.GRU}
 CELLS: tuple[CellName, ...] = ("lstm", "gru")
 LAYERS = ((64, 50, 32, 128), (64, 4, 4, 50))  # B, T, I, J of the layers' rows
-# Training and test sequences, T, I, J, K and epochs: the paper's days, few of its clips, and the demo's two tasks.
+BATCH, PROBE, MEASURED = 64, 1024, 128  # sequences of a step, of the training loss, and of peers' measuring passes
+
+
+@dataclass(frozen=True)
+class Size:
+    """A task's size, and how much of it is measured."""
+
+    train: int  # sequences
+    test: int
+    T: int
+    inputs: int
+    hidden: int
+    outputs: int
+    epochs: int
+    repetitions: int  # of all conditions
+
+    @property
+    def steps(self) -> int:
+        """Gradient steps of an epoch."""
+        return math.ceil(self.train / BATCH)
+
+    @property
+    def measured(self) -> float:
+        """Forward passes for losses, per gradient step."""
+        return sum(math.ceil(n / BATCH) for n in (min(PROBE, self.train), self.test)) / self.steps
+
+
 SIZES = {
-    "days": (7997, 1696, 4, 4, 50, 1, 20), "clips": (256, 64, 7, 2048, 256, 11, 4),
-    "demo rates": (1977, 419, 4, 4, 50, 1, 60), "demo videos": (259, 52, 7, 2048, 32, 11, 30),
-}  # fmt: skip
-BATCH, REPETITIONS = 64, 4
+    "FX": Size(8000, 1664, 4, 4, 50, 1, 8, 10),
+    "real video": Size(2048, 512, 7, 128, 64, 11, 6, 4),
+    "paper's video": Size(256, 128, 7, 2048, 256, 11, 3, 2),
+    "demo rates": Size(1977, 419, 4, 4, 50, 1, 60, 4),
+    "demo videos": Size(259, 52, 7, 2048, 32, 11, 30, 4),
+}
+NOISES = {kind: [name for name in CONDITIONS if name.startswith(kind)] for kind in ("none", "blind", "nem")}
+PLACES_OF_NOISE: tuple[Layer, ...] = ("hidden", "output")
 
 
-def timed(work: Callable[[], object], rounds: int) -> float:
-    """Return the median time of a call [ms], with one thread or torch's default number, whichever is faster."""
-    medians = []
-    for threads in (jobs.one_thread, nullcontext):  # one thread is BLAS's, too: several wait for each other
-        with threads():
-            times = timeit.repeat(work, number=1, repeat=rounds + 1)[1:]  # the first does not count
-            medians.append(1e3 * statistics.median(times))
-    return min(medians)
+@lru_cache(1)
+def dataset(size: Size) -> Dataset:
+    """Return random data of a task's size: cost does not depend on content."""
+
+    def part(count: int) -> Sequences:
+        generator = torch.Generator().manual_seed(1)
+        pool, rows = torch.randn(count * size.T, size.inputs, generator=generator), torch.arange(count)
+        values = pool[:: size.T, :1].contiguous()
+        if size.outputs > 1:
+            values = functional.one_hot(rows % size.outputs, size.outputs).float()
+        return Sequences(pool, torch.arange(count * size.T).view(count, size.T), values, rows)
+
+    classes, head = tuple(map(str, range(size.outputs))), "softmax" if size.outputs > 1 else "identity"
+    classes = classes if size.outputs > 1 else ()
+    return Dataset(part(size.train), part(size.test), None, head, 1.0, 0.0, "", classes, {})  # type: ignore[arg-type]
+
+
+Job = tuple[Size, Settings, tuple[int, ...]]
+
+
+def stack(job: Job) -> None:
+    """Train some repetitions of a task's networks."""
+    size, settings, numbers = job
+    Engine(dataset(size), settings, seed=1, stream="bench", repetitions=numbers).run()
+
+
+def plan(size: Size, cell: CellName, conditions: Sequence[str] = CONDITIONS) -> Settings:
+    """Return what is trained."""
+    noise = NoiseTable(*(Strength(0.1, 0.5),) * 4)
+    return Settings(cell, size.hidden, size.epochs, size.epochs, BATCH, "sgd", 0.01, 0.0, noise, tuple(conditions))
+
+
+def dealt(settings: Settings, size: Size, repetitions: int) -> list[Job]:
+    """Return the jobs that train so many repetitions, as a stage deals them."""
+    most = math.ceil(repetitions / jobs.workers())
+    deal = train.deal(range(repetitions), len(settings.conditions), "cpu", most, jobs.workers())
+    return [(size, settings, numbers) for numbers in deal]
+
+
+def elapsed(function: Callable[[Any], object], items: Sequence[Any], executor: str | None = None) -> float:
+    """Return how long jobs take, together and with the start of whatever runs them [s]."""
+    start = time.perf_counter()
+    list(jobs.run(function, items, total=len(items), label=executor or "jobs", where=executor))
+    return time.perf_counter() - start
+
+
+def ours(size: Size, settings: Settings, repetitions: int) -> float:
+    """Return gradient steps of a network per second in the engine."""
+    seconds = elapsed(stack, dealt(settings, size, repetitions))
+    return repetitions * len(settings.conditions) * size.epochs * size.steps / seconds
+
+
+def floor(size: Size, cell: CellName) -> float:
+    """Return the steps per second that this machine's products and memory allow.
+
+    Those are the products of the very shapes, each alone and from the cache, on every core; and the bytes of
+    activations, each written once and read once forward and backward, at the bandwidth of a copy.
+    """
+    rows, J, T, inputs = BLOCKS[cell] * size.hidden, size.hidden, size.T, size.inputs + 1
+    recurrent = _product(rows, J, BATCH)  # V h
+    back = _product(J, rows, BATCH) + _product(rows, BATCH, J)  # Vᵀ δ and dV
+    into, into_back = _product(rows, inputs, T * BATCH), _product(inputs, T * BATCH, rows)
+    forward, backward = (T - 1) * recurrent + into, (T - 1) * back + into_back
+    activations = 4 * T * BATCH * (rows + 2 * J)  # bytes
+    moved = activations * (3 + size.measured) / bandwidth(max(activations, 2**20))
+    return jobs.workers() / (forward * (1 + size.measured) + backward + moved)
+
+
+@lru_cache(64)
+def _product(rows: int, inner: int, columns: int) -> float:
+    """Return the time of a matrix product [s], by torch's or numpy's library, whichever is faster."""
+    a, b, out = torch.rand(rows, inner), torch.rand(inner, columns), torch.empty(rows, columns)
+    rounds = max(1, int(2e8 / (2 * rows * inner * columns)))
+    arrays = a.numpy(), b.numpy(), out.numpy()
+    with jobs.one_thread():
+        several = (lambda: [torch.mm(a, b, out=out) for _ in range(rounds)],
+                   lambda: [np.dot(*arrays) for _ in range(rounds)])  # fmt: skip
+        return min(median(work, 7) for work in several) / rounds
+
+
+@lru_cache(4)
+def bandwidth(size: int) -> float:
+    """Return bytes read and written per second by a copy of so many bytes."""
+    source, destination = (np.ones(size, np.uint8) for _ in range(2))
+    return 2 * size / median(lambda: np.copyto(destination, source), 50)
+
+
+def one_by_one(size: Size, cell: CellName, epochs: int) -> None:
+    """Train one network with ``torch.nn``."""
+    recurrent, head = PEER[cell](size.inputs, size.hidden, batch_first=True), nn.Linear(size.hidden, size.outputs)
+    parameters = [*recurrent.parameters(), *head.parameters()]
+    trained(size, epochs, parameters, lambda x: head(recurrent(x)[0][:, -1]))
+
+
+def compiled(size: Size, cell: CellName, epochs: int) -> None:
+    """Train one network of a plain cell that torch compiles."""
+    parameters, network = [p.requires_grad_() for p in plain_parameters(size, cell)], by_inductor(cell)
+    trained(size, epochs, parameters, lambda x: network(x, *parameters))
+
+
+@lru_cache(2)
+def by_inductor(cell: CellName) -> Callable[..., Tensor]:
+    """Return the compiled cell, which compiles anew for other shapes."""
+    return torch.compile(partial(plain, cell), dynamic=False)
+
+
+def trained(size: Size, epochs: int, parameters: list[Tensor], network: Callable[[Tensor], Tensor]) -> None:
+    """Train a network with autograd and torch's optimiser."""
+    data, optimiser = dataset(size), torch.optim.SGD(parameters, lr=0.01)
+    for part in epochs * (data.train, probe(data), data.test):
+        training = part is data.train
+        with torch.set_grad_enabled(training):
+            for rows in torch.randperm(len(part)).split(BATCH if training else MEASURED):
+                error = loss(network(part.pool[part.index[rows]]), part.targets[rows])
+                if training:
+                    optimiser.zero_grad()
+                    error.backward()
+                    optimiser.step()
+
+
+def at_once(size: Size, cell: CellName, epochs: int) -> None:
+    """Train as many networks as there are conditions with ``torch.func.vmap``."""
+    data = dataset(size)
+    parameters = [torch.stack([p] * len(CONDITIONS)) for p in plain_parameters(size, cell)]
+
+    def error(x: Tensor, y: Tensor, *own: Tensor) -> Tensor:
+        return loss(plain(cell, x, *own), y)
+
+    places = tuple(range(2, 2 + len(parameters)))
+    each = (None, None, *(0 for _ in parameters))
+    slope, measure = torch.func.vmap(torch.func.grad(error, places), each), torch.func.vmap(error, each)
+    for part in epochs * (data.train, probe(data), data.test):
+        for rows in torch.randperm(len(part)).split(BATCH if part is data.train else MEASURED):
+            x, y = part.pool[part.index[rows]], part.targets[rows]
+            if part is data.train:
+                torch._foreach_add_(parameters, slope(x, y, *parameters), alpha=-0.01)
+            else:
+                measure(x, y, *parameters)
+
+
+def probe(data: Dataset) -> Sequences:
+    """Return the training sequences that the training loss is measured on."""
+    return data.train.subset(torch.arange(min(PROBE, len(data.train))))
+
+
+def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return the error of a batch."""
+    return (
+        functional.mse_loss(outputs, targets) if targets.shape[1] == 1 else functional.cross_entropy(outputs, targets)
+    )
+
+
+def plain_parameters(size: Size, cell: CellName) -> list[Tensor]:
+    """Return input and recurrent weights, biases, output weights and biases."""
+    rows, J, K = BLOCKS[cell] * size.hidden, size.hidden, size.outputs
+    shapes = ((rows, size.inputs), (rows, J), (rows,), (K, J), (K,))
+    return [(torch.rand(shape) * 2 - 1) / math.sqrt(J) for shape in shapes]
+
+
+def plain(cell: CellName, x: Tensor, W: Tensor, V: Tensor, b: Tensor, U: Tensor, c: Tensor) -> Tensor:
+    """Return outputs ``(B, K)`` of a network as its equations are."""
+    J = V.shape[1]
+    h = s = x.new_zeros(x.shape[0], J)
+    for t in range(x.shape[1]):
+        u, v = x[:, t] @ W.T + b, h @ V.T
+        if cell == "lstm":
+            i, f, o, g = (u + v).split(J, 1)
+            s = torch.sigmoid(i) * torch.tanh(g) + torch.sigmoid(f) * s
+            h = torch.sigmoid(o) * torch.tanh(s)
+        else:
+            (u_c, u_z, u_r), (v_z, v_r, v_c) = u.split(J, 1), v.split(J, 1)
+            z, r = torch.sigmoid(u_z + v_z), torch.sigmoid(u_r + v_r)
+            h = z * torch.tanh(u_c + r * v_c) + (1 - z) * h
+    return h @ U.T + c
 
 
 def layer(cell: CellName, size: tuple[int, int, int, int], noise: Noise | None) -> tuple[float, float]:
@@ -52,93 +254,66 @@ def layer(cell: CellName, size: tuple[int, int, int, int], noise: Noise | None) 
     B, T, inputs, hidden = size
     draw = torch.Generator().manual_seed(1)
     x = torch.randn(T, B, inputs, generator=draw)
-    ours, peer = OURS[cell](inputs, hidden, noise=noise), PEER[cell](inputs, hidden)
-    mine = timed(lambda: ours(x, generator=draw)[0].sum().backward(), 20)
-    return mine, timed(lambda: peer(x)[0].sum().backward(), 20)
+    mine, peer = OURS[cell](inputs, hidden, noise=noise), PEER[cell](inputs, hidden)
+    took = fastest(lambda: mine(x, generator=draw)[0].sum().backward(), 20)
+    return 1e3 * took, 1e3 * fastest(lambda: peer(x)[0].sum().backward(), 20)
 
 
-def dataset(task: str) -> Dataset:
-    """Return random data of a task's size: cost does not depend on content."""
-    train, test, T, inputs, _, outputs, _ = SIZES[task]
+def noise_costs(size: Size, cell: CellName) -> dict[str, float]:
+    """Return steps of a network per second of a core, draws and gradients, in stacks of 13 without and with noise."""
+    C, G, K = len(CONDITIONS), 3 if size.inputs < 64 else 1, size.outputs
+    networks = Networks(stack_of.Size(cell, G, C, size.inputs, size.hidden, K))
+    generator = torch.Generator().manual_seed(1)
+    for group in range(G):
+        networks.initialise(group, generator)
+    x = torch.randn(G, BATCH, size.T, size.inputs, generator=generator)
+    y = functional.one_hot(torch.arange(BATCH) % K, K).float().expand(G, BATCH, K) if K > 1 else x[:, :, 0, :1]
+    batch, space, speeds = Batch.of(x, y), Workspace(), {}
+    for kind, several in NOISES.items():
+        noise = StackNoise.of([*itertools.islice(itertools.cycle(several), C)])
+        sigma = {place: noise.sigma(place, lambda *_: 0.1) for place in PLACES_OF_NOISE}
 
-    def part(count: int) -> Sequences:
-        pool, rows = torch.randn(count * T, inputs, generator=torch.Generator().manual_seed(1)), torch.arange(count)
-        values = nn.functional.one_hot(rows % outputs, outputs).float() if outputs > 1 else pool[::T, :1].contiguous()
-        return Sequences(pool, torch.arange(count * T).view(count, T), values, rows)
+        def step(noise: StackNoise = noise, sigma: dict[Layer, Tensor] = sigma) -> None:
+            draws = noise.draws(networks, batch, sigma, lambda _, shape: torch.randn(shape, generator=generator))
+            gradients(networks, batch, dataset(size).head, noise, draws, space=space)
 
-    classes = tuple(map(str, range(outputs))) if outputs > 1 else ()
-    return Dataset(part(train), part(test), None, "softmax" if classes else "identity", 1.0, 0.0, "", classes, {})
-
-
-def stack(job: tuple[str, Settings, int]) -> None:
-    """Train one repetition of a task's networks."""
-    task, settings, repetition = job
-    Engine(dataset(task), settings, seed=1, stream=task, repetitions=[repetition]).run()
-
-
-def one_by_one(task: str, cell: CellName, epochs: int) -> None:
-    """Train one network with torch.nn."""
-    data, hidden = dataset(task), SIZES[task][4]
-    recurrent, head = PEER[cell](data.inputs, hidden, batch_first=True), nn.Linear(hidden, data.outputs)
-    optimiser = torch.optim.SGD([*recurrent.parameters(), *head.parameters()], lr=0.01)
-    loss = nn.MSELoss() if data.outputs == 1 else nn.CrossEntropyLoss()
-    probe = data.train.subset(torch.arange(min(1024, len(data.train))))
-    for part, size in epochs * ((data.train, BATCH), (probe, 256), (data.test, 256)):
-        with torch.set_grad_enabled(part is data.train):
-            for rows in torch.randperm(len(part)).split(size):
-                error = loss(head(recurrent(part.pool[part.index[rows]])[0][:, -1]), part.targets[rows])
-                if part is data.train:
-                    optimiser.zero_grad()
-                    error.backward()
-                    optimiser.step()
+        with jobs.one_thread(), torch.no_grad():
+            speeds[kind] = C * G / median(step, 40 if size.inputs < 1000 else 4)
+    return speeds
 
 
-def elapsed(function: Callable[[Any], object], items: Sequence[Any], executor: str | None = None) -> float:
-    """Return how long jobs take, together and with the start of whatever runs them [ms]."""
-    start = time.perf_counter()
-    list(jobs.run(function, items, total=len(items), label=executor or "jobs", where=executor))
-    return 1e3 * (time.perf_counter() - start)
+def rows() -> Iterator[Row]:
+    """Yield the rows of engine and layers."""
+    for name, cell in itertools.product(("FX", "real video", "paper's video"), CELLS):
+        size, what = SIZES[name], f"{name}, {cell.upper()}"
+        count, epochs = len(CONDITIONS) * size.repetitions, max(1, size.epochs // 4)
+        few = epochs * size.steps
+        mine, allowed = ours(size, plan(size, cell), size.repetitions), floor(size, cell)
+        peers = {
+            f"nn.{cell.upper()} one by one": (one_by_one, 1),
+            "a compiled plain cell, one by one": (compiled, 1),
+            "torch.func.vmap of a cell, 13 at once": (at_once, len(CONDITIONS)),
+        }
+        for peer, (function, networks) in peers.items():
+            speed = networks * few / fastest(partial(function, size, cell, epochs), 1)
+            yield Row("engine", f"{what}, {count} networks: {peer}", mine, "steps/s", speed, allowed)
+        speeds = noise_costs(size, cell)
+        for kind in ("blind", "nem"):
+            yield Row("engine", f"{what}, a core, {kind} noise: none", speeds[kind], "steps/s", speeds["none"])
+    for shape, cell, noise in itertools.product(LAYERS, CELLS, (Noise("nem", "additive", 0.1), None)):
+        about = "layer, {} {} noise, B {} T {} I {} J {}".format(cell.upper(), "NEM" if noise else "no", *shape)
+        took, peers_took = layer(cell, shape, noise)
+        yield Row("engine", f"{about}: nn.{cell.upper()}", took, "ms", peers_took)
 
 
-def across(function: Callable[[Any], object], items: Sequence[Any]) -> tuple[float, float]:
-    """Return how long jobs take in processes and on Ray [ms]."""
-    return elapsed(function, items, "process"), elapsed(function, items, "ray")
-
-
-def repetitions(task: str, cell: CellName) -> list[tuple[str, Settings, int]]:
-    """Return the jobs that train all conditions in some repetitions of a task."""
-    *_, hidden, _, epochs = SIZES[task]
-    noise = NoiseTable(*(Strength(0.1, 0.5),) * 4)
-    settings = Settings(cell, hidden, epochs, epochs, BATCH, "sgd", 0.01, 0.0, noise, CONDITIONS)
-    return [(task, settings, number) for number in range(REPETITIONS)]
-
-
-def engine(task: str, cell: CellName) -> tuple[float, float]:
-    """Return how long a step of one network takes in the engine, and with torch.nn [ms]."""
-    train, *_, epochs = SIZES[task]
-    steps, together = epochs * -(-train // BATCH), elapsed(stack, repetitions(task, cell))
-    return together / len(CONDITIONS) / REPETITIONS / steps, timed(lambda: one_by_one(task, cell, epochs), 1) / steps
-
-
-def show(name: str, ours: float, peer: float) -> None:
-    """Print a row."""
-    print(f"{name:<44}{ours:9.2f} ms {peer:9.2f} ms  ratio {peer / ours:5.2f}", flush=True)
-
-
-if __name__ == "__main__":
-    print(f"{platform.machine()}, {jobs.workers()} workers, torch {torch.__version__}\n{'':<44}{'ours':>12} torch.nn")
-    for size, cell, noise in itertools.product(LAYERS, CELLS, (Noise("nem", "additive", 0.1), None)):
-        what = f"layer {cell} {'NEM' if noise else 'no'} noise, B={size[0]} T={size[1]} I={size[2]} J={size[3]}"
-        show(what, *layer(cell, size, noise))
-    for task, cell in itertools.product(("days", "clips"), CELLS):
-        show(f"engine {task} {cell}, 13 conditions", *engine(task, cell))
-    if importlib.util.find_spec("ray"):
-        print(f"{'':<44}{'processes':>12} Ray")
-        rates, videos = (
-            [job for cell in CELLS for job in repetitions(task, cell)] for task in ("demo rates", "demo videos")
-        )
-        show("jobs of nothing, 1,000", *across(str, range(1000)))
-        for name, items in (("rates", rates), ("videos", videos)):
-            show(f"jobs of the demo's {name}", *across(stack, items))
-    else:
-        print("jobs on Ray: not installed, `make setup CLUSTER=1`")
+def jobs_rows() -> Iterator[Row]:
+    """Yield the rows of executors: processes against a Ray cluster of this machine alone, their start included."""
+    demo = {name: [job for cell in CELLS for job in dealt(plan(SIZES[name], cell), SIZES[name], 4)]
+            for name in ("demo rates", "demo videos")}  # fmt: skip
+    there = importlib.util.find_spec("ray") is not None
+    note = "" if there else "Ray is not installed: make setup CLUSTER=1"
+    cases: list[tuple[str, Callable[[Any], object], Sequence[Any]]] = [("1,000 jobs of nothing", str, range(1000))]
+    cases += [(f"jobs of the {name}", stack, items) for name, items in demo.items()]
+    for name, function, items in cases:
+        peer = elapsed(function, items, "ray") if there else None
+        yield Row("jobs", f"{name}: Ray", elapsed(function, items, "process"), "s", peer, note=note)
