@@ -1,12 +1,13 @@
 """The one way of training: settings in, repetitions out; for the stage train, the search and the study alike.
 
-A stack of networks is a job. Thirteen networks share the cost of a step as well as more of them do, so with all
-conditions every repetition is a job of its own and every core is busy; with few conditions several repetitions form a
-stack, also those of works that differ in learning rate and strengths of noise alone. No operation mixes networks and no
-draw knows what trains beside it, so a repetition's bytes do not depend on the deal. Finished repetitions are kept until
-whoever asked for them forgets them.
+A stack of networks is a job. Some forty networks share the cost of a step as well as more of them do, so several
+repetitions form a stack, also those of works that differ in learning rate and strengths of noise alone; few repetitions
+are dealt by condition, so that every core is busy. No operation mixes networks and no draw knows what trains beside it,
+so a repetition's bytes do not depend on the deal. Finished repetitions are kept until whoever asked for them forgets
+them.
 """
 
+import itertools
 import math
 import platform
 import sys
@@ -153,6 +154,34 @@ def deal(
     return [tuple(repetitions[k * n // count : (k + 1) * n // count]) for k in range(count)]
 
 
+def shares(work: Work, repetitions: int, workers: int) -> list[Work]:
+    """Return works that have the networks of ``work`` between them, several where cores would idle otherwise.
+
+    So many ``repetitions`` train in all. If they leave ``workers`` idle for a tenth of the time, conditions are dealt,
+    too. What a network gives does not depend on its neighbours.
+    """
+    names = work.settings.conditions
+    if work.device == "cuda" or math.ceil(repetitions / workers) * workers <= 1.1 * repetitions:
+        return [work]
+    count = min(workers // math.gcd(repetitions, workers), len(names))
+    cuts = [k * len(names) // count for k in range(count + 1)]
+    several = [names[begin:end] for begin, end in itertools.pairwise(cuts)]
+    return [replace(work, settings=replace(work.settings, conditions=own)) for own in several]
+
+
+def _joined(parts: Sequence[Repetition]) -> Repetition:
+    """Return one repetition of the conditions of all parts."""
+    joined = replace(parts[0])
+    joined.conditions = tuple(itertools.chain.from_iterable(part.conditions for part in parts))
+    joined.parameters = list(itertools.chain.from_iterable(part.parameters for part in parts))
+    joined.curves = torch.cat([part.curves for part in parts])
+    joined.failed_epoch = torch.cat([part.failed_epoch for part in parts])
+    joined.predictions = torch.cat([part.predictions for part in parts])
+    validation = [part.validation for part in parts if part.validation is not None]
+    joined.validation = torch.cat(validation) if validation else None
+    return joined
+
+
 def _fit(work: Work) -> int:
     """Return how many repetitions a stack on a GPU may have: all of a work, and as many of several as fit MEMORY."""
     settings, data = work.settings, dataset(work)
@@ -170,27 +199,55 @@ def run(work: Sequence[Work], *, label: str, keep: str) -> Iterator[tuple[Work, 
     :func:`pipeline.common.kept.forget`. A FileNotFoundError or ValueError says that data are missing or damaged, or do
     not fit the settings, a ChildProcessError that a worker died; what was finished is kept.
     """
-    code = kept.code_digest(CODE)
-    stores = {one: kept.Kept(keep, [code, _key(one)]) for one in work}
+    code, workers = kept.code_digest(CODE), jobs.workers()
+    several = sum(len(one.repetitions) for one in {*work})
+    parts, owners = {one: shares(one, several, workers) for one in work}, dict[Work, list[Work]]()
+    for one, own in parts.items():
+        for part in own:
+            owners.setdefault(part, []).append(one)
+    stores = {one: kept.Kept(keep, [code, _key(one)]) for one in (*parts, *owners)}
+    wanted = {(one, number): dict[Work, Repetition]() for one in parts for number in one.repetitions}
+    spoilt: set[_Pair] = set()
+
+    def arrived(part: Work, number: int, content: bytes, keeps: bool = True) -> Iterator[tuple[Work, Repetition]]:
+        for one in owners[part]:
+            if (one, number) in wanted:
+                there = wanted[one, number]
+                there[part] = Repetition(**kept.unpack(content))
+                if not keeps:
+                    spoilt.add((one, number))
+                if len(there) == len(parts[one]):
+                    whole = _joined([there[own] for own in parts[one]])
+                    del wanted[one, number]
+                    if len(there) > 1 and (one, number) not in spoilt:  # so that it is found by any number of workers
+                        stores[one].put(f"repetition {number}", kept.pack(vars(whole)))
+                    yield one, whole
+
+    for one, number in [*wanted]:
+        content = stores[one].get(f"repetition {number}")
+        if content is not None:
+            del wanted[one, number]
+            yield one, Repetition(**kept.unpack(content))
     # By all that was asked for and not by what is missing, so that a run that goes on deals as before.
-    busy = math.ceil(sum(len(one.repetitions) for one in stores) / jobs.workers())
+    busy = math.ceil(sum(len(part.repetitions) for part in owners) / workers)
     alike: dict[Work, list[_Pair]] = {}
-    for one in stores:
-        alike.setdefault(one.alike, []).extend((one, number) for number in one.repetitions)
+    for part in owners:
+        alike.setdefault(part.alike, []).extend((part, number) for number in part.repetitions)
     stacks = []
     for pairs in alike.values():
         # Groups with one rate move at once, and groups of one repetition share its draws.
         pairs.sort(key=lambda pair: (pair[0].settings.learning_rate, pair[1]))
         first = pairs[0][0]
         most = _fit(first) if first.device == "cuda" else busy
-        for several in deal(pairs, len(first.settings.conditions), first.device, most, jobs.workers()):
+        for dealt in deal(pairs, len(first.settings.conditions), first.device, most, workers if len(alike) == 1 else 1):
             missing = []
-            for one, number in several:
-                content = stores[one].get(f"repetition {number}")
-                if content is None:
-                    missing.append((one, number))
-                else:
-                    yield one, Repetition(**kept.unpack(content))
+            for part, number in dealt:
+                if any((one, number) in wanted for one in owners[part]):
+                    content = stores[part].get(f"repetition {number}")
+                    if content is None:
+                        missing.append((part, number))
+                    else:
+                        yield from arrived(part, number, content)
             if missing:
                 stacks.append(_Stack(tuple(missing), stores[missing[0][0]]))
     stacks.sort(key=_cost, reverse=True)
@@ -203,13 +260,13 @@ def run(work: Sequence[Work], *, label: str, keep: str) -> Iterator[tuple[Work, 
 
     trained = jobs.run(_train_stack, stacks, total=total, label=label, reads=_files, lost=lost) if stacks else ()
     for place, contents in trained:
-        stack = stacks[place]
-        if stack not in given_up:
-            for (one, number), content in zip(stack.pairs, contents, strict=True):
-                stores[one].put(f"repetition {number}", content)
+        stack, keeps = stacks[place], stacks[place] not in given_up
+        if keeps:
+            for (part, number), content in zip(stack.pairs, contents, strict=True):
+                stores[part].put(f"repetition {number}", content)
             stack.kept.remove(stack.half_trained)
-        for (one, _), content in zip(stack.pairs, contents, strict=True):
-            yield one, Repetition(**kept.unpack(content))
+        for (part, number), content in zip(stack.pairs, contents, strict=True):
+            yield from arrived(part, number, content, keeps)
 
 
 def _key(work: Work) -> list[object]:

@@ -88,7 +88,29 @@ def test_every_core_is_busy_with_any_number_of_repetitions(repetitions, conditio
     assert train.deal(numbers, conditions, "cuda", repetitions) == [tuple(numbers)]
 
 
+def test_few_repetitions_are_dealt_by_condition_and_nobody_notices(monkeypatch):
+    names = ("none", "nem-additive-both", "blind-multiplicative-hidden")
+    work, found, trained, before = small.work(conditions=names, networks=True), [], [], train._train_stack
+
+    def noting(stack):
+        trained.append((stack.work.settings.conditions, stack.repetitions))
+        return before(stack)
+
+    monkeypatch.setattr(train, "_train_stack", noting)
+    monkeypatch.setenv("NEM_EXECUTOR", "serial")
+    for repetitions, keep in (((0,), "one"), ((0, 1, 2), "three")):
+        for workers, together in (("1", keep), ("2", f"{keep} dealt"), ("1", f"{keep} dealt")):
+            monkeypatch.setenv("NEM_WORKERS", workers)
+            found.append(collect([replace(work, repetitions=repetitions)], together))
+        assert all(equal(one[key], found[-3][key]) for one in found[-2:] for key in found[-3])
+        assert [own.conditions for own in found[-2].values()] == [names] * len(repetitions)
+    halves = [(names[:1], (0,)), (names[1:], (0,)), (names[:1], (0, 1, 2)), (names[1:], (0, 1, 2))]
+    assert sorted(stack for stack in trained if stack[0] != names) == sorted(halves)
+    assert sum(len(stack[1]) for stack in trained if stack[0] == names) == 4, "what was joined is found as a whole"
+
+
 def test_finished_repetitions_are_kept_and_trained_once(monkeypatch):
+    monkeypatch.setenv("NEM_WORKERS", "1")
     work = small.work(conditions=FEW, repetitions=(0, 1, 2), networks=False)
     trained, before = [], train._train_stack
     monkeypatch.setattr(train, "_train_stack", lambda stack: trained.append(stack.repetitions) or before(stack))

@@ -35,7 +35,12 @@ class Row:
 
     def content(self) -> dict[str, Any]:
         """Return what bench.json says of the row; ratios above 1 are ours being faster."""
-        about: dict[str, Any] = {"ours": self.ours, "peer": self.peer, "floor": self.floor, "ratio": self.better(self.peer)}
+        about: dict[str, Any] = {
+            "ours": self.ours,
+            "peer": self.peer,
+            "floor": self.floor,
+            "ratio": self.better(self.peer),
+        }
         about |= {"share_of_floor": self.better(self.floor), "unit": self.unit, "machine": machine()}
         return about | ({"note": self.note} if self.note else {})
 
