@@ -4,10 +4,13 @@ import sys
 from collections.abc import Callable, Iterator
 
 from pipeline.common import paths, records
-from tools.bench import engine
+from tools.bench import engine, pipeline, scaling
 from tools.bench.rows import HEADING, Row, machine
 
-PARTS: dict[str, Callable[[], Iterator[Row]]] = {"engine": engine.rows, "jobs": engine.jobs_rows}
+PARTS: dict[str, Callable[[], Iterator[Row]]] = {
+    "engine": engine.rows, "gpu": engine.gpu_rows, "pipeline": pipeline.rows, "scaling": scaling.rows,
+    "jobs": engine.jobs_rows,
+}  # fmt: skip
 TABLE = paths.RESULTS / "bench.json"
 
 

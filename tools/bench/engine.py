@@ -160,9 +160,10 @@ def bandwidth(size: int) -> float:
     return 2 * size / median(lambda: np.copyto(destination, source), 50)
 
 
-def one_by_one(size: Size, cell: CellName, epochs: int) -> None:
+def one_by_one(size: Size, cell: CellName, epochs: int, device: str = "cpu") -> None:
     """Train one network with ``torch.nn``."""
-    recurrent, head = PEER[cell](size.inputs, size.hidden, batch_first=True), nn.Linear(size.hidden, size.outputs)
+    recurrent = PEER[cell](size.inputs, size.hidden, batch_first=True, device=device)
+    head = nn.Linear(size.hidden, size.outputs, device=device)
     parameters = [*recurrent.parameters(), *head.parameters()]
     trained(size, epochs, parameters, lambda x: head(recurrent(x)[0][:, -1]))
 
@@ -181,11 +182,12 @@ def by_inductor(cell: CellName) -> Callable[..., Tensor]:
 
 def trained(size: Size, epochs: int, parameters: list[Tensor], network: Callable[[Tensor], Tensor]) -> None:
     """Train a network with autograd and torch's optimiser."""
-    data, optimiser = dataset(size), torch.optim.SGD(parameters, lr=0.01)
-    for part in epochs * (data.train, probe(data), data.test):
-        training = part is data.train
+    data, optimiser, device = dataset(size), torch.optim.SGD(parameters, lr=0.01), parameters[0].device
+    train, *others = (part.to(device) for part in (data.train, probe(data), data.test))
+    for part in epochs * (train, *others):
+        training = part is train
         with torch.set_grad_enabled(training):
-            for rows in torch.randperm(len(part)).split(BATCH if training else MEASURED):
+            for rows in torch.randperm(len(part), device=device).split(BATCH if training else MEASURED):
                 error = loss(network(part.pool[part.index[rows]]), part.targets[rows])
                 if training:
                     optimiser.zero_grad()
@@ -304,6 +306,24 @@ def rows() -> Iterator[Row]:
         about = "layer, {} {} noise, B {} T {} I {} J {}".format(cell.upper(), "NEM" if noise else "no", *shape)
         took, peers_took = layer(cell, shape, noise)
         yield Row("engine", f"{about}: nn.{cell.upper()}", took, "ms", peers_took)
+
+
+def gpu_rows() -> Iterator[Row]:
+    """Yield the rows of one stack of all networks on a GPU, if there is one; they have never been run (docs)."""
+    if not torch.cuda.is_available():
+        print("gpu: no CUDA device here")
+        return
+    for name, cell in itertools.product(("FX", "paper's video"), CELLS):
+        size = SIZES[name]
+        count, steps, few = len(CONDITIONS) * size.repetitions, size.epochs * size.steps, size.steps
+
+        def all_at_once(size: Size = size, cell: CellName = cell) -> None:
+            numbers = range(size.repetitions)
+            Engine(dataset(size), plan(size, cell), seed=1, stream="bench", repetitions=numbers, device="cuda").run()
+
+        peer = few / median(partial(one_by_one, size, cell, 1, "cuda"), 1)
+        what = f"{name}, {cell.upper()}, {count} networks: nn.{cell.upper()} one by one on the GPU"
+        yield Row("gpu", what, count * steps / median(all_at_once, 1), "steps/s", peer)
 
 
 def jobs_rows() -> Iterator[Row]:
