@@ -1,4 +1,4 @@
-"""Put the present results into README, ``docs/results.md`` and ``docs/study.md`` as facts: ``make facts``.
+"""Put the present results into README and the pages of results, study and speed as facts: ``make facts``.
 
 A task whose marks ``<!-- NAME:start -->`` and ``<!-- NAME:end -->`` a page holds gets one table of its cells and splits
 between them, if its data are published ones; what has no results stays. ``docs/study.md`` gets the study's
@@ -20,7 +20,10 @@ from pipeline.evaluation.task import Task
 from pipeline.why import table
 from pipeline.why.page import finding
 
-README, RESULTS, STUDY, IMAGES = map(Path, ("README.md", "docs/results.md", "docs/study.md", "docs/images"))
+README, RESULTS, STUDY, SPEED, IMAGES = map(
+    Path, ("README.md", "docs/results.md", "docs/study.md", "docs/performance.md", "docs/images")
+)
+BENCH = paths.RESULTS / "bench.json"  # of `make bench`
 PUBLISHED = ("paper", "ucf11", "ucf101")  # sources whose results are facts for these pages
 ROWS = Path("docs/why/rows.csv")
 SUMMARY = paths.DATA / "study/tables/summary.md"  # of pipeline/study/report.py
@@ -70,6 +73,23 @@ def section(task: Task, metrics: dict[str, Any]) -> str:
     )
 
 
+def speeds(rows: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """Return a table of each part of the benchmark, called ``bench-<part>``."""
+    found = {}
+    for path, own in rows.items():
+        lines = pd.DataFrame([
+            {"what: against what": name, "ours": f"{row['ours']:.4g} {row['unit']}",
+             "peer": "" if row["peer"] is None else f"{row['peer']:.4g}",
+             "ratio": "" if row["ratio"] is None else f"{row['ratio']:.2f}",
+             "of the floor": "" if row["share_of_floor"] is None else f"{row['share_of_floor']:.0%}",
+             "note": row.get("note", "")}
+            for name, row in own.items()
+        ])  # fmt: skip
+        found[f"bench-{path}"] = markdown(lines.loc[:, (lines != "").any()])
+    machines = sorted({row["machine"] for own in rows.values() for row in own.values()})
+    return found | {"bench-machine": f"Measured on: {'; '.join(machines)}."}
+
+
 def fill(file: Path, sections: dict[str, str], pictures: Path) -> None:
     """Write sections between their marks in a file, and copy the pictures that it shows if there are any."""
     text = file.read_text(encoding="utf-8")
@@ -95,6 +115,8 @@ def main() -> int:
         sections["why"] = finding(table.load(ROWS))
     for page in (README, RESULTS):
         fill(page, sections, paths.FIGURES if real else Path())
+    if BENCH.is_file():
+        fill(SPEED, speeds(records.read_json(BENCH)), Path())
     text = SUMMARY.read_text(encoding="utf-8") if SUMMARY.is_file() else ""
     fill(STUDY, {"study": text.replace("](study_", "](images/study_")} if text else {}, SUMMARY.parent)
     return 0
