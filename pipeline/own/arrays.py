@@ -151,7 +151,7 @@ def _named(source: Path, names: Sequence[str], content: Any) -> dict[str, Any]: 
     known = ("x", "y", "group", "lengths")
     if not {"x", "y"} <= set(names) <= set(known):
         wanted = "x, y and, if there are any, group and lengths"
-        raise OwnError(f"expected {wanted}, found {', '.join(names) or 'nothing'}; write it with these names")
+        raise OwnError(f"expected {wanted}, found {', '.join(names) or 'nothing'}; write it with these names, and a table without an index")
     return {name: content[name] for name in known if name in names}
 
 
