@@ -151,7 +151,8 @@ def _named(source: Path, names: Sequence[str], content: Any) -> dict[str, Any]: 
     known = ("x", "y", "group", "lengths")
     if not {"x", "y"} <= set(names) <= set(known):
         wanted = "x, y and, if there are any, group and lengths"
-        raise OwnError(f"expected {wanted}, found {', '.join(names) or 'nothing'}; write it with these names, and a table without an index")
+        found = f"found {', '.join(names) or 'nothing'}; write it with these names, a table without an index"
+        raise OwnError(f"expected {wanted}, {found}")
     return {name: content[name] for name in known if name in names}
 
 
