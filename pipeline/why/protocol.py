@@ -64,9 +64,8 @@ class Sizes:
     explore: int = 2
     search: int = 3
     predict: int = 5  # fresh repetitions at calibrated strengths
-    vary: int = 2  # repetitions of interpretations
-    elsewhere: int = 1  # repetitions in other regimes
-    others: int = 3  # regimes besides the main one
+    vary: int = 1  # repetitions in other regimes and of interpretations
+    others: int = 2  # regimes besides the main one
     several: int = 5  # where the task is another one
     levels: tuple[float, ...] = LEVELS
     decays: tuple[float, ...] = DECAYS
@@ -75,7 +74,7 @@ class Sizes:
     chunk: int = 24  # stacks per worker between two looks at the clock
 
 
-LONG = Sizes(confirm=60, lottery=100, explore=4, search=5, predict=30, vary=5, elsewhere=5, several=10)
+LONG = Sizes(confirm=60, lottery=100, explore=4, search=5, predict=30, vary=5, others=3, several=10)
 QUICK = Sizes(
     hidden=3, epochs=3, last=4, days=120, train_end=90, confirm=2, lottery=3, explore=2, search=2, several=1,
     predict=2, vary=1, others=1, levels=(0.1, 0.3), decays=(0.5,), batches=(), rates=1, chunk=100,
@@ -92,10 +91,10 @@ def parts(source: Path, sizes: Sizes) -> Iterator[tuple[str, Iterator[Stack]] | 
     rows = rows[rows.repetition < FRESH]  # so that no choice knows what confirms it
     # Nor does it depend on what later parts add, or a run that goes on would ask for other networks.
     yield "calibrated strengths", calibrated(rows[rows.repetition < sizes.explore], sizes)
-    yield "other regimes", elsewhere(rows, sizes)
-    yield "interpretations", interpretations(sizes)
-    yield "target `change`", _paired(CHANGE, (FIRST,), range(sizes.several))
     yield "seed lottery", confirmation(sizes.lottery)
+    yield "target `change`", _paired(CHANGE, (FIRST,), range(sizes.several))
+    yield "interpretations", interpretations(sizes)
+    yield "other regimes", elsewhere(rows, sizes)
     yield "further interpretations", further(sizes)
 
 
@@ -167,7 +166,7 @@ def calibrated(rows: pd.DataFrame, sizes: Sizes) -> Iterator[Stack]:
 def elsewhere(rows: pd.DataFrame, sizes: Sizes) -> Iterator[Stack]:
     """Yield all conditions in the regimes that match the paper's noiseless errors best, the main one left out."""
     for regime in [regime for regime in calibrate.matched(rows) if regime != MAIN][: sizes.others]:
-        yield from _paired(regime, ELSEWHERE, range(sizes.elsewhere))
+        yield from _paired(regime, ELSEWHERE, range(sizes.vary))
 
 
 def interpretations(sizes: Sizes) -> Iterator[Stack]:
