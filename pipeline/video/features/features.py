@@ -24,22 +24,22 @@ from torch import Tensor
 
 from pipeline.common import jobs, records, sequences
 from pipeline.common.kept import Kept, forget
-from pipeline.video.features import inception
+from pipeline.video.features import backend, inception
 from pipeline.video.frames import codec, frames
 
 if TYPE_CHECKING:
     from pipeline.params import VideoFeatures
 
 CHUNK = 128  # frames: fixed, because bytes depend on it
-CODE = ("pipeline.video.features.inception", "pipeline.video.frames.codec")
+CODE = ("pipeline.video.features.inception", "pipeline.video.features.backend", "pipeline.video.frames.codec")
 """What decides a chunk, besides its frames and the settings."""
 _SUM = "vectors_sha256"
 
 Vectors = npt.NDArray[np.float32]
 Place = tuple[Path, str, int]
 """Where a frame is: a file, its SHA-256, and the row in it."""
-Network = tuple[inception.Weights, inception.Preprocessing, str, bool]
-"""What makes an extractor: weights, preprocessing, device, and whether it takes half precision."""
+Network = tuple[inception.Weights, inception.Preprocessing, str, bool, inception.Backend]
+"""What makes an extractor: weights, preprocessing, device, whether it takes half precision, and backend."""
 
 
 def schema(width: int) -> pa.Schema:
@@ -94,8 +94,8 @@ def _list_frames(root: Path) -> tuple[dict[str, list[object]], list[Place]]:
 @lru_cache(1)
 def _extractor(network: Network) -> inception.Extractor:
     """The network of this process, built once."""
-    weights, preprocessing, device, half = network
-    return inception.Extractor(weights.load(), preprocessing, device, half=half)
+    weights, preprocessing, device, half, runs_it = network
+    return inception.Extractor(weights.load(), preprocessing, device, half=half, backend=runs_it)
 
 
 def _files(job: ChunkJob) -> set[Path]:
@@ -121,10 +121,11 @@ def compute(job: ChunkJob) -> Vectors:
 def extract(root: Path, settings: "VideoFeatures", seed: int, destination: Path) -> int:
     """Compute the features of all frames stored below ``root``, as :func:`save` writes them; return their number.
 
-    Damaged frames, wrong weights, no such device, and a feature that is not finite are a ``ValueError``; what is
-    missing, a full disk, and weights that cannot be downloaded an ``OSError``. Finished chunks stay.
+    Damaged frames, wrong weights, no such device or backend, and a feature that is not finite are a ``ValueError``;
+    what is missing, a full disk, and weights that cannot be downloaded an ``OSError``. Finished chunks stay.
     """
-    device = jobs.device(settings.device)
+    other = {"openvino": backend.version()} if settings.backend == "openvino" else {}
+    device = jobs.device("cpu" if other else settings.device)
     half = settings.precision == "autocast" and device == "cuda"
     columns, places = _list_frames(root)
     weights = inception.Weights(settings.weights, settings.weights_path, seed)
@@ -132,9 +133,9 @@ def extract(root: Path, settings: "VideoFeatures", seed: int, destination: Path)
     about = {
         "weights": settings.weights, "weights_sha256": weights.weights_sha256, "preprocessing": settings.preprocessing,
         "precision": "float16" if half else "float32", "device": device, "batch_size": str(settings.batch_size),
-        "torch": str(torch.__version__), "torchvision": str(torchvision.__version__), "opencv": codec.VERSION,
+        "torch": str(torch.__version__), "torchvision": str(torchvision.__version__), "opencv": codec.VERSION, **other,
     }  # fmt: skip
-    how = (settings.batch_size, (weights, settings.preprocessing, device, half))
+    how = (settings.batch_size, (weights, settings.preprocessing, device, half, settings.backend))
     chunks, names = dict[str, ChunkJob](), list[str]()  # by what is in their frames: equal ones are computed once
     for start in range(0, len(places), CHUNK):
         names.append(json.dumps([place[1:] for place in places[start : start + CHUNK]]))
