@@ -3,7 +3,9 @@
 import hashlib
 import importlib.util
 import pickle
+import platform
 import shutil
+import subprocess
 import sys
 from importlib import metadata
 
@@ -22,7 +24,7 @@ from pipeline.video.features.inception import Weights
 from pipeline.video.frames import codec, frames
 from pipeline.video.frames.sampling import Sampling
 from pipeline.video.layout import Video
-from tests.conftest import refused
+from tests.conftest import ROOT, refused
 from tests.video import samples
 
 FILE = "features.parquet"
@@ -146,6 +148,23 @@ def test_cuda_agrees_with_the_cpu(stored, settings, whole, tmp_path, precision, 
     table, expected = (features.load(folder / FILE) for folder in (tmp_path / "out", whole))
     assert table.about["device"] == "cuda"
     assert torch.allclose(table.vectors, expected.vectors, rtol=tolerance, atol=tolerance)
+
+
+FAULTS = """
+import resource, torch
+from pipeline.video.features import features
+features._keep_memory()
+for _ in range(2):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.empty(16 << 20).fill_(1.0)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
+def test_what_a_worker_frees_it_takes_again_without_page_faults():
+    told = subprocess.run([sys.executable, "-c", FAULTS], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert int(told.stdout) < 100  # of 16,384 pages
 
 
 OPENVINO = importlib.util.find_spec("openvino") is not None

@@ -5,6 +5,7 @@ The feature of a frame is the average over positions of the network's last block
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -214,7 +215,7 @@ class Extractor:
         network.transform_input = preprocessing == "torchvision"
         network.load_state_dict(state)
         network = network.to(self.device, memory_format=torch.channels_last)
-        self.network = by_openvino(network) if backend == "openvino" else network
+        self.network: Callable[[Tensor], Tensor] = by_openvino(network) if backend == "openvino" else network
         self.mean = torch.tensor([0.485, 0.456, 0.406], device=self.device).view(1, 3, 1, 1)
         self.deviation = torch.tensor([0.229, 0.224, 0.225], device=self.device).view(1, 3, 1, 1)
 

@@ -107,5 +107,5 @@ def likely(stamps: Sequence[float], nominal_rate: float, rate: float) -> bool:
     if nominal_rate > 0 and abs(time * nominal_rate - number) <= 0.5:  # even, up to here
         time, within = number / nominal_rate, 0.5 / nominal_rate
     else:
-        within = 0.75 * time / number if number else 0.0  # the next gap may be longer than the mean
+        within = 0.625 * time / number if number else 0.0  # a gap may be a quarter longer than the mean
     return abs(time - round(time * rate) / rate) <= within + 1e-9
