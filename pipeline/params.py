@@ -153,13 +153,6 @@ class VideoFeatures(Section):
     batch_size: int = Field(16, ge=1, le=4096, description="size of a forward pass [frames]")
     precision: Literal["float32", "autocast"] = Field("float32", description="float32 | autocast: 16-bit on CUDA")
     device: Device = Field("auto", description="auto: CUDA where there is one | cpu | cuda")
-    backend: Literal["torch", "openvino"] = Field("torch", description="torch | openvino: faster on a CPU")
-
-    @model_validator(mode="after")
-    def _on_cpus(self) -> "VideoFeatures":
-        if self.backend == "openvino" and self.device == "cuda":
-            raise ValueError("expected device auto or cpu for backend openvino, found cuda; set one of them otherwise")
-        return self
 
 
 class VideoClips(Section):

@@ -1,13 +1,11 @@
 """The network is torchvision's, a bad file never becomes one, and each distinct frame has one feature."""
 
 import hashlib
-import importlib.util
 import pickle
 import platform
 import shutil
 import subprocess
 import sys
-from importlib import metadata
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -17,7 +15,6 @@ import torchvision
 from safetensors.torch import save_file
 
 from pipeline.common import download, jobs, paths, records
-from pipeline.common.kept import Kept
 from pipeline.params import VideoFeatures
 from pipeline.video.features import features, inception
 from pipeline.video.features.inception import Weights
@@ -165,49 +162,6 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 def test_what_a_worker_frees_it_takes_again_without_page_faults():
     told = subprocess.run([sys.executable, "-c", FAULTS], cwd=ROOT, capture_output=True, text=True, check=True)
     assert int(told.stdout) < 100  # of 16,384 pages
-
-
-OPENVINO = importlib.util.find_spec("openvino") is not None
-
-
-@pytest.mark.skipif(not OPENVINO, reason="OpenVINO is not installed: `make bench` installs it")
-@pytest.mark.parametrize("preprocessing", ["torchvision", "inception-2015"])
-def test_openvino_gives_the_same_features_within_1e_4_for_any_number_of_frames(
-    random_state, some_frames, preprocessing
-):
-    theirs = inception.Extractor(random_state, preprocessing, backend="openvino")
-    expected = inception.Extractor(random_state, preprocessing)(some_frames)
-    for count in (3, 1):
-        found = theirs(some_frames[:count])
-        assert found.dtype == np.float32
-        assert np.abs(found - expected[:count]).max() <= 1e-4 * expected.max()
-    assert "openvino_telemetry.backend" not in sys.modules, "it tells its maker of every use"
-
-
-@pytest.mark.skipif(not OPENVINO, reason="OpenVINO is not installed: `make bench` installs it")
-def test_features_by_openvino_say_so_and_share_nothing_kept(stored, settings, whole, tmp_path, monkeypatch):
-    asked, made = settings.model_copy(update={"backend": "openvino", "device": "auto"}), []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # OpenVINO computes on CPUs
-    put = Kept.put
-    monkeypatch.setattr(Kept, "put", lambda kept, name, data: (made.append(kept.folder), put(kept, name, data)))
-    features.extract(stored, asked, 1, tmp_path / "out")
-    features.extract(stored, settings, 1, tmp_path / "torch")
-    assert len(set(made)) == 2
-    table, expected = (features.load(folder / FILE) for folder in (tmp_path / "out", whole))
-    assert set(table.about) - set(expected.about) == {"openvino"}
-    assert table.about["device"] == "cpu"
-    assert (table.vectors - expected.vectors).abs().max() <= 1e-4 * expected.vectors.max()
-
-
-def test_openvino_that_is_not_there_is_an_error_before_any_work(stored, settings, random_state, tmp_path, monkeypatch):
-    def absent(name):
-        raise metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(metadata, "version", absent)
-    asked, message = settings.model_copy(update={"backend": "openvino"}), "expected the package openvino.*to torch"
-    refused(ValueError, message, features.extract, stored, asked, 1, tmp_path / "out")
-    refused(ValueError, message, inception.Extractor, random_state, "torchvision", backend="openvino")
-    refused(ValueError, "for backend openvino, found cuda", VideoFeatures, backend="openvino", device="cuda")
 
 
 NAME = "Mixed_5b.branch1x1.conv.weight"

@@ -40,6 +40,10 @@ Shown = tuple[list[codec.Image], list[float]]
 """Pictures, and the container's times of them [s]."""
 
 
+class OtherFramesError(ValueError):
+    """Frames that are not those asked for; the message says how far off they are."""
+
+
 class Clip(NamedTuple):
     """A video, and what ours takes from it."""
 
@@ -93,12 +97,14 @@ def by_decord(clip: Clip) -> Shown:
     return list(reader.get_batch(clip.numbers).asnumpy()), (times - reader.get_frame_timestamp(0)[0]).tolist()
 
 
-PEERS: dict[str, tuple[str, Callable[[Clip], Shown]]] = {
-    "PyAV": ("av", by_pyav),
-    "torchcodec exact": ("torchcodec", by_torchcodec),
-    "torchcodec approximate": ("torchcodec", by_torchcodec_approximate),
-    "decord": ("decord", by_decord),
+ENDS, SEEKS = "decodes up to the last frame needed", "decodes from the key frame before each frame needed"
+PEERS: dict[str, tuple[str, str, Callable[[Clip], Shown]]] = {
+    "PyAV": ("av", ENDS, by_pyav),
+    "torchcodec exact": ("torchcodec", SEEKS, by_torchcodec),
+    "torchcodec approximate": ("torchcodec", SEEKS, by_torchcodec_approximate),
+    "decord": ("decord", SEEKS, by_decord),
 }
+"""Which package a peer needs, what it leaves out (ours decodes all, for the manifest counts what decodes), the peer."""
 
 
 def rows() -> Iterator[Row]:
@@ -158,18 +164,14 @@ def measure(kind: str, files: list[Path]) -> list[Row]:
         ours = len(clips) / sum(_least(partial(frames._extract, clip.job())) for clip in clips)
         floor, missing = _floor(files)
         found = []
-        for name, (package, read) in PEERS.items():
+        for name, (package, what, read) in PEERS.items():
             if importlib.util.find_spec(package):
                 peer: float | None = None
                 try:
-                    same, note = _compared(clips, read)
+                    note = f"peer {what}, {_compared(clips, read)}"
                     peer = len(clips) / sum(_least(partial(_frames_of, read, clip)) for clip in clips)
                 except Exception as error:  # each has kinds of its own
-                    same, note = False, f"it cannot read them: {type(error).__name__}"
-                if peer and not same:  # nothing to compare with
-                    peer, note = None, f"{note}, {peer:.0f} videos/s"
-                elif peer and floor and peer > 1.1 * floor:
-                    note += "; it leaves out frames, ours decodes all: its manifest says how many of them decode"
+                    note = f"peer {error if isinstance(error, OtherFramesError) else f'fails: {type(error).__name__}'}"
                 found.append(Row("frames", f"{kind}, {name}", ours, "videos/s", peer, floor, note + missing))
         return found or [Row("frames", kind, ours, "videos/s", None, floor, f"no peer is installed{missing}")]
 
@@ -188,17 +190,17 @@ def _frames_of(read: Callable[[Clip], Shown], clip: Clip) -> list[bytes]:
     ]
 
 
-def _compared(clips: list[Clip], read: Callable[[Clip], Shown]) -> tuple[bool, str]:
-    """Return whether a peer's frames are ours, and say how they differ."""
+def _compared(clips: list[Clip], read: Callable[[Clip], Shown]) -> str:
+    """Say that a peer's frames are ours; an ``OtherFramesError`` if they are not."""
     apart, late = 0.0, 0.0
     for clip in clips:
         pictures, times = read(clip)
         differences = [np.abs(a.astype(int) - b).mean() for a, b in zip(pictures, clip.pictures, strict=True)]
         apart = max(apart, *differences)
         late = max(late, *np.abs(np.subtract(times, clip.times) / clip.half).tolist())
-    same = late < 1 and apart < SAME
-    how = f"times by up to {late / 2:.2g} frames, pixels by {apart:.2g} of 255"
-    return same, f"{'the same' if same else 'OTHER'} frames (differ in {how})"
+    if late >= 1 or apart >= SAME:
+        raise OtherFramesError(f"gives other frames: off by up to {late / 2:.2g} in time, {apart:.2g} of 255 in pixels")
+    return f"gives the same frames: equal times, pixels within {apart:.2g} of 255"
 
 
 def _least(work: Callable[[], object]) -> float:

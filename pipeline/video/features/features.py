@@ -26,14 +26,14 @@ from torch import Tensor
 
 from pipeline.common import jobs, records, sequences
 from pipeline.common.kept import Kept, forget
-from pipeline.video.features import backend, inception
+from pipeline.video.features import inception
 from pipeline.video.frames import codec, frames
 
 if TYPE_CHECKING:
     from pipeline.params import VideoFeatures
 
 CHUNK = 128  # frames: fixed, because bytes depend on it
-CODE = ("pipeline.video.features.inception", "pipeline.video.features.backend", "pipeline.video.frames.codec")
+CODE = ("pipeline.video.features.inception", "pipeline.video.frames.codec")
 """What decides a chunk, besides its frames and the settings."""
 _SUM = "vectors_sha256"
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # mallopt(3)
@@ -41,8 +41,8 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # mallopt(3)
 Vectors = npt.NDArray[np.float32]
 Place = tuple[Path, str, int]
 """Where a frame is: a file, its SHA-256, and the row in it."""
-Network = tuple[inception.Weights, inception.Preprocessing, str, bool, inception.Backend]
-"""What makes an extractor: weights, preprocessing, device, whether it takes half precision, and backend."""
+Network = tuple[inception.Weights, inception.Preprocessing, str, bool]
+"""What makes an extractor: weights, preprocessing, device, and whether it takes half precision."""
 
 
 def schema(width: int) -> pa.Schema:
@@ -98,14 +98,14 @@ def _list_frames(root: Path) -> tuple[dict[str, list[object]], list[Place]]:
 def _extractor(network: Network) -> inception.Extractor:
     """The network of this process, built once."""
     _keep_memory()
-    weights, preprocessing, device, half, runs_it = network
-    return inception.Extractor(weights.load(), preprocessing, device, half=half, backend=runs_it)
+    weights, preprocessing, device, half = network
+    return inception.Extractor(weights.load(), preprocessing, device, half=half)
 
 
 def _keep_memory() -> None:
     """Let this process keep what it frees, where its C library is glibc: activations need it again at once.
 
-    Blocks as large as these else go back to the system, which clears the next one page by page: a fifth of the time.
+    Blocks as large as these else go back to the system, which clears the next one page by page: a sixth of the time.
     """
     with suppress(AttributeError, OSError, TypeError):  # no such function; no such library
         adjust = ctypes.CDLL(None).mallopt
@@ -136,11 +136,10 @@ def compute(job: ChunkJob) -> Vectors:
 def extract(root: Path, settings: "VideoFeatures", seed: int, destination: Path) -> int:
     """Compute the features of all frames stored below ``root``, as :func:`save` writes them; return their number.
 
-    Damaged frames, wrong weights, no such device or backend, and a feature that is not finite are a ``ValueError``;
-    what is missing, a full disk, and weights that cannot be downloaded an ``OSError``. Finished chunks stay.
+    Damaged frames, wrong weights, no such device, and a feature that is not finite are a ``ValueError``; what is
+    missing, a full disk, and weights that cannot be downloaded an ``OSError``. Finished chunks stay.
     """
-    other = {"openvino": backend.version()} if settings.backend == "openvino" else {}
-    device = jobs.device("cpu" if other else settings.device)
+    device = jobs.device(settings.device)
     half = settings.precision == "autocast" and device == "cuda"
     columns, places = _list_frames(root)
     weights = inception.Weights(settings.weights, settings.weights_path, seed)
@@ -148,9 +147,9 @@ def extract(root: Path, settings: "VideoFeatures", seed: int, destination: Path)
     about = {
         "weights": settings.weights, "weights_sha256": weights.weights_sha256, "preprocessing": settings.preprocessing,
         "precision": "float16" if half else "float32", "device": device, "batch_size": str(settings.batch_size),
-        "torch": str(torch.__version__), "torchvision": str(torchvision.__version__), "opencv": codec.VERSION, **other,
+        "torch": str(torch.__version__), "torchvision": str(torchvision.__version__), "opencv": codec.VERSION,
     }  # fmt: skip
-    how = (settings.batch_size, (weights, settings.preprocessing, device, half, settings.backend))
+    how = (settings.batch_size, (weights, settings.preprocessing, device, half))
     chunks, names = dict[str, ChunkJob](), list[str]()  # by what is in their frames: equal ones are computed once
     for start in range(0, len(places), CHUNK):
         names.append(json.dumps([place[1:] for place in places[start : start + CHUNK]]))

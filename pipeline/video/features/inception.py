@@ -5,7 +5,6 @@ The feature of a frame is the average over positions of the network's last block
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,7 +19,6 @@ from torchvision.models import Inception3
 from torchvision.models.inception import InceptionA, InceptionC, InceptionE
 
 from pipeline.common import download, jobs, paths, records, seeds
-from pipeline.video.features.backend import by_openvino
 from pipeline.video.frames.frames import SIZE
 
 WIDTH = 2048  # length of a feature
@@ -31,7 +29,6 @@ IMAGENET_PREFIX = "0cc3c7bd"
 _CALIBRATION = 12  # pictures
 
 Preprocessing = Literal["torchvision", "inception-2015"]
-Backend = Literal["torch", "openvino"]
 State = dict[str, Tensor]
 Frames = npt.NDArray[np.uint8]
 
@@ -202,20 +199,17 @@ def digest(state: State) -> str:
 class Extractor:
     """Turns frames into features, by weights as :meth:`Weights.load` returns them, ``half`` in 16 bits (CUDA only).
 
-    Backend ``openvino``, for a CPU, is a ``ValueError`` where it is not installed.
-
     Preprocessing ``torchvision``: its network after ImageNet's mean and deviation, which the network undoes as its
     ``transform_input`` does; ``inception-2015``: (x - 128) / 128 and the pooling branches of that graph.
     """
 
     def __init__(self, state: State, preprocessing: Preprocessing, device: torch.device | str = "cpu", *,
-                 half: bool = False, backend: Backend = "torch") -> None:  # fmt: skip
+                 half: bool = False) -> None:  # fmt: skip
         self.device, self.half, self.preprocessing = torch.device(device), half, preprocessing
         network = _network_of_2015() if preprocessing == "inception-2015" else _network()
         network.transform_input = preprocessing == "torchvision"
         network.load_state_dict(state)
-        network = network.to(self.device, memory_format=torch.channels_last)
-        self.network: Callable[[Tensor], Tensor] = by_openvino(network) if backend == "openvino" else network
+        self.network = network.to(self.device, memory_format=torch.channels_last)
         self.mean = torch.tensor([0.485, 0.456, 0.406], device=self.device).view(1, 3, 1, 1)
         self.deviation = torch.tensor([0.229, 0.224, 0.225], device=self.device).view(1, 3, 1, 1)
 
