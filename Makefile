@@ -9,6 +9,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LOCK := requirements/all.txt
 RAY := $(VENV)/.cluster
+PEERS := $(VENV)/.bench
 # DVC's default is a folder that everybody on the machine may write to, and it unpickles what it finds there.
 SITE := $(CURDIR)/.dvc/tmp/site
 # Users with a GPU or a CPU-only package index override the index: make repro PIP_FLAGS="--index-url …"
@@ -45,6 +46,10 @@ $(RAY): requirements/cluster.txt $(READY)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes $(PIP_FLAGS) -r requirements/cluster.txt
 	@touch $@
 
+$(PEERS): requirements/bench.txt $(READY)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes $(PIP_FLAGS) -r requirements/bench.txt
+	@touch $@
+
 repro: setup ## Run the pipeline: PROFILE=demo|fx|ucf101|paper (without it, params.yaml as it stands)
 ifdef PROFILE
 	@$(BIN)/python -m pipeline.params compose $(PROFILE) $(if $(FORCE),--force)
@@ -66,7 +71,7 @@ test-faults: setup ## Kill, fill, lock and corrupt things, feed hostile input (u
 test-cluster: setup $(RAY) ## Run everything on Ray, kill its workers, nodes and drivers (under 10 minutes)
 	@$(BIN)/python -m pytest -p no:xdist tests/cluster $(ARGS)
 
-bench: setup ## Measure the engine against torch.nn, side by side in one run
+bench: setup $(PEERS) ## Measure every hot path against its floor and other software, side by side in one run
 	@$(BIN)/python -m tools.bench
 
 track: setup ## Bring MLflow up to date with the run files

@@ -212,9 +212,12 @@ def test_every_import_is_declared_and_locked(wheel):
     assert imported("pipeline", "stages") <= experiment
     everything = experiment | stated["dev"]
     assert imported("tools", "tests") <= everything | stated["cluster"]
-    named = {canonical(line) for line in (ROOT / "requirements/all.in").read_text().splitlines() if line[:1].isalpha()}
+    named, peers = (
+        {canonical(line) for line in (ROOT / f"requirements/{name}.in").read_text().splitlines() if line[:1].isalpha()}
+        for name in ("all", "bench")
+    )
     assert everything - {"noise-boosted-rbp"} == named, "pyproject.toml and requirements/all.in name other packages"
-    for own, name in ((named, "all"), (stated["cluster"] - {"noise-boosted-rbp"}, "cluster")):
+    for own, name in ((named, "all"), (stated["cluster"] - {"noise-boosted-rbp"}, "cluster"), (peers, "bench")):
         lock = (ROOT / f"requirements/{name}.txt").read_text()
         assert own <= set(re.findall(r"^([a-z0-9-]+)(?:\[[a-z]+\])?==", lock, re.M)), "make a new lock"
         assert not re.search(r"https?:|--index|--find-links", lock), "a lock names no host"

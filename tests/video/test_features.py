@@ -2,7 +2,10 @@
 
 import hashlib
 import pickle
+import platform
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,7 +21,7 @@ from pipeline.video.features.inception import Weights
 from pipeline.video.frames import codec, frames
 from pipeline.video.frames.sampling import Sampling
 from pipeline.video.layout import Video
-from tests.conftest import refused
+from tests.conftest import ROOT, refused
 from tests.video import samples
 
 FILE = "features.parquet"
@@ -142,6 +145,28 @@ def test_cuda_agrees_with_the_cpu(stored, settings, whole, tmp_path, precision, 
     table, expected = (features.load(folder / FILE) for folder in (tmp_path / "out", whole))
     assert table.about["device"] == "cuda"
     assert torch.allclose(table.vectors, expected.vectors, rtol=tolerance, atol=tolerance)
+
+
+FAULTS = """
+import resource, sys, torch
+from pipeline.video.features import features
+if "keep" in sys.argv:
+    features._keep_memory()
+for number in range(40):
+    if number == 30:  # what it holds has found its size
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.empty(16 << 20).fill_(1.0)  # 64 MiB: above 32, no block is kept of itself
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
+def test_what_a_worker_frees_it_takes_again_without_page_faults():
+    faults = [
+        int(subprocess.run([sys.executable, "-c", FAULTS, *how], cwd=ROOT, capture_output=True, check=True).stdout)
+        for how in (["keep"], [])
+    ]
+    assert faults[0] < 0.3 * faults[1]
 
 
 NAME = "Mixed_5b.branch1x1.conv.weight"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pipeline.common import paths, records
 from pipeline.common.kept import Kept
 from pipeline.video.frames import codec, frames
-from pipeline.video.frames.sampling import Sampling, Timeline, choose, timeline
+from pipeline.video.frames.sampling import Sampling, Timeline, choose, likely, timeline
 from pipeline.video.layout import Video
 from tests.conftest import refused
 from tests.video import samples
@@ -150,6 +150,32 @@ def test_chosen_frames_are_nearest_distinct_and_account_for_every_sample(gaps, r
     assert error == pytest.approx(np.abs(starts[None] - wanted[:, None]).min(1), abs=1e-8)
 
 
+@given(count=st.integers(1, 400), nominal=st.floats(5.0, 60.0), rate=st.floats(0.2, 60.0), jitter=st.floats(0, 0.2))
+def test_every_frame_that_is_chosen_of_an_even_video_was_asked_for_but_perhaps_the_last(count, nominal, rate, jitter):
+    stamps = (np.arange(count) + jitter * np.sin(np.arange(count))) / nominal
+    asked = {n for n in range(count) if likely(stamps[: n + 1].tolist(), nominal, rate)}
+    chosen = choose(clock(stamps, nominal), rate)[0].tolist()
+    assert {n for n in chosen if n < count - 1} <= asked
+    assert len(asked) <= len(chosen) + 1 + 0.01 * count
+
+
+@pytest.mark.parametrize(
+    ("suffix", "name", "count", "again"),
+    [("mpg", "PIM1", 140, []), ("mpg", "PIM1", 18, []), ("avi", "MJPG", 140, []), ("avi", "MJPG", 18, [17])],
+)
+def test_a_video_is_decoded_once_unless_its_last_frame_serves_a_later_sample(
+    sampled, tmp_path, monkeypatch, suffix, name, count, again
+):
+    file = samples.video(tmp_path / "videos" / f"a.{suffix}", count, codec_name=name)
+    expected = [codec.encode(codec.resize(frame, frames.SIZE), 95) for frame in codec.pick(file, range(count))]
+    asked, pick = [], codec.pick
+    monkeypatch.setattr(codec, "pick", lambda file, indices: (asked.extend(indices), pick(file, indices))[1])
+    sampled()
+    table = pq.read_table(tmp_path / "out" / "a.parquet")
+    assert table["image"].to_pylist() == [expected[n] for n in table["frame_index"].to_pylist()]
+    assert asked == again
+
+
 @given(count=st.integers(1, 200), phases=st.integers(1, 8), per_clip=st.integers(1, 12), stride=st.integers(1, 7))
 def test_clips_stay_inside_their_video_and_whole_clips_are_all_there(count, phases, per_clip, stride):
     sampling = Sampling(phases=phases, per_clip=per_clip)
@@ -169,7 +195,7 @@ def test_a_disk_that_cannot_be_read_while_the_decoder_works_condemns_no_video(sa
     samples.video(tmp_path / "videos" / "a.mpg", 140)
     sums = iter([records.sha256_of(tmp_path / "videos" / "a.mpg")])
     with monkeypatch.context() as patch:
-        patch.setattr(codec, "scan", lambda _: (_ for _ in ()).throw(codec.VideoError("found none that decodes")))
+        patch.setattr(codec, "scan", lambda *_: (_ for _ in ()).throw(codec.VideoError("found none that decodes")))
         patch.setattr(records, "sha256_of", lambda _: next(sums, None) or (_ for _ in ()).throw(OSError(5, "disk")))
         refused(OSError, "disk", sampled)
     assert not kept()

@@ -9,7 +9,7 @@ import mmap
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -82,16 +82,26 @@ def _number(capture: cv2.VideoCapture, name: int) -> float:
     return value if np.isfinite(value) and 0 < value < 1e9 else 0.0
 
 
-def scan(source: Path) -> Scan:
-    """Decode a video from beginning to end and return what it holds; a ``VideoError`` if that is no frame."""
+def scan(source: Path, wants: Callable[[Sequence[float], float], bool] | None = None,
+         take: Callable[[int, Image], object] | None = None) -> Scan:  # fmt: skip
+    """Decode a video from beginning to end and return what it holds; a ``VideoError`` if that is no frame.
+
+    On the way ``take`` gets the 0-based number and the picture of each frame that ``wants`` asks for, given the times
+    up to it and the nominal rate: which ones are needed is known at the end, but a good guess saves a second decoding.
+    """
     capture = _open(source)
     width, height = (int(_number(capture, p)) for p in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
     if not 0 < width * height <= MAX_PIXELS:
         raise VideoError(f"expected frames of 1 to {MAX_PIXELS} pixels, found {width} x {height}")
     code = (int(capture.get(cv2.CAP_PROP_FOURCC)) & 0xFFFFFFFF).to_bytes(4, "little")
     name, times = "".join(chr(byte) for byte in code if 32 < byte < 127), list[float]()
+    rate = _number(capture, cv2.CAP_PROP_FPS)
     while capture.grab():
         times.append(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
+        if wants and take and wants(times, rate):
+            done, frame = capture.retrieve()
+            if done:  # else :func:`pick` says so, if the frame is needed
+                take(len(times) - 1, _rgb(frame))
     if not times and _packets(source):
         raise VideoError(
             f"expected a codec that OpenCV {VERSION} can decode, found {name}; re-encode the video: "
@@ -103,7 +113,7 @@ def scan(source: Path) -> Scan:
         # AVI counts the frames that are shown, and so do MP4 and MOV without an edit list.
         counts = data[8:12] == b"AVI " or (data[4:8] in _BOXES and data.find(b"elst") < 0)
     declared = int(_number(capture, cv2.CAP_PROP_FRAME_COUNT)) if counts else 0
-    return Scan(name, width, height, _number(capture, cv2.CAP_PROP_FPS), declared, np.array(times))
+    return Scan(name, width, height, rate, declared, np.array(times))
 
 
 def _packets(source: Path) -> int:

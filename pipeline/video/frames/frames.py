@@ -10,6 +10,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from pipeline.common import jobs, records
 from pipeline.common.kept import Kept, forget
 from pipeline.video.frames import codec
 from pipeline.video.frames.codec import VideoError
-from pipeline.video.frames.sampling import Sampling, choose, timeline
+from pipeline.video.frames.sampling import Sampling, choose, likely, timeline
 from pipeline.video.layout import Video
 
 SIZE = 299  # height and width of a stored frame [pixels]: what Inception-v3 takes
@@ -82,9 +83,13 @@ def _unknown(job: VideoJob) -> dict[str, Any]:
 
 def _extract(job: VideoJob) -> tuple[dict[str, Any], list[tuple[int, float, int, bytes]]]:
     """What the manifest says of a video, whatever its name is, and its rows of :data:`FRAME_SCHEMA`."""
-    facts = _unknown(job)
+    facts, images = _unknown(job), dict[int, bytes]()
+
+    def take(number: int, frame: codec.Image) -> None:
+        images[number] = codec.encode(codec.resize(frame, SIZE), job.quality)
+
     try:
-        scan = codec.scan(job.source)
+        scan = codec.scan(job.source, partial(likely, rate=job.samples_per_second), take)
         facts |= {"codec": scan.codec, "width": scan.width, "height": scan.height, "frames_decoded": len(scan)}
         times = timeline(scan)
         facts |= {"fps": times.rate, "clock": times.clock, "duration_s": times.duration}
@@ -93,11 +98,13 @@ def _extract(job: VideoJob) -> tuple[dict[str, Any], list[tuple[int, float, int,
         if codec.cut_off(job.source):
             raise VideoError("expected a complete last packet, found the file cut off")
         indices, samples = choose(times, job.samples_per_second)
-        frames = codec.pick(job.source, indices.tolist())
-        images = [codec.encode(codec.resize(frame, SIZE), job.quality) for frame in frames]
+        missing = [index for index in indices.tolist() if index not in images]
+        for number, frame in zip(missing, codec.pick(job.source, missing), strict=False):  # opened if there are any
+            take(number, frame)
     except VideoError as error:  # not OSError: a passing one must not condemn the video, whose verdict is kept
         return facts | {"status": "corrupt" if facts["codec"] is not None else "unreadable", "error": str(error)}, []
-    rows = list(zip(indices.tolist(), times.times[indices].tolist(), samples.tolist(), images, strict=True))
+    chosen = [images[index] for index in indices.tolist()]
+    rows = list(zip(indices.tolist(), times.times[indices].tolist(), samples.tolist(), chosen, strict=True))
     return facts | {"status": "ok", "frames_wanted": int(samples.sum()), "frames_stored": len(rows)}, rows
 
 

@@ -4,6 +4,7 @@ Sample j of a video stands at j / (phases · rate) seconds; the frame nearest in
 ``phases``-th sample, ``per_clip`` of them.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple
 
@@ -93,3 +94,18 @@ def choose(times: Timeline, rate: float) -> tuple[Integers, Integers]:
     nearer_right = times.times[right] - wanted < wanted - times.times[left] - 1e-9
     indices, samples = np.unique(np.where(nearer_right, right, left), return_counts=True)
     return indices.astype(np.int64), samples.astype(np.int64)
+
+
+def likely(stamps: Sequence[float], nominal_rate: float, rate: float) -> bool:
+    """Return whether :func:`choose` may take the last of the frames shown so far, whose stamps these are [s].
+
+    A guess, for the :func:`timeline` is known at the end of the video. It asks for each frame that will be taken of a
+    video at an even rate, but for a last one that serves a sample after it (in MPEG files, whose last stamp is 0, for
+    that one, too), and for a few too many of another video.
+    """
+    number, time = len(stamps) - 1, stamps[-1] - stamps[0]
+    if nominal_rate > 0 and abs(time * nominal_rate - number) <= 0.5:  # even, up to here
+        time, within = number / nominal_rate, 0.5 / nominal_rate
+    else:
+        within = 0.625 * time / number if number else 0.0  # a gap may be a quarter longer than the mean
+    return abs(time - round(time * rate) / rate) <= within + 1e-9
