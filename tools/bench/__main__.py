@@ -4,12 +4,12 @@ import sys
 from collections.abc import Callable, Iterator
 
 from pipeline.common import paths, records
-from tools.bench import engine, pipeline, scaling
+from tools.bench import engine, features, frames, pipeline, scaling
 from tools.bench.rows import HEADING, Row, machine
 
 PARTS: dict[str, Callable[[], Iterator[Row]]] = {
-    "engine": engine.rows, "gpu": engine.gpu_rows, "pipeline": pipeline.rows, "scaling": scaling.rows,
-    "jobs": engine.jobs_rows,
+    "engine": engine.rows, "gpu": engine.gpu_rows, "frames": frames.rows, "features": features.rows,
+    "pipeline": pipeline.rows, "scaling": scaling.rows, "jobs": engine.jobs_rows,
 }  # fmt: skip
 TABLE = paths.RESULTS / "bench.json"
 
