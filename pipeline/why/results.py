@@ -325,6 +325,7 @@ def overview(rows: pd.DataFrame, part: str) -> pd.DataFrame:
         logs = np.log(frame(early, replace(stack, cell=cell)))
         if "none" not in logs or len(logs.columns) < 2:
             continue
+        logs = logs[logs.drop(columns="none").notna().any(axis=1)]
         line = {"setting": words, "cell": cell.upper(), "n": len(logs), "none": _number(np.exp(logs["none"].mean()))}
         for kind, names in {"blind": BLIND, "as printed": NEM, "reversed": REVERSED}.items():
             gains = -logs[[name for name in names if name in logs]].sub(logs["none"], axis=0).mean().dropna()
@@ -335,11 +336,15 @@ def overview(rows: pd.DataFrame, part: str) -> pd.DataFrame:
 
 
 def settings(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return in how many settings of every part, of both modes each, a sign is better than none: means of its runs."""
+    """Return in how many settings of every part, of both modes each, a sign is better than none, on average.
+
+    Gains are paired: a repetition without the noisy network says nothing of it.
+    """
     early, lines = rows[rows.repetition < FRESH], []
     for part, cell in itertools.product(OVERVIEWS, GATES):
-        logs = [np.log(frame(early, replace(stack, cell=cell))).mean() for _, stack in _settings(early, part)]
-        gains = pd.DataFrame([own["none"] - own for own in logs if "none" in own.index and len(own) > 1])
+        logs = [np.log(frame(early, replace(stack, cell=cell))) for _, stack in _settings(early, part)]
+        noisy = [own for own in logs if "none" in own and own.shape[1] > 1]
+        gains = pd.DataFrame([own.rsub(own["none"], axis=0).mean() for own in noisy])
         line = {"part": part, "cell": cell.upper(), "settings": str(len(gains))}
         for place, (sign, names) in itertools.product(PLACES, lottery.SIGNS.items()):
             own = gains[[name for name in names if name.endswith(place) and name in gains]].stack()

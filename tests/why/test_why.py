@@ -224,6 +224,17 @@ def test_verdicts_and_signs_of_known_effects():
     assert results.summary(rows)["supported"].sum() >= 12
 
 
+def test_a_noiseless_repetition_alone_says_nothing_of_noise():
+    """As those of the search for regimes, whose seeds the networks with noise do not have."""
+    early = [Stack(cell, MAIN, FIRST, EVERY, (0, 1)) for cell in GATES]
+    found = fabricate.rows(early, lambda stack, condition: 1.0 if condition == "none" else 1.2)
+    alone = fabricate.rows([Stack(cell, MAIN, FIRST, ("none",), (2,)) for cell in GATES], lambda stack, condition: 9.0)
+    both = pd.concat([found, alone], ignore_index=True)
+    assert results.settings(both).equals(results.settings(found))
+    assert set(results.settings(found)["output, as printed"]) == {"0 of 18"}, "nine pairs of levels share them"
+    assert results.overview(both, "strengths").equals(results.overview(found, "strengths"))
+
+
 def test_the_lottery_by_hand_and_by_chance():
     """Exchangeable entries show all six better once in seven; a certain pattern always; tries raise the former."""
     rows = fabricate.confirmed(FIRST, 200, lambda stack, condition: 2.0, spread=0.3)
