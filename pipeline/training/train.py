@@ -256,17 +256,22 @@ def run(work: Sequence[Work], *, label: str, keep: str) -> Iterator[tuple[Work, 
 
     def lost(stack: _Stack) -> list[bytes]:
         given_up.append(stack)
-        return _failed(stack)
+        return [] if len(stack.pairs) > 1 else _failed(stack)
 
-    trained = jobs.run(_train_stack, stacks, total=total, label=label, reads=_files, lost=lost) if stacks else ()
-    for place, contents in trained:
-        stack, keeps = stacks[place], stacks[place] not in given_up
-        if keeps:
+    while stacks:
+        alone: list[_Stack] = []
+        for place, contents in jobs.run(_train_stack, stacks, total=total, label=label, reads=_files, lost=lost):
+            stack, keeps = stacks[place], stacks[place] not in given_up
+            if not keeps and len(stack.pairs) > 1:  # one of them may be what kills, or all together what memory holds
+                alone += [_Stack((pair,), stores[pair[0]]) for pair in stack.pairs]
+                continue
+            if keeps:
+                for (part, number), content in zip(stack.pairs, contents, strict=True):
+                    stores[part].put(f"repetition {number}", content)
+                stack.kept.remove(stack.half_trained)
             for (part, number), content in zip(stack.pairs, contents, strict=True):
-                stores[part].put(f"repetition {number}", content)
-            stack.kept.remove(stack.half_trained)
-        for (part, number), content in zip(stack.pairs, contents, strict=True):
-            yield from arrived(part, number, content, keeps)
+                yield from arrived(part, number, content, keeps)
+        stacks, total = alone, sum(stack.work.settings.max_epochs for stack in alone)
 
 
 def _key(work: Work) -> list[object]:
