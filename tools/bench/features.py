@@ -7,7 +7,6 @@ one thread. Times are of the processor [s], the least of some rounds, so that ot
 
 import io
 import sys
-import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -24,7 +23,7 @@ from pipeline.params import VideoFeatures
 from pipeline.video.acquire import synthetic
 from pipeline.video.features import features, inception
 from pipeline.video.frames import codec, frames
-from tools.bench.rows import Row
+from tools.bench.rows import Row, least
 
 FLOP = 2 * 5.7e9  # of an image: 5.7 G multiplications and additions
 SIZES = (1024, 2048, 4096)  # of square matrices
@@ -117,19 +116,9 @@ def _pictures(count: int) -> inception.Frames:
     return np.stack([codec.resize(drawn[number % len(drawn)], frames.SIZE) for number in range(0, 5 * count, 5)])
 
 
-def _least(work: Callable[[], object]) -> float:
-    """Return the least processor time of a call [s]; the first one does not count."""
-    times = []
-    for _ in range(ROUNDS + 1):
-        start = time.process_time()
-        work()
-        times.append(time.process_time() - start)
-    return min(times[1:])
-
-
 def _rate(extractor: inception.Extractor, pictures: inception.Frames) -> float:
     """Return the images per second of processor time."""
-    return len(pictures) / _least(lambda: extractor(pictures))
+    return len(pictures) / least(lambda: extractor(pictures), ROUNDS)
 
 
 def _gemm() -> float:
@@ -137,7 +126,7 @@ def _gemm() -> float:
     rates = []
     for size in SIZES:
         a, b = torch.randn(2, size, size, generator=torch.Generator().manual_seed(1))
-        rates.append(2 * size**3 / _least(partial(torch.matmul, a, b)))
+        rates.append(2 * size**3 / least(partial(torch.matmul, a, b), ROUNDS))
     return max(rates)
 
 

@@ -13,7 +13,6 @@ import resource
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -27,7 +26,7 @@ from pipeline.common import jobs
 from pipeline.video.acquire import synthetic
 from pipeline.video.frames import codec, frames
 from pipeline.video.frames.sampling import choose, timeline
-from tools.bench.rows import Row
+from tools.bench.rows import Row, least
 
 RATE, QUALITY = 1.4, 95  # samples per second; JPEG
 WRITTEN = {".mpg": ("MPEG-1", "PIM1"), ".avi": ("MJPEG", "MJPG"), ".mp4": ("MPEG-4", "mp4v")}
@@ -161,7 +160,7 @@ def measure(kind: str, files: list[Path]) -> list[Row]:
     """Return the rows of a kind of clip, in a process whose linker finds FFmpeg."""
     with jobs.one_thread():
         clips = [_sampled(file) for file in files]
-        ours = len(clips) / sum(_least(partial(frames._extract, clip.job())) for clip in clips)
+        ours = len(clips) / sum(least(partial(frames._extract, clip.job()), ROUNDS) for clip in clips)
         floor, missing = _floor(files)
         found = []
         for name, (package, what, read) in PEERS.items():
@@ -169,7 +168,7 @@ def measure(kind: str, files: list[Path]) -> list[Row]:
                 peer: float | None = None
                 try:
                     note = f"peer {what}, {_compared(clips, read)}"
-                    peer = len(clips) / sum(_least(partial(_frames_of, read, clip)) for clip in clips)
+                    peer = len(clips) / sum(least(partial(_frames_of, read, clip), ROUNDS) for clip in clips)
                 except Exception as error:  # each has kinds of its own
                     note = f"peer {error if isinstance(error, OtherFramesError) else f'fails: {type(error).__name__}'}"
                 found.append(Row("frames", f"{kind}, {name}", ours, "videos/s", peer, floor, note + missing))
@@ -201,16 +200,6 @@ def _compared(clips: list[Clip], read: Callable[[Clip], Shown]) -> str:
     if late >= 1 or apart >= SAME:
         raise OtherFramesError(f"gives other frames: off by up to {late / 2:.2g} in time, {apart:.2g} of 255 in pixels")
     return f"gives the same frames: equal times, pixels within {apart:.2g} of 255"
-
-
-def _least(work: Callable[[], object]) -> float:
-    """Return the least processor time of a call [s]; the first one does not count."""
-    times = []
-    for _ in range(ROUNDS + 1):
-        start = time.process_time()
-        work()
-        times.append(time.process_time() - start)
-    return min(times[1:])
 
 
 def _floor(files: list[Path]) -> tuple[float | None, str]:

@@ -80,7 +80,6 @@ def rows() -> Iterator[Row]:
         command = [str(binaries / "dvc"), "repro"]
         seconds, stages = watched(command, clone, own)
         inside = sum(took for took, _ in stages.values())
-        # Once more, since the first run is of no runs: 130 of them with 100 epochs each.
         track = [str(binaries / "python"), "-m", "stages.track"]
         logged, _ = watched(track, clone, own)
         runs = _runs(clone)

@@ -2,6 +2,7 @@
 
 import platform
 import statistics
+import time
 import timeit
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -70,6 +71,11 @@ def _cpuinfo() -> list[str]:
 def median(work: Callable[[], object], rounds: int) -> float:
     """Return the median time of a call [s]; the first one does not count."""
     return statistics.median(timeit.repeat(work, number=1, repeat=rounds + 1)[1:])
+
+
+def least(work: Callable[[], object], rounds: int) -> float:
+    """Return the least processor time of a call [s], which other work hardly changes; the first one does not count."""
+    return min(timeit.repeat(work, timer=time.process_time, number=1, repeat=rounds + 1)[1:])
 
 
 def fastest(work: Callable[[], object], rounds: int) -> float:
