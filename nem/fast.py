@@ -36,8 +36,12 @@ Floats = npt.NDArray[np.float32]
 Codes = npt.NDArray[np.int64]
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-FEW = 64
-"""Up to so many inputs each network makes its own products with them; those of more are one product per group."""
+FEW = 256
+"""Up to so many inputs a network makes a product with them for each slice; with more, one for all slices is faster."""
+
+SMALL = 10**6
+"""OpenBLAS makes products of at most so many multiplications without copying their factors into blocks, which is
+faster; those of up to eight times as many pay to be cut into such ones."""
 
 LANES = 32
 """Batches are padded to a multiple of this: vectorised loops finish what is left over with scalar code that rounds
@@ -85,10 +89,26 @@ def _sigmoid(x: np.float32) -> np.float32:
     return HALF + HALF * _tanh(HALF * x)
 
 
+class SliceNoise(NamedTuple):
+    """Gate noise of one network in one slice."""
+
+    accepted: Floats  # (n, B) 1 where draws are injected, else 0
+    sigma: np.float32
+    normal: Floats  # (n, J, B) draws
+    mode: np.float32  # 1 for multiplicative noise, else 0
+
+
 @_inlined
-def _noisy(gate: np.float32, increment: np.float32, additive: np.float32, multiplicative: np.float32) -> np.float32:
+def _increment(noise: SliceNoise, gate: int, j: int, b: int) -> np.float32:
+    """Return δ = σ ε where the draw is injected, else 0."""
+    increment: np.float32 = noise.accepted[gate, b] * noise.sigma * noise.normal[gate, j, b]
+    return increment
+
+
+@_inlined
+def _noisy(gate: np.float32, increment: np.float32, multiplicative: np.float32) -> np.float32:
     """Return g + δ (additive) or g∘(1 + δ) (multiplicative)."""
-    return gate + increment * (additive + multiplicative * gate)
+    return gate + increment * ((ONE - multiplicative) + multiplicative * gate)
 
 
 @_inlined
@@ -100,7 +120,7 @@ def _slope(gate: np.float32, increment: np.float32, multiplicative: np.float32) 
 class Layer(NamedTuple):
     """What a pass reads, as arrays, or their gradients; those that there is no need of have no elements."""
 
-    x: Floats  # (T, G, I + 1, B) inputs with a last row of ones; empty where their products come in ``act``
+    x: Floats  # (T, G, I + 1, B) inputs with a last row of ones; of many (1, G, I + 1, T·B), slices side by side
     W: Floats  # (G, I + 1, C, blocks·J)
     V: Floats  # (G, C, blocks·J, J)
     h0: Floats  # (G, C, J, B) initial hidden states; empty is zero, and then s0 is empty too
@@ -128,14 +148,46 @@ class Injected(NamedTuple):
     accepted: Floats  # (T, G, C, n, B) written by the forward pass: 1 where draws are injected, else 0
 
 
+_gemm: Any = None  # C := αAB + βC of the BLAS that numba's own products call, columns first
+if numba is not None:
+    _letter, _count, _floats = numba.types.char, numba.types.intp, numba.types.CPointer(numba.types.float32)
+    _matrix = (_floats, _count)
+    _gemm = numba.types.ExternalFunction(
+        "numba_xxgemm",
+        numba.types.intc(*3 * [_letter], *3 * [_count], _floats, *_matrix, *_matrix, _floats, *_matrix),
+    )
+SINGLE, PLAIN, TURNED = ord("s"), ord("n"), ord("t")
+
+
 @_compiled
-def _gates(pre: Floats, recurrent: Floats, kind: int, mode: np.float32, draws: Floats, accepted: Floats) -> None:
+def _product(a: Floats, turn_a: bool, b: Floats, turn_b: bool, out: Floats, factors: Floats) -> None:
+    """Write AB + β·out to ``out``; A is ``a`` or its transpose, B likewise; ``factors`` are 1 and β.
+
+    Rows may lie apart in memory, and a sum that goes on in ``out`` takes no pass of its own. Rows of a product do not
+    depend on how many are made at once.
+    """
+    rows, columns = out.shape
+    inner = a.shape[0] if turn_a else a.shape[1]
+    work, parts = rows * columns * inner, 1
+    if SMALL < work <= 8 * SMALL and not turn_b:
+        parts = (work + SMALL - 1) // SMALL
+    for part in range(parts):
+        begin, end = rows * part // parts, rows * (part + 1) // parts
+        own = a[:, begin:end] if turn_a else a[begin:end]
+        _gemm(
+            SINGLE, TURNED if turn_b else PLAIN, TURNED if turn_a else PLAIN, columns, end - begin, inner,
+            factors[:1].ctypes, b.ctypes, b.strides[0] // 4, own.ctypes, a.strides[0] // 4,
+            factors[1:].ctypes, out[begin:end].ctypes, out.strides[0] // 4,
+        )  # fmt: skip
+
+
+@_compiled
+def _gates(pre: Floats, kind: int, mode: np.float32, draws: Floats, accepted: Floats) -> None:
     """Turn pre-activations into gates in place, and decide which draws are injected (Algorithm 1).
 
     The gain of additive noise is Σ_j ε_j logit g_j (79), (87); of multiplicative noise with z := g it is
-    Σ_j ε_j g_j logit g_j (81), (89), each up to the factor σ, which leaves the sign alone. ``pre`` and ``recurrent``
-    ``(n·J, B)`` sum to the pre-activations; ``draws`` ``(n, J, B)`` are those to test; ``accepted`` ``(n, B)`` becomes
-    1 where noise is injected, else 0.
+    Σ_j ε_j g_j logit g_j (81), (89), each up to the factor σ, which leaves the sign alone. ``pre`` is ``(n·J, B)``;
+    ``draws`` ``(n, J, B)`` are those to test; ``accepted`` ``(n, B)`` becomes 1 where noise is injected, else 0.
     """
     rows, B = pre.shape
     J, additive, sign = draws.shape[1], ONE - mode, -ONE if kind == REVERSED else ONE
@@ -144,13 +196,13 @@ def _gates(pre: Floats, recurrent: Floats, kind: int, mode: np.float32, draws: F
         gate, j = row // J, row % J
         if kind >= NEM:
             for b in range(B):
-                logit = pre[row, b] + recurrent[row, b]
+                logit = pre[row, b]
                 g = _sigmoid(logit)
                 pre[row, b] = g
                 accepted[gate, b] += (additive + mode * g) * logit * draws[gate, j, b]
         else:
             for b in range(B):
-                pre[row, b] = _sigmoid(pre[row, b] + recurrent[row, b])
+                pre[row, b] = _sigmoid(pre[row, b])
     if kind >= NEM:
         for gate in range(accepted.shape[0]):
             for b in range(B):
@@ -158,18 +210,15 @@ def _gates(pre: Floats, recurrent: Floats, kind: int, mode: np.float32, draws: F
 
 
 @_compiled
-def _lstm_state(
-    act: Floats, recurrent: Floats, delta: Floats, mode: np.float32, before: Floats, now: Floats, a_s: Floats, h: Floats
-) -> None:
+def _lstm_state(act: Floats, noise: SliceNoise, before: Floats, now: Floats, a_s: Floats, h: Floats) -> None:
     """Compute the candidate and a slice's states (B.8)-(B.11) from its clean gates and their increments."""
     J, B = h.shape
-    additive = ONE - mode
     for j in range(J):
         for b in range(B):
-            i = _noisy(act[j, b], delta[0, j, b], additive, mode)
-            f = _noisy(act[J + j, b], delta[1, j, b], additive, mode)
-            o = _noisy(act[2 * J + j, b], delta[2, j, b], additive, mode)
-            c = _tanh(act[3 * J + j, b] + recurrent[3 * J + j, b])
+            i = _noisy(act[j, b], _increment(noise, 0, j, b), noise.mode)
+            f = _noisy(act[J + j, b], _increment(noise, 1, j, b), noise.mode)
+            o = _noisy(act[2 * J + j, b], _increment(noise, 2, j, b), noise.mode)
+            c = _tanh(act[3 * J + j, b])
             s = i * c + f * before[j, b]
             a = _tanh(s)
             act[3 * J + j, b] = c
@@ -179,76 +228,59 @@ def _lstm_state(
 
 
 @_compiled
-def _lstm_gradient(
-    act: Floats, delta: Floats, mode: np.float32, before: Floats, squashed: Floats, dh: Floats, ds: Floats
-) -> None:
+def _lstm_gradient(act: Floats, noise: SliceNoise, before: Floats, squashed: Floats, dh: Floats, ds: Floats) -> None:
     """Replace activations by the gradients of their pre-activations (Appendix B.2); ``ds`` goes one slice back."""
     J, B = dh.shape
-    additive = ONE - mode
     for j in range(J):
         for b in range(B):
             i, f, o, c = act[j, b], act[J + j, b], act[2 * J + j, b], act[3 * J + j, b]
-            noise_i, noise_f, noise_o = delta[0, j, b], delta[1, j, b], delta[2, j, b]
+            noise_i, noise_f = _increment(noise, 0, j, b), _increment(noise, 1, j, b)
+            noise_o = _increment(noise, 2, j, b)
             a, error = squashed[j, b], dh[j, b]
-            total = ds[j, b] + error * _noisy(o, noise_o, additive, mode) * (ONE - a * a)
-            act[j, b] = total * c * _slope(i, noise_i, mode)
-            act[J + j, b] = total * before[j, b] * _slope(f, noise_f, mode)
-            act[2 * J + j, b] = error * a * _slope(o, noise_o, mode)
-            act[3 * J + j, b] = total * _noisy(i, noise_i, additive, mode) * (ONE - c * c)
-            ds[j, b] = total * _noisy(f, noise_f, additive, mode)
+            total = ds[j, b] + error * _noisy(o, noise_o, noise.mode) * (ONE - a * a)
+            act[j, b] = total * c * _slope(i, noise_i, noise.mode)
+            act[J + j, b] = total * before[j, b] * _slope(f, noise_f, noise.mode)
+            act[2 * J + j, b] = error * a * _slope(o, noise_o, noise.mode)
+            act[3 * J + j, b] = total * _noisy(i, noise_i, noise.mode) * (ONE - c * c)
+            ds[j, b] = total * _noisy(f, noise_f, noise.mode)
 
 
 @_compiled
-def _gru_state(
-    act: Floats, recurrent: Floats, delta: Floats, mode: np.float32, before: Floats, product: Floats, h: Floats
-) -> None:
+def _gru_state(act: Floats, noise: SliceNoise, before: Floats, product: Floats, h: Floats) -> None:
     """Compute the candidate and a slice's state (C.5)-(C.7) from its clean gates and their increments."""
     J, B = h.shape
-    additive = ONE - mode
     for j in range(J):
         for b in range(B):
-            z = _noisy(act[J + j, b], delta[0, j, b], additive, mode)
-            r = _noisy(act[2 * J + j, b], delta[1, j, b], additive, mode)
-            v = recurrent[2 * J + j, b]
-            c = _tanh(act[j, b] + r * v)
+            z = _noisy(act[J + j, b], _increment(noise, 0, j, b), noise.mode)
+            r = _noisy(act[2 * J + j, b], _increment(noise, 1, j, b), noise.mode)
+            c = _tanh(act[j, b] + r * product[j, b])
             act[j, b] = c
-            product[j, b] = v
             h[j, b] = z * c + (ONE - z) * before[j, b]
 
 
 @_compiled
 def _gru_gradient(
-    act: Floats, delta: Floats, mode: np.float32, before: Floats, product: Floats, dh: Floats, recurrent: Floats
+    act: Floats, noise: SliceNoise, before: Floats, product: Floats, dh: Floats, recurrent: Floats
 ) -> None:
     """Replace activations by the gradients of what W adds to (Appendix C.2), ``recurrent`` by those of V's products.
 
     ``dh`` becomes the gradient of the slice before, but for what passes through V.
     """
     J, B = dh.shape
-    additive = ONE - mode
     for j in range(J):
         for b in range(B):
             c, z, r = act[j, b], act[J + j, b], act[2 * J + j, b]
-            update, error = _noisy(z, delta[0, j, b], additive, mode), dh[j, b]
+            update, error = _noisy(z, _increment(noise, 0, j, b), noise.mode), dh[j, b]
             candidate = error * update * (ONE - c * c)
-            for_z = error * (c - before[j, b]) * _slope(z, delta[0, j, b], mode)
-            for_r = candidate * product[j, b] * _slope(r, delta[1, j, b], mode)
+            for_z = error * (c - before[j, b]) * _slope(z, _increment(noise, 0, j, b), noise.mode)
+            for_r = candidate * product[j, b] * _slope(r, _increment(noise, 1, j, b), noise.mode)
             act[j, b] = candidate
             act[J + j, b] = for_z
             act[2 * J + j, b] = for_r
             recurrent[j, b] = for_z
             recurrent[J + j, b] = for_r
-            recurrent[2 * J + j, b] = candidate * _noisy(r, delta[1, j, b], additive, mode)
+            recurrent[2 * J + j, b] = candidate * _noisy(r, _increment(noise, 1, j, b), noise.mode)
             dh[j, b] = error * (ONE - update)
-
-
-@_compiled
-def _increments(accepted: Floats, sigma: np.float32, draws: Floats, delta: Floats) -> None:
-    """Write δ = σ ε where draws are injected, and 0 elsewhere."""
-    for gate in range(delta.shape[0]):
-        for j in range(delta.shape[1]):
-            for b in range(delta.shape[2]):
-                delta[gate, j, b] = accepted[gate, b] * sigma * draws[gate, j, b]
 
 
 @_compiled
@@ -260,40 +292,64 @@ def _collect(total: Floats, part: Floats, first: bool) -> None:
 
 
 @_compiled
+def _take(whole: Floats, t: int, part: Floats) -> None:
+    """Copy slice t of what has all slices side by side."""
+    rows, B = part.shape
+    for row in range(rows):
+        for b in range(B):
+            part[row, b] = whole[row, t * B + b]
+
+
+@_compiled
+def _put(part: Floats, t: int, whole: Floats) -> None:
+    """Put slice t beside the others."""
+    rows, B = part.shape
+    for row in range(rows):
+        for b in range(B):
+            whole[row, t * B + b] = part[row, b]
+
+
+@_compiled
 def _forward(lstm: bool, layer: Layer, states: States, noise: Injected) -> None:
-    """Run all networks, one after another; with an empty ``layer.x``, ``states.act`` comes as x's part of it."""
+    """Run all networks, one after another."""
     x, V = layer.x, layer.V
     act, h, first, second = states
     T, G, C, rows, B = act.shape
     J, n, slots = V.shape[3], noise.normal.shape[2], first.shape[0]
-    shared, started, gates = x.size == 0, layer.h0.size > 0, 0 if lstm else J
-    recurrent, delta = np.empty((rows, B), np.float32), np.empty((n, J, B), np.float32)
+    many, started, gates = x.shape[0] != T, layer.h0.size > 0, 0 if lstm else J
+    whole = np.empty((rows if many else 0, T * B), np.float32)
     zero = np.zeros((J, B), np.float32)
+    fresh, more = np.array([1.0, 0.0], np.float32), np.array([1.0, 1.0], np.float32)
     for g in range(G):
         for c in range(C):
-            kind, mode = noise.kinds[g, c], noise.modes[g, c]
-            weights = layer.W[g, : 0 if shared else layer.W.shape[1], c].copy()
-            delta[:] = ZERO  # and stays so without noise
+            kind, mode, sigma, weights = noise.kinds[g, c], noise.modes[g, c], noise.sigma[g, c], layer.W[g, :, c]
+            if many:
+                _product(weights, True, x[0, g], False, whole, fresh)
             for t in range(T):
-                if not shared:
-                    np.dot(weights.T, x[t, g], act[t, g, c])
-                before = h[t - 1, g, c] if t else layer.h0[g, c] if started else zero
-                if t or started:
-                    np.dot(V[g, c], before, recurrent)
+                a = act[t, g, c]
+                if many:
+                    _take(whole, t, a)
                 else:
-                    recurrent[:] = ZERO
-                a, draws, accepted = act[t, g, c], noise.normal[t, g], noise.accepted[t, g, c]
+                    _product(weights, True, x[t, g], False, a, fresh)
+                before = h[t - 1, g, c] if t else layer.h0[g, c] if started else zero
+                if lstm and (t or started):
+                    _product(V[g, c], False, before, False, a, more)
+                elif t or started:
+                    _product(V[g, c, : 2 * J], False, before, False, a[J:], more)
+                    _product(V[g, c, 2 * J :], False, before, False, first[t, g, c], fresh)
+                elif not lstm:
+                    first[t, g, c] = ZERO
+                draws, accepted = noise.normal[t, g], noise.accepted[t, g, c]
                 tested = noise.test[t, g] if kind == MATCHED else draws
-                _gates(a[gates : gates + n * J], recurrent, kind, mode, tested, accepted)
-                if kind != NONE:
-                    _increments(accepted, noise.sigma[g, c], draws, delta)
+                _gates(a[gates : gates + n * J], kind, mode, tested, accepted)
+                own = SliceNoise(accepted, sigma, draws, mode)
                 if lstm:
                     cell, now = first[(t - 1) % slots, g, c] if t else layer.s0[g, c] if started else zero, t % slots
-                    _lstm_state(a, recurrent, delta, mode, cell, first[now, g, c], second[now, g, c], h[t, g, c])
+                    _lstm_state(a, own, cell, first[now, g, c], second[now, g, c], h[t, g, c])
                 else:
                     if layer.bias.size:
-                        recurrent[2 * J :] += layer.bias[g, c].reshape(J, 1)
-                    _gru_state(a, recurrent, delta, mode, before, first[t, g, c], h[t, g, c])
+                        first[t, g, c] += layer.bias[g, c].reshape(J, 1)
+                    _gru_state(a, own, before, first[t, g, c], h[t, g, c])
 
 
 @_compiled
@@ -308,46 +364,45 @@ def _backward(
     x, V = layer.x, layer.V
     act, h, first, second = states
     T, G, C, rows, B = act.shape
-    J, n, seen = V.shape[3], noise.normal.shape[2], T - grad_h.shape[0]
-    shared, started, wanted = x.size == 0, layer.h0.size > 0, grad.h0.size > 0
-    recurrent, delta = np.empty((rows, B), np.float32), np.empty((n, J, B), np.float32)
-    part, part_W = np.empty((rows, J), np.float32), np.empty((0 if shared else x.shape[2], rows), np.float32)
+    J, seen = V.shape[3], T - grad_h.shape[0]
+    many, started, wanted = x.shape[0] != T, layer.h0.size > 0, grad.h0.size > 0
+    whole = np.empty((rows if many else 0, T * B), np.float32)
+    recurrent = np.empty((rows, B), np.float32)
     zero, ones = np.zeros((J, B), np.float32), np.ones(B, np.float32)
-    dh, ds, through = np.empty((J, B), np.float32), np.empty((J, B), np.float32), np.empty((J, B), np.float32)
+    dh, ds = np.empty((J, B), np.float32), np.empty((J, B), np.float32)
+    fresh, more = np.array([1.0, 0.0], np.float32), np.array([1.0, 1.0], np.float32)
     for g in range(G):
         for c in range(C):
-            weights, mode = layer.W[g, : layer.W.shape[1] if grad.x.size else 0, c].copy(), noise.modes[g, c]
+            mode, sigma = noise.modes[g, c], noise.sigma[g, c]
             ds[:] = grad_s[g, c] if grad_s.size else zero
-            delta[:] = ZERO
             for t in range(T - 1, -1, -1):
                 last = t == T - 1
                 if t >= seen:
                     _collect(dh, grad_h[t - seen, g, c], last)
-                a = act[t, g, c]
-                if noise.kinds[g, c] != NONE:
-                    _increments(noise.accepted[t, g, c], noise.sigma[g, c], noise.normal[t, g], delta)
+                a, own = act[t, g, c], SliceNoise(noise.accepted[t, g, c], sigma, noise.normal[t, g], mode)
                 before = h[t - 1, g, c] if t else layer.h0[g, c] if started else zero
                 if lstm:
                     cell = first[t - 1, g, c] if t else layer.s0[g, c] if started else zero
-                    _lstm_gradient(a, delta, mode, cell, second[t, g, c], dh, ds)
+                    _lstm_gradient(a, own, cell, second[t, g, c], dh, ds)
                 else:
-                    _gru_gradient(a, delta, mode, before, first[t, g, c], dh, recurrent)
+                    _gru_gradient(a, own, before, first[t, g, c], dh, recurrent)
                     if grad.bias.size:
                         grad.bias[g, c] = np.dot(recurrent[2 * J :], ones) + (ZERO if last else ONE) * grad.bias[g, c]
-                product = a if lstm else recurrent
-                if not shared:
-                    np.dot(x[t, g], a.T, part_W)
-                    _collect(grad.W[g, :, c], part_W, last)
+                product, sums = a if lstm else recurrent, fresh if last else more
+                if many:
+                    _put(a, t, whole)
+                else:
+                    _product(x[t, g], False, a, True, grad.W[g, :, c], sums)
                     if grad.x.size:
-                        np.dot(weights, a, grad.x[t, g])
+                        _product(layer.W[g, :, c], False, a, False, grad.x[t, g], fresh)
                 if t or started:
-                    np.dot(product, before.T, part)
-                    _collect(grad.V[g, c], part, last)
-                if lstm and (t or wanted):
-                    np.dot(V[g, c].T, product, dh)
-                elif t or wanted:
-                    np.dot(V[g, c].T, product, through)
-                    _collect(dh, through, False)
+                    _product(product, False, before, True, grad.V[g, c], sums)
+                if t or wanted:
+                    _product(V[g, c], True, product, False, dh, fresh if lstm else more)
+            if many:
+                _product(x[0, g], False, whole, True, grad.W[g, :, c], fresh)
+                if grad.x.size:
+                    _product(layer.W[g, :, c], False, whole, False, grad.x[0, g], fresh)
             if T == 1 and not started:
                 grad.V[g, c] = ZERO
             if wanted:
@@ -378,7 +433,6 @@ class Pass:
     layer: Layer
     states: States
     noise: Injected
-    shared: tuple[Floats, Tensor] | None  # many inputs: all slices (G, I + 1, T·B), a buffer for their products
 
 
 def serves(x: Tensor, noise: GateNoise | None) -> bool:
@@ -434,21 +488,14 @@ def forward(
     C, J, rows = V.shape[1], V.shape[3], BLOCKS[cell] * V.shape[3]
     space, start = space or Workspace(), start or Start()
     act, h = space.take("act", (T, G, C, rows, B), x), space.take("h", (T, G, C, J, B), x)
-    shared = None
-    if inputs > FEW:
-        # One product over all slices: W, which may be larger than any cache, is read once.
-        joined = x.permute(1, 2, 0, 3).reshape(G, inputs, T * B).numpy()
-        products = space.take("products", (G, C * rows, T * B), x)
-        np.matmul(_array(W).reshape(G, inputs, -1).transpose(0, 2, 1), joined, out=products.numpy())
-        act.copy_(products.view(G, C, rows, T, B).permute(3, 0, 1, 2, 4))
-        shared = (joined, products)
     slots = T if keep or cell == "gru" else min(T, 2)
     first = space.take("first", (slots, G, C, J, B), x).numpy()
     second = space.take("second", (slots, G, C, J, B), x).numpy() if cell == "lstm" else _array(None, 5)
     zero = None if start.h is None and start.s is None else x.new_zeros(G, C, J, B)
     h0, s0 = (_array(zero if state is None else state) for state in (start.h, start.s))
     bias = _array(None if start.bias is None else start.bias.squeeze(-1), 3)
-    layer = Layer(_array(x[:, :, : 0 if shared else inputs]), _array(W), _array(V), h0, s0, bias)
+    given = x.permute(1, 2, 0, 3).reshape(1, G, inputs, T * B) if inputs > FEW else x
+    layer = Layer(_array(given), _array(W), _array(V), h0, s0, bias)
     states, injected = States(act.numpy(), h.numpy(), first, second), _injected(noise, GATES[cell], h, space)
     _forward(cell == "lstm", layer, states, injected)
     acceptance = None
@@ -456,7 +503,7 @@ def forward(
         taken, real = injected.accepted[:, :, : noise[0].columns], x[:, :, -1].numpy()  # ones, but for padding
         share = np.einsum("tgcnb,tgb->gc", taken, real, dtype=np.float64) / (taken.shape[3] * real.sum((0, 2)))[:, None]
         acceptance = torch.from_numpy(share.astype(np.float32))
-    return Pass(h, acceptance, layer, states, injected, shared)
+    return Pass(h, acceptance, layer, states, injected)
 
 
 def backward(
@@ -474,18 +521,13 @@ def backward(
     ``grad_h`` and ``grad_s`` are those of :func:`_backward`. The gradients of W and V are overwritten; those of x (if
     C = 1) and of the initial states are returned if asked for, as ``inputs`` and ``states``.
     """
-    layer, (T, G, C, _, B) = done.layer, done.h.shape
+    layer, (T, G, _, _, B) = done.layer, done.h.shape
     count, full = layer.W.shape[1], (done.h.shape[1:] if states else (0, 0, 0, 0))
     W, V = (tensor.numpy() for tensor in gradients)
-    x = np.empty((T, G, count, B) if inputs else (0, 0, 0, 0), np.float32)
+    x = np.empty(layer.x.shape if inputs else (0, 0, 0, 0), np.float32)
     h0, s0 = np.empty(full, np.float32), np.empty(full, np.float32)
     grad = Layer(x, W, V, h0, s0, np.zeros_like(layer.bias))
     _backward(cell == "lstm", layer, done.states, done.noise, _array(grad_h), _array(grad_s), grad)
-    if done.shared is not None:
-        joined, products = done.shared
-        products.view(G, C, -1, T, B).copy_(torch.from_numpy(done.states.act).permute(1, 2, 3, 0, 4))
-        np.matmul(joined, products.numpy().transpose(0, 2, 1), out=W.reshape(G, count, -1))
-        if inputs:
-            flat = np.matmul(layer.W.reshape(G, count, -1), products.numpy())
-            x[:] = flat.reshape(G, count, T, B).transpose(2, 0, 1, 3)
+    if inputs and len(x) != T:
+        grad = grad._replace(x=x.reshape(G, count, T, B).transpose(2, 0, 1, 3))
     return grad
