@@ -37,7 +37,7 @@ Codes = npt.NDArray[np.int64]
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 FEW = 256
-"""Up to so many inputs a network makes a product with them for each slice; with more, one for all slices is faster."""
+"""Up to so many inputs each network makes its own product with a slice's; of more, one for a whole group is faster."""
 
 SMALL = 10**6
 """OpenBLAS makes products of at most so many multiplications without copying their factors into blocks, which is
@@ -135,6 +135,7 @@ class States(NamedTuple):
     h: Floats  # (T, G, C, J, B) hidden states
     first: Floats  # the same; LSTM: cell states, GRU: recurrent products. Two slots suffice without a backward pass
     second: Floats  # the same; LSTM: tanh of the cell states, GRU: empty
+    whole: Floats  # (C·blocks·J, T·B) of many inputs, a group's products with all slices, then their gradients
 
 
 class Injected(NamedTuple):
@@ -313,22 +314,21 @@ def _put(part: Floats, t: int, whole: Floats) -> None:
 def _forward(lstm: bool, layer: Layer, states: States, noise: Injected) -> None:
     """Run all networks, one after another."""
     x, V = layer.x, layer.V
-    act, h, first, second = states
+    act, h, first, second, whole = states
     T, G, C, rows, B = act.shape
     J, n, slots = V.shape[3], noise.normal.shape[2], first.shape[0]
     many, started, gates = x.shape[0] != T, layer.h0.size > 0, 0 if lstm else J
-    whole = np.empty((rows if many else 0, T * B), np.float32)
     zero = np.zeros((J, B), np.float32)
     fresh, more = np.array([1.0, 0.0], np.float32), np.array([1.0, 1.0], np.float32)
     for g in range(G):
+        if many:  # W, which may be larger than any cache, is read once, and as it lies in memory
+            _product(layer.W[g].reshape(-1, C * rows), True, x[0, g], False, whole, fresh)
         for c in range(C):
             kind, mode, sigma, weights = noise.kinds[g, c], noise.modes[g, c], noise.sigma[g, c], layer.W[g, :, c]
-            if many:
-                _product(weights, True, x[0, g], False, whole, fresh)
             for t in range(T):
                 a = act[t, g, c]
                 if many:
-                    _take(whole, t, a)
+                    _take(whole[c * rows : (c + 1) * rows], t, a)
                 else:
                     _product(weights, True, x[t, g], False, a, fresh)
                 before = h[t - 1, g, c] if t else layer.h0[g, c] if started else zero
@@ -362,11 +362,10 @@ def _backward(
     ``grad_s`` ``(G, C, J, B)`` that of the last cell state, empty for zero.
     """
     x, V = layer.x, layer.V
-    act, h, first, second = states
+    act, h, first, second, whole = states
     T, G, C, rows, B = act.shape
     J, seen = V.shape[3], T - grad_h.shape[0]
     many, started, wanted = x.shape[0] != T, layer.h0.size > 0, grad.h0.size > 0
-    whole = np.empty((rows if many else 0, T * B), np.float32)
     recurrent = np.empty((rows, B), np.float32)
     zero, ones = np.zeros((J, B), np.float32), np.ones(B, np.float32)
     dh, ds = np.empty((J, B), np.float32), np.empty((J, B), np.float32)
@@ -390,7 +389,7 @@ def _backward(
                         grad.bias[g, c] = np.dot(recurrent[2 * J :], ones) + (ZERO if last else ONE) * grad.bias[g, c]
                 product, sums = a if lstm else recurrent, fresh if last else more
                 if many:
-                    _put(a, t, whole)
+                    _put(a, t, whole[c * rows : (c + 1) * rows])
                 else:
                     _product(x[t, g], False, a, True, grad.W[g, :, c], sums)
                     if grad.x.size:
@@ -399,15 +398,15 @@ def _backward(
                     _product(product, False, before, True, grad.V[g, c], sums)
                 if t or wanted:
                     _product(V[g, c], True, product, False, dh, fresh if lstm else more)
-            if many:
-                _product(x[0, g], False, whole, True, grad.W[g, :, c], fresh)
-                if grad.x.size:
-                    _product(layer.W[g, :, c], False, whole, False, grad.x[0, g], fresh)
             if T == 1 and not started:
                 grad.V[g, c] = ZERO
             if wanted:
                 grad.h0[g, c] = dh
                 grad.s0[g, c] = ds
+        if many:
+            _product(x[0, g], False, whole, True, grad.W[g].reshape(-1, C * rows), fresh)
+            if grad.x.size:
+                _product(layer.W[g].reshape(-1, C * rows), False, whole, False, grad.x[0, g], fresh)
 
 
 @dataclass
@@ -494,9 +493,12 @@ def forward(
     zero = None if start.h is None and start.s is None else x.new_zeros(G, C, J, B)
     h0, s0 = (_array(zero if state is None else state) for state in (start.h, start.s))
     bias = _array(None if start.bias is None else start.bias.squeeze(-1), 3)
-    given = x.permute(1, 2, 0, 3).reshape(1, G, inputs, T * B) if inputs > FEW else x
+    given, whole = x, x.new_empty(0, 0)
+    if inputs > FEW:
+        given, whole = x.permute(1, 2, 0, 3).reshape(1, G, inputs, T * B), space.take("whole", (C * rows, T * B), x)
     layer = Layer(_array(given), _array(W), _array(V), h0, s0, bias)
-    states, injected = States(act.numpy(), h.numpy(), first, second), _injected(noise, GATES[cell], h, space)
+    states = States(act.numpy(), h.numpy(), first, second, whole.numpy())
+    injected = _injected(noise, GATES[cell], h, space)
     _forward(cell == "lstm", layer, states, injected)
     acceptance = None
     if noise is not None:
