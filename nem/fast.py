@@ -30,6 +30,7 @@ from nem.noise import Draws, GateNoise
 numba: Any = None  # an optional extra
 with suppress(ImportError):
     import numba
+    import numba.np.linalg
     import scipy.linalg  # noqa: F401 - numba's products go through its BLAS: once loaded, limits of threads reach it
 
 Floats = npt.NDArray[np.float32]
@@ -149,14 +150,8 @@ class Injected(NamedTuple):
     accepted: Floats  # (T, G, C, n, B) written by the forward pass: 1 where draws are injected, else 0
 
 
-_gemm: Any = None  # C := αAB + βC of the BLAS that numba's own products call, columns first
-if numba is not None:
-    _letter, _count, _floats = numba.types.char, numba.types.intp, numba.types.CPointer(numba.types.float32)
-    _matrix = (_floats, _count)
-    _gemm = numba.types.ExternalFunction(
-        "numba_xxgemm",
-        numba.types.intc(*3 * [_letter], *3 * [_count], _floats, *_matrix, *_matrix, _floats, *_matrix),
-    )
+# C := αAB + βC, columns first, of the BLAS that numba's own products call
+_gemm: Any = None if numba is None else numba.np.linalg._BLAS.numba_xxgemm(numba.float32)
 SINGLE, PLAIN, TURNED = ord("s"), ord("n"), ord("t")
 
 
@@ -164,8 +159,7 @@ SINGLE, PLAIN, TURNED = ord("s"), ord("n"), ord("t")
 def _product(a: Floats, turn_a: bool, b: Floats, turn_b: bool, out: Floats, factors: Floats) -> None:
     """Write AB + β·out to ``out``; A is ``a`` or its transpose, B likewise; ``factors`` are 1 and β.
 
-    Rows may lie apart in memory, and a sum that goes on in ``out`` takes no pass of its own. Rows of a product do not
-    depend on how many are made at once.
+    Rows may lie apart in memory; those of a product do not depend on how many are made at once.
     """
     rows, columns = out.shape
     inner = a.shape[0] if turn_a else a.shape[1]
@@ -175,11 +169,9 @@ def _product(a: Floats, turn_a: bool, b: Floats, turn_b: bool, out: Floats, fact
     for part in range(parts):
         begin, end = rows * part // parts, rows * (part + 1) // parts
         own = a[:, begin:end] if turn_a else a[begin:end]
-        _gemm(
-            SINGLE, TURNED if turn_b else PLAIN, TURNED if turn_a else PLAIN, columns, end - begin, inner,
-            factors[:1].ctypes, b.ctypes, b.strides[0] // 4, own.ctypes, a.strides[0] // 4,
-            factors[1:].ctypes, out[begin:end].ctypes, out.strides[0] // 4,
-        )  # fmt: skip
+        _gemm(SINGLE, TURNED if turn_b else PLAIN, TURNED if turn_a else PLAIN, columns, end - begin, inner,
+              factors[:1].ctypes, b.ctypes, b.strides[0] // 4, own.ctypes, a.strides[0] // 4,
+              factors[1:].ctypes, out[begin:end].ctypes, out.strides[0] // 4)  # fmt: skip
 
 
 @_compiled
@@ -285,36 +277,9 @@ def _gru_gradient(
 
 
 @_compiled
-def _collect(total: Floats, part: Floats, first: bool) -> None:
-    """Add a part to a total; the first one overwrites it."""
-    for row in range(total.shape[0]):
-        for column in range(total.shape[1]):
-            total[row, column] = part[row, column] + (ZERO if first else total[row, column])
-
-
-@_compiled
-def _take(whole: Floats, t: int, part: Floats) -> None:
-    """Copy slice t of what has all slices side by side."""
-    rows, B = part.shape
-    for row in range(rows):
-        for b in range(B):
-            part[row, b] = whole[row, t * B + b]
-
-
-@_compiled
-def _put(part: Floats, t: int, whole: Floats) -> None:
-    """Put slice t beside the others."""
-    rows, B = part.shape
-    for row in range(rows):
-        for b in range(B):
-            whole[row, t * B + b] = part[row, b]
-
-
-@_compiled
 def _forward(lstm: bool, layer: Layer, states: States, noise: Injected) -> None:
     """Run all networks, one after another."""
-    x, V = layer.x, layer.V
-    act, h, first, second, whole = states
+    x, V, (act, h, first, second, whole) = layer.x, layer.V, states
     T, G, C, rows, B = act.shape
     J, n, slots = V.shape[3], noise.normal.shape[2], first.shape[0]
     many, started, gates = x.shape[0] != T, layer.h0.size > 0, 0 if lstm else J
@@ -328,7 +293,7 @@ def _forward(lstm: bool, layer: Layer, states: States, noise: Injected) -> None:
             for t in range(T):
                 a = act[t, g, c]
                 if many:
-                    _take(whole[c * rows : (c + 1) * rows], t, a)
+                    a[:] = whole[c * rows : (c + 1) * rows, t * B : (t + 1) * B]
                 else:
                     _product(weights, True, x[t, g], False, a, fresh)
                 before = h[t - 1, g, c] if t else layer.h0[g, c] if started else zero
@@ -361,14 +326,12 @@ def _backward(
     ``grad_h`` ``(T - first, G, C, J, B)`` are the gradients of the last hidden states, those that the error sees;
     ``grad_s`` ``(G, C, J, B)`` that of the last cell state, empty for zero.
     """
-    x, V = layer.x, layer.V
-    act, h, first, second, whole = states
+    x, V, (act, h, first, second, whole) = layer.x, layer.V, states
     T, G, C, rows, B = act.shape
     J, seen = V.shape[3], T - grad_h.shape[0]
     many, started, wanted = x.shape[0] != T, layer.h0.size > 0, grad.h0.size > 0
-    recurrent = np.empty((rows, B), np.float32)
     zero, ones = np.zeros((J, B), np.float32), np.ones(B, np.float32)
-    dh, ds = np.empty((J, B), np.float32), np.empty((J, B), np.float32)
+    recurrent, dh, ds = np.empty((rows, B), np.float32), np.empty((J, B), np.float32), np.empty((J, B), np.float32)
     fresh, more = np.array([1.0, 0.0], np.float32), np.array([1.0, 1.0], np.float32)
     for g in range(G):
         for c in range(C):
@@ -376,8 +339,10 @@ def _backward(
             ds[:] = grad_s[g, c] if grad_s.size else zero
             for t in range(T - 1, -1, -1):
                 last = t == T - 1
-                if t >= seen:
-                    _collect(dh, grad_h[t - seen, g, c], last)
+                if last:
+                    dh[:] = grad_h[t - seen, g, c]
+                elif t >= seen:
+                    dh += grad_h[t - seen, g, c]
                 a, own = act[t, g, c], SliceNoise(noise.accepted[t, g, c], sigma, noise.normal[t, g], mode)
                 before = h[t - 1, g, c] if t else layer.h0[g, c] if started else zero
                 if lstm:
@@ -389,7 +354,7 @@ def _backward(
                         grad.bias[g, c] = np.dot(recurrent[2 * J :], ones) + (ZERO if last else ONE) * grad.bias[g, c]
                 product, sums = a if lstm else recurrent, fresh if last else more
                 if many:
-                    _put(a, t, whole[c * rows : (c + 1) * rows])
+                    whole[c * rows : (c + 1) * rows, t * B : (t + 1) * B] = a
                 else:
                     _product(x[t, g], False, a, True, grad.W[g, :, c], sums)
                     if grad.x.size:

@@ -68,7 +68,7 @@ GREW = {  # lines that came into other files with it: `git diff --stat dd7f78c c
     "verdicts by equivalence and in the paper's regime": {
         "pipeline/study/claims.py": 25, "stages/study.py": 2, "tests/study/test_claims.py": 50},
     "other people's data, networks and noise, and a cluster, and speed": {  # `git diff --stat cfcc3f1`
-        "nem/__init__.py": 12, "nem/cells.py": 7, "nem/fast.py": 7, "nem/layers.py": 66, "nem/losses.py": 164,
+        "nem/__init__.py": 12, "nem/cells.py": 7, "nem/fast.py": 16, "nem/layers.py": 66, "nem/losses.py": 164,
         "nem/noise.py": 69, "nem/stack.py": 75, "nem/theory/__init__.py": 2, "nem/theory/gains.py": 11,
         "nem/theory/gem.py": 4, "nem/theory/recursions.py": 4, "pipeline/common/jobs.py": 82,
         "pipeline/common/sequences.py": 15, "pipeline/evaluation/evaluate.py": 2,
