@@ -297,6 +297,7 @@ def noise_costs(size: Size, cell: CellName) -> dict[str, float]:
 def rows() -> Iterator[Row]:
     """Yield the rows of engine and layers."""
     for name, cell in itertools.product(("FX", "real video", "paper's video"), CELLS):
+        torch.compiler.reset()  # past its limit of shapes, the compiled peer would not be compiled
         size, what = SIZES[name], f"{name}, {cell.upper()}"
         count, epochs = len(CONDITIONS) * size.repetitions, max(1, size.epochs // 4)
         few = epochs * size.steps
