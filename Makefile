@@ -60,13 +60,13 @@ endif
 	@$(BIN)/python -m tools.closing
 
 test: setup ## Run the test suite (minutes)
-	@$(BIN)/python -m pytest -n 2 -m "not slow and not faults and not cluster" $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not faults and not cluster" $(ARGS)
 
 test-all: setup ## Run everything, slow tests included (nightly)
-	@$(BIN)/python -m pytest -n 2 $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 test-faults: setup ## Kill, fill, lock and corrupt things, feed hostile input (under 20 minutes)
-	@$(BIN)/python -m pytest -n 2 -m "faults or hostile" $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "faults or hostile" $(ARGS)
 
 test-cluster: setup $(RAY) ## Run everything on Ray, kill its workers, nodes and drivers (under 10 minutes)
 	@$(BIN)/python -m pytest -p no:xdist tests/cluster $(ARGS)
