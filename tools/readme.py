@@ -75,11 +75,15 @@ def section(task: Task, metrics: dict[str, Any]) -> str:
 
 def speeds(rows: dict[str, dict[str, Any]]) -> dict[str, str]:
     """Return a table of each part of the benchmark, called ``bench-<part>``."""
+
+    def number(value: float | None) -> str:
+        return "" if value is None else f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+
     found = {}
     for path, own in rows.items():
         lines = pd.DataFrame([
-            {"what: against what": name, "ours": f"{row['ours']:.4g} {row['unit']}",
-             "peer": "" if row["peer"] is None else f"{row['peer']:.4g}",
+            {"what: against what": name, "ours": f"{number(row['ours'])} {row['unit']}",
+             "peer": number(row["peer"]),
              "ratio": "" if row["ratio"] is None else f"{row['ratio']:.2f}",
              "of the floor": "" if row["share_of_floor"] is None else f"{row['share_of_floor']:.0%}",
              "note": row.get("note", "")}
