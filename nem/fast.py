@@ -40,9 +40,9 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 FEW = 256
 """Up to so many inputs each network makes its own product with a slice's; of more, one for a whole group is faster."""
 
-SMALL = 10**6
+SMALL, UNBROKEN = 10**6, 320
 """OpenBLAS makes products of at most so many multiplications without copying their factors into blocks, which is
-faster; those of up to eight times as many pay to be cut into such ones."""
+faster; those of up to eight times as many pay to be cut into such ones, and sums of so few terms stay as they are."""
 
 LANES = 32
 """Batches are padded to a multiple of this: vectorised loops finish what is left over with scalar code that rounds
@@ -159,19 +159,19 @@ SINGLE, PLAIN, TURNED = ord("s"), ord("n"), ord("t")
 def _product(a: Floats, turn_a: bool, b: Floats, turn_b: bool, out: Floats, factors: Floats) -> None:
     """Write AB + β·out to ``out``; A is ``a`` or its transpose, B likewise; ``factors`` are 1 and β.
 
-    Rows may lie apart in memory; those of a product do not depend on how many are made at once.
+    Rows may lie apart in memory (a single one has any stride), and do not depend on how many are made at once.
     """
     rows, columns = out.shape
     inner = a.shape[0] if turn_a else a.shape[1]
     work, parts = rows * columns * inner, 1
-    if SMALL < work <= 8 * SMALL and not turn_b:
+    if SMALL < work <= 8 * SMALL and inner <= UNBROKEN and not turn_b:
         parts = (work + SMALL - 1) // SMALL
     for part in range(parts):
         begin, end = rows * part // parts, rows * (part + 1) // parts
-        own = a[:, begin:end] if turn_a else a[begin:end]
+        own, to = a[:, begin:end] if turn_a else a[begin:end], out[begin:end]
+        ld = max(a.strides[0] // 4, a.shape[1]), max(b.strides[0] // 4, b.shape[1]), max(out.strides[0] // 4, columns)
         _gemm(SINGLE, TURNED if turn_b else PLAIN, TURNED if turn_a else PLAIN, columns, end - begin, inner,
-              factors[:1].ctypes, b.ctypes, b.strides[0] // 4, own.ctypes, a.strides[0] // 4,
-              factors[1:].ctypes, out[begin:end].ctypes, out.strides[0] // 4)  # fmt: skip
+              factors[:1].ctypes, b.ctypes, ld[1], own.ctypes, ld[0], factors[1:].ctypes, to.ctypes, ld[2])  # fmt: skip
 
 
 @_compiled
@@ -467,7 +467,7 @@ def forward(
     _forward(cell == "lstm", layer, states, injected)
     acceptance = None
     if noise is not None:
-        taken, real = injected.accepted[:, :, : noise[0].columns], x[:, :, -1].numpy()  # ones, but for padding
+        taken, real = injected.accepted[:, :, : noise[0].columns], x[:, :, -1].detach().numpy()  # ones
         share = np.einsum("tgcnb,tgb->gc", taken, real, dtype=np.float64) / (taken.shape[3] * real.sum((0, 2)))[:, None]
         acceptance = torch.from_numpy(share.astype(np.float32))
     return Pass(h, acceptance, layer, states, injected)

@@ -338,7 +338,8 @@ def overview(rows: pd.DataFrame, part: str) -> pd.DataFrame:
 def settings(rows: pd.DataFrame) -> pd.DataFrame:
     """Return in how many settings of every part, of both modes each, a sign is better than none, on average.
 
-    Gains are paired: a repetition without the noisy network says nothing of it.
+    Gains are paired: a repetition without the noisy network says nothing of it. Networks that several settings share,
+    since what these differ in does not concern them, count once.
     """
     early, lines = rows[rows.repetition < FRESH], []
     for part, cell in itertools.product(OVERVIEWS, GATES):
@@ -347,7 +348,8 @@ def settings(rows: pd.DataFrame) -> pd.DataFrame:
         gains = pd.DataFrame([own.rsub(own["none"], axis=0).mean() for own in noisy])
         line = {"part": part, "cell": cell.upper(), "settings": str(len(gains))}
         for place, (sign, names) in itertools.product(PLACES, lottery.SIGNS.items()):
-            own = gains[[name for name in names if name.endswith(place) and name in gains]].stack()
+            several = [name for name in names if name.endswith(place) and name in gains]
+            own = pd.concat([pd.Series(dtype=float), *(gains[name].dropna().drop_duplicates() for name in several)])
             line[f"{place}, {sign}"] = f"{(own > 0).sum()} of {len(own)}" if len(own) else "–"
         lines += [line] if len(gains) else []
     return pd.DataFrame(lines)

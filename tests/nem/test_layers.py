@@ -95,14 +95,14 @@ def test_shapes_are_checked(layer_class, noise):
 
 
 @PAIRS
-@pytest.mark.parametrize("I", [3, fast.FEW + 9])
+@pytest.mark.parametrize(("I", "J"), [(3, 6), (3, 1), (fast.FEW + 9, 6)])
 @pytest.mark.parametrize("form", ["batched", "batch_first", "unbatched"])
-def test_the_compiled_layer_is_the_cells(mine, torchs, I, form, monkeypatch):
+def test_the_compiled_layer_is_the_cells(mine, torchs, I, J, form, monkeypatch):
     """With initial states, and gradients into every input: nothing but rounding depends on the form."""
-    layer = mine(I, 6, batch_first=form == "batch_first", noise=Noise("nem", "multiplicative", 0.4))
-    layer.load_state_dict(torchs(I, 6).state_dict())
+    layer = mine(I, J, batch_first=form == "batch_first", noise=Noise("nem", "multiplicative", 0.4))
+    layer.load_state_dict(torchs(I, J).state_dict())
     x = draw(1, *{"batched": (5, 4, I), "batch_first": (4, 5, I), "unbatched": (5, I)}[form])
-    h = draw(2, *((1, 6) if form == "unbatched" else (1, 4, 6)))
+    h = draw(2, *((1, J) if form == "unbatched" else (1, 4, J)))
     compiled = ran(layer, x, h, generator=generator(7))
     monkeypatch.setattr(fast, "numba", None)
     for one, two in zip(compiled, ran(layer, x, h, generator=generator(7)), strict=True):
