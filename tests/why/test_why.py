@@ -231,7 +231,7 @@ def test_a_noiseless_repetition_alone_says_nothing_of_noise():
     alone = fabricate.rows([Stack(cell, MAIN, FIRST, ("none",), (2,)) for cell in GATES], lambda stack, condition: 9.0)
     both = pd.concat([found, alone], ignore_index=True)
     assert results.settings(both).equals(results.settings(found))
-    assert set(results.settings(found)["output, as printed"]) == {"0 of 2"}, "nine pairs share them, and they count once"
+    assert set(results.settings(found)["output, as printed"]) == {"0 of 2"}, "nine pairs share them, which count once"
     assert results.overview(both, "strengths").equals(results.overview(found, "strengths"))
 
 
