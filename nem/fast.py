@@ -130,12 +130,12 @@ class Layer(NamedTuple):
 
 
 class States(NamedTuple):
-    """What a forward pass writes and a backward pass reads."""
+    """What a forward pass writes and a backward pass reads; without one, two slices of one network take turns."""
 
-    act: Floats  # (T, G, C, blocks·J, B) clean activations; the backward pass turns them into gradients
     h: Floats  # (T, G, C, J, B) hidden states
-    first: Floats  # the same; LSTM: cell states, GRU: recurrent products. Two slots suffice without a backward pass
-    second: Floats  # the same; LSTM: tanh of the cell states, GRU: empty
+    act: Floats  # (T, G, C, blocks·J, B) clean activations; the backward pass turns them into gradients
+    first: Floats  # (T, G, C, J, B) LSTM: cell states, GRU: recurrent products
+    second: Floats  # (T, G, C, J, B) LSTM: tanh of the cell states, GRU: empty
     whole: Floats  # (C·blocks·J, T·B) of many inputs, a group's products with all slices, then their gradients
 
 
@@ -279,9 +279,8 @@ def _gru_gradient(
 @_compiled
 def _forward(lstm: bool, layer: Layer, states: States, noise: Injected) -> None:
     """Run all networks, one after another."""
-    x, V, (act, h, first, second, whole) = layer.x, layer.V, states
-    T, G, C, rows, B = act.shape
-    J, n, slots = V.shape[3], noise.normal.shape[2], first.shape[0]
+    x, V, (h, act, first, second, whole) = layer.x, layer.V, states
+    (T, G, C, J, B), (slots, groups, networks, rows, _), n = h.shape, act.shape, noise.normal.shape[2]
     many, started, gates = x.shape[0] != T, layer.h0.size > 0, 0 if lstm else J
     zero = np.zeros((J, B), np.float32)
     fresh, more = np.array([1.0, 0.0], np.float32), np.array([1.0, 1.0], np.float32)
@@ -291,7 +290,8 @@ def _forward(lstm: bool, layer: Layer, states: States, noise: Injected) -> None:
         for c in range(C):
             kind, mode, sigma, weights = noise.kinds[g, c], noise.modes[g, c], noise.sigma[g, c], layer.W[g, :, c]
             for t in range(T):
-                a = act[t, g, c]
+                slot = t % slots, g % groups, c % networks
+                a = act[slot]
                 if many:
                     a[:] = whole[c * rows : (c + 1) * rows, t * B : (t + 1) * B]
                 else:
@@ -301,20 +301,20 @@ def _forward(lstm: bool, layer: Layer, states: States, noise: Injected) -> None:
                     _product(V[g, c], False, before, False, a, more)
                 elif t or started:
                     _product(V[g, c, : 2 * J], False, before, False, a[J:], more)
-                    _product(V[g, c, 2 * J :], False, before, False, first[t, g, c], fresh)
+                    _product(V[g, c, 2 * J :], False, before, False, first[slot], fresh)
                 elif not lstm:
-                    first[t, g, c] = ZERO
+                    first[slot][:] = ZERO
                 draws, accepted = noise.normal[t, g], noise.accepted[t, g, c]
                 tested = noise.test[t, g] if kind == MATCHED else draws
                 _gates(a[gates : gates + n * J], kind, mode, tested, accepted)
                 own = SliceNoise(accepted, sigma, draws, mode)
                 if lstm:
-                    cell, now = first[(t - 1) % slots, g, c] if t else layer.s0[g, c] if started else zero, t % slots
-                    _lstm_state(a, own, cell, first[now, g, c], second[now, g, c], h[t, g, c])
+                    cell = first[(t - 1) % slots, slot[1], slot[2]] if t else layer.s0[g, c] if started else zero
+                    _lstm_state(a, own, cell, first[slot], second[slot], h[t, g, c])
                 else:
                     if layer.bias.size:
-                        first[t, g, c] += layer.bias[g, c].reshape(J, 1)
-                    _gru_state(a, own, before, first[t, g, c], h[t, g, c])
+                        first[slot] += layer.bias[g, c].reshape(J, 1)
+                    _gru_state(a, own, before, first[slot], h[t, g, c])
 
 
 @_compiled
@@ -326,12 +326,13 @@ def _backward(
     ``grad_h`` ``(T - first, G, C, J, B)`` are the gradients of the last hidden states, those that the error sees;
     ``grad_s`` ``(G, C, J, B)`` that of the last cell state, empty for zero.
     """
-    x, V, (act, h, first, second, whole) = layer.x, layer.V, states
-    T, G, C, rows, B = act.shape
-    J, seen = V.shape[3], T - grad_h.shape[0]
-    many, started, wanted = x.shape[0] != T, layer.h0.size > 0, grad.h0.size > 0
+    x, V, (h, act, first, second, whole) = layer.x, layer.V, states
+    (T, G, C, rows, B), J = act.shape, V.shape[3]
+    seen, many, started, wanted = T - grad_h.shape[0], x.shape[0] != T, layer.h0.size > 0, grad.h0.size > 0
     zero, ones = np.zeros((J, B), np.float32), np.ones(B, np.float32)
     recurrent, dh, ds = np.empty((rows, B), np.float32), np.empty((J, B), np.float32), np.empty((J, B), np.float32)
+    whole_J = (J + 15) // 16 * 16  # columns: of states turned over, in whole vectors, BLAS copies nothing
+    turned, sum_V = np.zeros((B, whole_J), np.float32), np.zeros((rows, whole_J), np.float32)
     fresh, more = np.array([1.0, 0.0], np.float32), np.array([1.0, 1.0], np.float32)
     for g in range(G):
         for c in range(C):
@@ -360,11 +361,11 @@ def _backward(
                     if grad.x.size:
                         _product(layer.W[g, :, c], False, a, False, grad.x[t, g], fresh)
                 if t or started:
-                    _product(product, False, before, True, grad.V[g, c], sums)
+                    turned[:, :J] = before.T
+                    _product(product, False, turned, False, sum_V, sums)
                 if t or wanted:
                     _product(V[g, c], True, product, False, dh, fresh if lstm else more)
-            if T == 1 and not started:
-                grad.V[g, c] = ZERO
+            grad.V[g, c] = sum_V[:, :J]
             if wanted:
                 grad.h0[g, c] = dh
                 grad.s0[g, c] = ds
@@ -451,10 +452,9 @@ def forward(
     (T, G, inputs, B), (W, V) = x.shape, weights
     C, J, rows = V.shape[1], V.shape[3], BLOCKS[cell] * V.shape[3]
     space, start = space or Workspace(), start or Start()
-    act, h = space.take("act", (T, G, C, rows, B), x), space.take("h", (T, G, C, J, B), x)
-    slots = T if keep or cell == "gru" else min(T, 2)
-    first = space.take("first", (slots, G, C, J, B), x).numpy()
-    second = space.take("second", (slots, G, C, J, B), x).numpy() if cell == "lstm" else _array(None, 5)
+    h, slots = space.take("h", (T, G, C, J, B), x), (T, G, C) if keep else (min(T, 2), 1, 1)
+    act, first = (space.take(name, (*slots, count, B), x).numpy() for name, count in (("act", rows), ("first", J)))
+    second = space.take("second", (*slots, J, B), x).numpy() if cell == "lstm" else _array(None, 5)
     zero = None if start.h is None and start.s is None else x.new_zeros(G, C, J, B)
     h0, s0 = (_array(zero if state is None else state) for state in (start.h, start.s))
     bias = _array(None if start.bias is None else start.bias.squeeze(-1), 3)
@@ -462,7 +462,7 @@ def forward(
     if inputs > FEW:
         given, whole = x.permute(1, 2, 0, 3).reshape(1, G, inputs, T * B), space.take("whole", (C * rows, T * B), x)
     layer = Layer(_array(given), _array(W), _array(V), h0, s0, bias)
-    states = States(act.numpy(), h.numpy(), first, second, whole.numpy())
+    states = States(h.numpy(), act, first, second, whole.numpy())
     injected = _injected(noise, GATES[cell], h, space)
     _forward(cell == "lstm", layer, states, injected)
     acceptance = None
