@@ -7,6 +7,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+COMPILED := $(VENV)/.compiled
 LOCK := requirements/all.txt
 RAY := $(VENV)/.cluster
 PEERS := $(VENV)/.bench
@@ -26,7 +27,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-setup: $(READY) $(if $(CLUSTER),$(RAY)) ## Make the virtual environment from the hash-locked requirements (CLUSTER=1: Ray, too)
+setup: $(READY) $(COMPILED) $(if $(CLUSTER),$(RAY)) ## Make the virtual environment from the hash-locked requirements (CLUSTER=1: Ray, too)
 	@mkdir -p -m 700 "$(SITE)"
 	@test -f .dvc/tmp/plots.html || $(BIN)/python -m tools.plots_page
 	@grep -qs html_template .dvc/config.local || $(BIN)/dvc config --local plots.html_template tmp/plots.html
@@ -40,6 +41,10 @@ $(READY): $(LOCK)
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 13) else f"expected Python 3.10 to 3.13, found {v[0]}.{v[1]}; run make PYTHON=python3.11 …")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar on --require-hashes $(PIP_FLAGS) -r $(LOCK)
+	@touch $@
+
+$(COMPILED): nem/fast.py $(READY)
+	@$(BIN)/python -m tools.compile
 	@touch $@
 
 $(RAY): requirements/cluster.txt $(READY)

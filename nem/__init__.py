@@ -5,12 +5,30 @@ For your own network: :class:`NoisyLSTM` or :class:`NoisyGRU` in place of ``nn.L
 at once: :class:`Stack`. The theorems as functions: :mod:`nem.theory`.
 """
 
-from nem import theory
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from nem.conditions import CONDITIONS
-from nem.layers import NoisyGRU, NoisyLSTM
-from nem.losses import nem_binary_cross_entropy, nem_cross_entropy, nem_mse_loss
-from nem.many import Member, Stack
-from nem.noise import Noise
+
+if TYPE_CHECKING:
+    from nem import theory
+    from nem.layers import NoisyGRU, NoisyLSTM
+    from nem.losses import nem_binary_cross_entropy, nem_cross_entropy, nem_mse_loss
+    from nem.many import Member, Stack
+    from nem.noise import Noise
+else:
+    _MODULES = {"NoisyGRU": "layers", "NoisyLSTM": "layers", "nem_binary_cross_entropy": "losses",
+                "nem_cross_entropy": "losses", "nem_mse_loss": "losses", "Member": "many", "Stack": "many",
+                "Noise": "noise"}  # fmt: skip
+
+    def __getattr__(name: str) -> object:
+        """Import what is asked for, and PyTorch with it: whoever needs the names of conditions alone does not wait."""
+        if name == "theory":
+            return import_module("nem.theory")
+        if name not in _MODULES:
+            raise AttributeError(f"module 'nem' has no attribute {name!r}")
+        return getattr(import_module(f"nem.{_MODULES[name]}"), name)
+
 
 __all__ = [
     "CONDITIONS",
@@ -24,3 +42,7 @@ __all__ = [
     "nem_mse_loss",
     "theory",
 ]
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -16,14 +16,13 @@ Shapes: T slices, ``…`` stack axes (G, C), I inputs, J hidden units, n gates, 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from nem.names import CellName
 from nem.noise import Draws, GateNoise
-
-CellName = Literal["lstm", "gru"]
 
 GATES: dict[CellName, int] = {"lstm": 3, "gru": 2}
 """Sigmoid gates per cell: γ, φ, ω; z, r."""

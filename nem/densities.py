@@ -13,12 +13,13 @@ draws. σ is the noise's standard deviation wherever it has one, so that noises 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
-DensityName = Literal["gaussian", "uniform", "laplace", "student-t", "cauchy"]
+from nem.names import DensityName
+
 Density = DensityName | Callable[..., Tensor]
 """A name, or a function called as ``torch.randn`` is: ``draw(shape, generator=…, dtype=…, device=…)``, of scale 1."""
 

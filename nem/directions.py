@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from nem import cells, fast
-from nem.cells import CellName, Start
+from nem.cells import Start
+from nem.names import CellName
 from nem.noise import Draws, GateNoise
 
 threadpoolctl: Any = None  # of the same optional extra as numba

@@ -24,7 +24,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from nem.cells import BLOCKS, GATES, CellName, Start
+from nem.cells import BLOCKS, GATES, Start
+from nem.names import CellName
 from nem.noise import Draws, GateNoise
 
 numba: Any = None  # an optional extra
@@ -227,15 +228,14 @@ def _lstm_gradient(act: Floats, noise: SliceNoise, before: Floats, squashed: Flo
     for j in range(J):
         for b in range(B):
             i, f, o, c = act[j, b], act[J + j, b], act[2 * J + j, b], act[3 * J + j, b]
-            noise_i, noise_f = _increment(noise, 0, j, b), _increment(noise, 1, j, b)
-            noise_o = _increment(noise, 2, j, b)
+            d_i, d_f, d_o = _increment(noise, 0, j, b), _increment(noise, 1, j, b), _increment(noise, 2, j, b)
             a, error = squashed[j, b], dh[j, b]
-            total = ds[j, b] + error * _noisy(o, noise_o, noise.mode) * (ONE - a * a)
-            act[j, b] = total * c * _slope(i, noise_i, noise.mode)
-            act[J + j, b] = total * before[j, b] * _slope(f, noise_f, noise.mode)
-            act[2 * J + j, b] = error * a * _slope(o, noise_o, noise.mode)
-            act[3 * J + j, b] = total * _noisy(i, noise_i, noise.mode) * (ONE - c * c)
-            ds[j, b] = total * _noisy(f, noise_f, noise.mode)
+            total = ds[j, b] + error * _noisy(o, d_o, noise.mode) * (ONE - a * a)
+            act[j, b] = total * c * _slope(i, d_i, noise.mode)
+            act[J + j, b] = total * before[j, b] * _slope(f, d_f, noise.mode)
+            act[2 * J + j, b] = error * a * _slope(o, d_o, noise.mode)
+            act[3 * J + j, b] = total * _noisy(i, d_i, noise.mode) * (ONE - c * c)
+            ds[j, b] = total * _noisy(f, d_f, noise.mode)
 
 
 @_compiled

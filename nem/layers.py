@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from nem.cells import GATES, CellName
+from nem.cells import GATES
 from nem.densities import source, standard
 from nem.directions import Direction, Noisy, States, run
-from nem.noise import GateNoise, Granularity, Injection, Latent, Noise, Stream
+from nem.names import CellName, Granularity, Injection, Latent
+from nem.noise import GateNoise, Noise, Stream
 
 
 class NoisyRecurrent(nn.RNNBase):

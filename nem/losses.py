@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from nem.densities import source, standard
-from nem.noise import Head, Noise, OutputDelta, OutputNoise
+from nem.names import Head, OutputDelta
+from nem.noise import Noise, OutputNoise
 
 Reduction = Literal["mean", "sum", "none"]
 

@@ -25,26 +25,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nem.cells import GATES, CellName
+from nem.cells import GATES
 from nem.densities import standard
 from nem.directions import one_thread
 from nem.fast import LANES, Workspace
 from nem.layers import NoisyGRU, NoisyLSTM
 from nem.losses import labels, probabilities
-from nem.noise import (
-    Draws,
-    GateNoise,
-    Granularity,
-    Head,
-    Injection,
-    Latent,
-    LayerNoise,
-    Noise,
-    OutputDelta,
-    OutputNoise,
-    Stream,
-    stacked,
-)
+from nem.names import CellName, Granularity, Head, Injection, Latent, OutputDelta
+from nem.noise import Draws, GateNoise, LayerNoise, Noise, OutputNoise, Stream, stacked
 from nem.stack import (
     Batch,
     Layer,

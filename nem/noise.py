@@ -31,14 +31,9 @@ from torch import Tensor
 
 from nem.conditions import MODES, Kind, Mode
 from nem.densities import Density, checked
+from nem.names import Granularity, Head, Injection, Latent, OutputTest
 from nem.theory import expected_ball_noise, expected_halfspace_noise
 
-Granularity = Literal["slice", "neuron", "time"]
-Latent = Literal["mean-field", "sampled"]
-Injection = Literal["forward", "backward", "pre-activation"]
-Head = Literal["softmax", "identity", "logistic"]
-OutputDelta = Literal["loss", "literal"]
-OutputTest = Literal["likelihood", "printed", "printed-centred"]
 Stream = Literal["normal", "test", "uniform"]
 Combination = Callable[[Tensor, Tensor], Tensor]
 """φ(signal, noise), noise centred and scaled by σ: a mode besides the paper's two, which are s + n and s∘(1 + n)."""

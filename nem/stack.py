@@ -25,22 +25,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from nem import cells, fast
-from nem.cells import BLOCKS, GATES, CellName
+from nem.cells import BLOCKS, GATES
 from nem.conditions import Condition, Kind, Mode
 from nem.fast import LANES, Workspace
-from nem.noise import (
-    Combination,
-    Draws,
-    GateNoise,
-    Granularity,
-    Head,
-    Injection,
-    Latent,
-    OutputDelta,
-    OutputNoise,
-    OutputTest,
-    stacked,
-)
+from nem.names import CellName, Granularity, Head, Injection, Latent, OutputDelta, OutputTest
+from nem.noise import Combination, Draws, GateNoise, OutputNoise, stacked
 
 Layer = Literal["output", "hidden"]
 

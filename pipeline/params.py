@@ -13,10 +13,9 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
-from nem.cells import CellName as Cell
 from nem.conditions import CONDITIONS, Condition
-from nem.densities import DensityName
-from nem.noise import Granularity, Injection, Latent, OutputDelta
+from nem.names import CellName as Cell
+from nem.names import DensityName, Granularity, Injection, Latent, OutputDelta
 from pipeline import sections
 from pipeline.common import command, paths, records
 from pipeline.sections import Line, Once, ParamsError, PathText, Pattern, Section, value_of

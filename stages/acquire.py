@@ -3,7 +3,7 @@
 from typing import get_args
 
 from pipeline import params
-from pipeline.common import command, paths, records, sequences
+from pipeline.common import command, paths, records
 
 
 @command.stage("acquire", {"task": {"choices": get_args(params.Task)}})
@@ -11,11 +11,11 @@ def main(task: params.Task) -> None:
     """Acquire, or say that the task is switched off."""
     settings, folder = params.load(), paths.raw(task)
     if task not in settings.tasks:
-        sequences.write_absent(folder)
+        records.write_absent(folder)
         records.write_json(paths.source_record(task), {"absent": True})
         print(f"acquire: task {task} is switched off")
         return
-    (folder / sequences.ABOUT).unlink(missing_ok=True)
+    (folder / records.ABOUT).unlink(missing_ok=True)
     params.use_mirror(settings)
     if task == "fx":
         from pipeline.fx import acquire as fx

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pipeline import params
 from pipeline.common import command, paths
 from pipeline.video import clips
-from pipeline.video.features import features
+from pipeline.video.features import table
 from pipeline.video.frames import frames
 
 
@@ -14,9 +14,9 @@ def main() -> None:
     """Make clips and their splits."""
     settings = params.load()
     manifest, sampling = frames.read_manifest(paths.FRAMES)
-    table = features.load(paths.FEATURES_TABLE)
-    made = clips.make(manifest, table, sampling, settings.video.clips.stride)
-    origin = {**asdict(sampling), **table.about}
-    splits = clips.write(made, table, settings.video.clips, origin, settings.seed, paths.sequences("video"))
+    features = table.load(paths.FEATURES_TABLE)
+    made = clips.make(manifest, features, sampling, settings.video.clips.stride)
+    origin = {**asdict(sampling), **features.about}
+    splits = clips.write(made, features, settings.video.clips, origin, settings.seed, paths.sequences("video"))
     told = ", ".join(f"{int((sides == 'test').sum())} {name}" for name, sides in splits.items())
     print(f"clips: {len(made)} of {len(made.classes)} classes; for testing: {told}")

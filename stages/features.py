@@ -1,15 +1,16 @@
 """Stage features: turn frames into Inception-v3 features, or take the features that people give."""
 
 from pipeline import params
-from pipeline.common import command, paths, sequences
+from pipeline.common import command, paths, records
 from pipeline.video import layout
-from pipeline.video.features import features
 
 
 @command.stage("features", passes=(paths.FRAMES, paths.FEATURES))
 def main() -> None:
     """Extract features, or take those that were given."""
-    (paths.FEATURES / sequences.ABOUT).unlink(missing_ok=True)
+    (paths.FEATURES / records.ABOUT).unlink(missing_ok=True)
+    from pipeline.video.features import features
+
     settings = params.load()
     params.use_mirror(settings)
     if layout.SEQUENCES.is_file():

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nem.noise import Head
+from nem.names import Head
 from nem.theory.recursions import GATES, Parameters, forward, step
 
 MAX_LATENTS = 20

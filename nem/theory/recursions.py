@@ -28,7 +28,7 @@ from torch import Tensor
 
 from nem import cells
 from nem.conditions import Mode
-from nem.noise import Head
+from nem.names import Head
 
 GATES = ("gamma", "phi", "omega", "z", "r")
 """The LSTM's input, forget and output gate; the GRU's update and reset gate."""

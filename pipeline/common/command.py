@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline.common import paths, records, sequences
+from pipeline.common import paths, records
 
 Main = Callable[..., int]
 
@@ -36,8 +36,8 @@ def stage(name: str, arguments: Mapping[str, Mapping[str, Any]] | None = None, *
                 options = parser.parse_args(line)
             start = time.perf_counter()
             try:
-                if passes and sequences.absent(passes[0]):
-                    sequences.write_absent(passes[1])
+                if passes and records.absent(passes[0]):
+                    records.write_absent(passes[1])
                     print(f"{name}: the task is switched off")
                 else:
                     work(**vars(options))

@@ -18,7 +18,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
 
-import torch
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
@@ -50,8 +49,9 @@ _report: Callable[[int], object] | None = None
 def one_thread() -> ExitStack:
     """Keep this process to one thread, BLAS too, until the result is closed: some sums change with their number."""
     undo = ExitStack()
-    undo.callback(torch.set_num_threads, torch.get_num_threads())
-    torch.set_num_threads(1)
+    if torch := sys.modules.get("torch"):  # jobs that need it have imported it
+        undo.callback(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(1)
     undo.enter_context(threadpool_limits(1))
     return undo
 
@@ -87,6 +87,8 @@ def progress(amount: int) -> None:
 
 def device(wanted: str) -> Literal["cpu", "cuda"]:
     """Return where to compute, ``auto`` being CUDA where there is one; a ValueError says that ``cuda`` is absent."""
+    import torch
+
     available = torch.cuda.is_available()
     if wanted == "cuda" and not available:
         raise ValueError("expected a CUDA device, found none; set device in params.yaml to auto or cpu")

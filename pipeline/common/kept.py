@@ -14,8 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pipeline.common import paths, records
 
 
@@ -99,6 +97,8 @@ def _sources(modules: Sequence[str]) -> dict[str, Path]:
 
 def pack(value: object) -> bytes:
     """Return tensors in plain containers as one entry's content."""
+    import torch
+
     stream = io.BytesIO()
     torch.save(value, stream)
     return stream.getvalue()
@@ -106,4 +106,6 @@ def pack(value: object) -> bytes:
 
 def unpack(content: bytes) -> Any:  # noqa: ANN401 - whatever was packed
     """Return, with its tensors on the CPU, what :func:`pack` packed."""
+    import torch
+
     return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)

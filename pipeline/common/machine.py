@@ -8,7 +8,6 @@ from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 
-import torch
 from threadpoolctl import threadpool_info
 
 MIXED = "NEM_MIXED_MACHINES"  # of the environment: with 1, machines of several types may work together
@@ -18,6 +17,8 @@ LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "numba", "opencv-python",
 @lru_cache(1)
 def fingerprint() -> dict[str, str]:
     """Return whatever of this machine may change the last bit of a result: vector units, kernels, versions."""
+    import torch
+
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     told = {name.strip(): value.split() for name, _, value in (line.partition(":") for line in lines)}

@@ -5,6 +5,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+PART = 1 << 26  # bytes that are hashed by one thread: fixed, because the digest depends on it
 ROW_GROUP = 65_536  # rows per parquet row group: fixed, because the bytes of a parquet file depend on it
 AGAIN = "run the stage that writes it again"
+ABOUT = "about.json"  # of a folder, written last: what it holds, or that its task is not among `tasks`
 
 
 @contextmanager
@@ -122,3 +125,32 @@ def sha256_of(source: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def digest_of(source: Path) -> str:
+    """Return the SHA-256 of a file; of one larger than :data:`PART` that of its parts' digests, made on all cores."""
+    size = source.stat().st_size
+    if size <= PART:
+        return sha256_of(source)
+
+    def digest(start: int) -> bytes:
+        part, block, left = hashlib.sha256(), memoryview(bytearray(1 << 18)), PART
+        with source.open("rb", buffering=0) as file:
+            file.seek(start)
+            while count := file.readinto(block[:left]):
+                part.update(block[:count])
+                left -= count
+        return part.digest()
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        return hashlib.sha256(b"".join(threads.map(digest, range(0, size, PART)))).hexdigest()
+
+
+def write_absent(folder: Path) -> None:
+    """Write that a task is not among ``tasks``: what its stages leave, so that later ones pass it on."""
+    write_json(folder / ABOUT, {"absent": True})
+
+
+def absent(folder: Path) -> bool:
+    """Return whether :func:`write_absent` wrote this folder."""
+    return (folder / ABOUT).is_file() and read_json(folder / ABOUT) == {"absent": True}

@@ -6,9 +6,12 @@ weights, batch order and the underlying standard normal draws (common random num
 """
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 
 def seed_of(root: int, *name: str | int) -> int:
@@ -17,8 +20,10 @@ def seed_of(root: int, *name: str | int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def torch_generator(root: int, *name: str | int, device: torch.device | str = "cpu") -> torch.Generator:
+def torch_generator(root: int, *name: str | int, device: "torch.device | str" = "cpu") -> "torch.Generator":
     """Return a fresh torch generator for a stream; those of different devices give different numbers for one seed."""
+    import torch  # takes a second, and some who draw need numpy's alone
+
     return torch.Generator(device=device).manual_seed(seed_of(root, *name))
 
 

@@ -2,7 +2,7 @@
 
 Sequences overlap, so each is a row of indices into a pool of slices, a file mapped into memory. A folder holds
 ``sequences.parquet`` (names, indices, targets, groups, the side of each sequence in each split), one pool for all
-splits or one per split, and ``about.json``, written last, with the SHA-256 of the others. What reads a folder raises
+splits or one per split, and ``about.json``, written last, with digests of the others. What reads a folder raises
 FileNotFoundError where a file is missing, and ValueError where one is damaged or the task is switched off.
 """
 
@@ -20,11 +20,12 @@ import torch
 from torch import Tensor
 
 from pipeline.common import records
+from pipeline.common.records import ABOUT
 
 Head = Literal["softmax", "identity", "logistic"]
 Side = Literal["train", "validation", "test"]
 SIDES: tuple[Side, ...] = ("train", "validation", "test")
-ABOUT, TABLE, TENSOR = "about.json", "sequences.parquet", "vectors"
+TABLE, TENSOR = "sequences.parquet", "vectors"
 KINDS: dict[str, Any] = {  # what ABOUT holds
     "slices": int, "outputs": int, "splits": list, "pools": list, "head": str, "target_scale": int | float,
     "target_offset": int | float, "unit": str, "classes": list, "files": dict, "origin": dict,
@@ -78,7 +79,7 @@ class Dataset:
     target_offset: float  # raw value of a scaled 0
     unit: str  # of the raw target
     classes: tuple[str, ...]  # names, empty for values
-    digest: dict[str, str]  # SHA-256 of each file, by name
+    digest: dict[str, str]  # of each file, by name: records.digest_of
     # What made the slices (for features of frames: sampling, weights, preprocessing): plain JSON values.
     origin: Mapping[str, Any] = field(default_factory=dict)
 
@@ -147,7 +148,7 @@ def write(folder: Path, table: Table) -> None:
     files = (TABLE, *map(_pool_name, table.pools))
     about = {name: getattr(table, name) for name in ("head", "target_scale", "target_offset", "unit")}
     about |= {"slices": T, "outputs": K, "splits": names, "pools": list(table.pools), "classes": list(table.classes)}
-    about |= {"origin": dict(table.origin), "files": {name: records.sha256_of(folder / name) for name in files}}
+    about |= {"origin": dict(table.origin), "files": {name: records.digest_of(folder / name) for name in files}}
     records.write_json(folder / ABOUT, about)
 
 
@@ -164,22 +165,12 @@ def write_vectors(destination: Path, vectors: npt.NDArray[np.float32]) -> None:
         file.write(np.ascontiguousarray(vectors, "<f4").data)
 
 
-def write_absent(folder: Path) -> None:
-    """Write that a task is not among ``tasks``: what its stages leave, so that later ones pass it on."""
-    records.write_json(folder / ABOUT, {"absent": True})
-
-
-def absent(folder: Path) -> bool:
-    """Return whether :func:`write_absent` wrote this folder."""
-    return (folder / ABOUT).is_file() and records.read_json(folder / ABOUT) == {"absent": True}
-
-
 def _about(folder: Path) -> dict[str, Any]:
     """Return ``about.json`` after a check of its keys and types."""
     source = folder / ABOUT
     if not source.is_file():
         raise FileNotFoundError(f"expected sequences in {folder}, found no {ABOUT}; run `dvc repro`")
-    if absent(folder):
+    if records.absent(folder):
         raise ValueError(f"expected sequences in {folder}, found its task switched off; add it to tasks in params.yaml")
     return records.read_object(source, KINDS, "run `dvc repro` again")
 
@@ -194,9 +185,9 @@ def _checked(folder: Path, name: str, about: Mapping[str, Any]) -> Path:
     source = folder / name
     if not source.is_file():
         raise FileNotFoundError(f"expected {source}, found no such file; run `dvc repro`")
-    digest, stated = records.sha256_of(source), about["files"].get(name)
+    digest, stated = records.digest_of(source), about["files"].get(name)
     if digest != stated:
-        raise ValueError(f"expected {source} with the SHA-256 {stated}, found {digest}: damage; run `dvc repro`")
+        raise ValueError(f"expected {source} with the digest {stated}, found {digest}: damage; run `dvc repro`")
     return source
 
 

@@ -17,7 +17,7 @@ from pipeline.evaluation.statistics import Bootstrap
 from pipeline.evaluation.style import Picture
 from pipeline.evaluation.task import Evidence, Outcome, Task
 from pipeline.video import clips
-from pipeline.video.features import features
+from pipeline.video.features import table as features
 from pipeline.video.frames import frames
 
 Integers = npt.NDArray[np.int64]

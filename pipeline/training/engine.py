@@ -24,7 +24,8 @@ from nem.cells import GATES
 from nem.conditions import Mode
 from nem.densities import standard
 from nem.fast import Workspace
-from nem.noise import Draws, GateNoise, Head, annealed
+from nem.names import Head
+from nem.noise import Draws, GateNoise, annealed
 from nem.stack import Batch, Layer, Networks, Size, StackNoise, activations, errors, gradients, optimiser
 from nem.theory.montecarlo import noise_benefit
 from pipeline.common import jobs, seeds

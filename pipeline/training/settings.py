@@ -7,10 +7,8 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import ConfigDict, Field, StrictBool
 from pydantic.dataclasses import dataclass
 
-from nem.cells import CellName
 from nem.conditions import MODES, Condition, Mode
-from nem.densities import DensityName
-from nem.noise import Granularity, Injection, Latent, OutputDelta, OutputTest
+from nem.names import CellName, DensityName, Granularity, Injection, Latent, OutputDelta, OutputTest
 
 Place = Literal["output", "hidden"]
 Share = Literal["sequence", "batch", "epoch"]

@@ -105,7 +105,7 @@ class _Stack:
 
 def dataset(work: Work) -> sequences.Dataset:
     """Return the data of ``work``, read once per process while they are the same; errors as of sequences.load."""
-    about = work.data / sequences.ABOUT
+    about = work.data / records.ABOUT
     digest = records.sha256_of(about) if about.is_file() else ""
     seed = work.seed if work.order != "kept" else 0
     return _load(work.data.absolute(), work.split, work.validation, work.stride, work.groups, work.order, seed, digest)

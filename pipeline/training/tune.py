@@ -17,7 +17,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from nem.conditions import MODES
-from nem.densities import DensityName
+from nem.names import DensityName
 from pipeline.common import seeds
 from pipeline.training.settings import PLACES, Densities, NoiseTable, Place, Settings, Strength
 from pipeline.training.train import Work, run

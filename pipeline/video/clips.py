@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pipeline.common import jobs, records, seeds, sequences
-from pipeline.video.features.features import FeatureTable
+from pipeline.video.features.table import FeatureTable
 from pipeline.video.frames.sampling import Sampling
 
 if TYPE_CHECKING:

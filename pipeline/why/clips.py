@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from nem.cells import GATES, CellName
+from nem.cells import GATES
 from nem.conditions import Condition
-from nem.noise import OutputDelta
+from nem.names import CellName, OutputDelta
 from pipeline.common import jobs, kept, paths, seeds, sequences
 from pipeline.params import Split, VideoClips
 from pipeline.training import settings, train
@@ -26,6 +26,7 @@ from pipeline.training.engine import METRICS, Repetition
 from pipeline.video import clips, layout
 from pipeline.video.acquire import ucf101
 from pipeline.video.features import features
+from pipeline.video.features import table as feature_table
 from pipeline.video.frames import frames
 from pipeline.video.frames.sampling import Sampling
 from pipeline.why import calibrate, networks, table
@@ -126,7 +127,7 @@ def _written(sizes: Sizes, folder: Path) -> Path:
     acquired, source = ucf101.acquire(folder), folder / layout.SEQUENCES.name
     manifest = frames.list_sequences(acquired.videos, source, Sampling(), folder / "frames")
     features.take(source, folder / "frames", folder / "features")
-    vectors = features.load(folder / "features" / paths.FEATURES_TABLE.name)
+    vectors = feature_table.load(folder / "features" / paths.FEATURES_TABLE.name)
     how = VideoClips(test_groups=[*map(str, range(1, 8))], components=64, stride=6)  # the first and the last 7 of 13
     made = clips.make(manifest, vectors, Sampling(), how.stride)
     clips.write(made, vectors, how, {}, networks.SEED, folder / "clips")

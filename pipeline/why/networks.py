@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from nem import cells
+from nem.names import CellName
 from pipeline.common import jobs, kept, paths, sequences
 from pipeline.common.sequences import Dataset, Sequences
 from pipeline.evaluation.statistics import Floats
@@ -167,7 +168,7 @@ def parts(data: Dataset, predictions: Floats) -> dict[str, float]:
     return {name: float(np.mean(values)) for name, values in squares.items()}
 
 
-def mechanism(data: Dataset, cell: cells.CellName, network: dict[str, Tensor]) -> dict[str, float]:
+def mechanism(data: Dataset, cell: CellName, network: dict[str, Tensor]) -> dict[str, float]:
     """Return slopes and saturation of a trained network on training and on test days."""
     values = {}
     for side, part in (("train", data.train), ("test", data.test)):
@@ -178,7 +179,7 @@ def mechanism(data: Dataset, cell: cells.CellName, network: dict[str, Tensor]) -
     return values
 
 
-def _passed(part: Sequences, cell: cells.CellName, network: dict[str, Tensor], step: float) -> tuple[Tensor, Tensor]:
+def _passed(part: Sequences, cell: CellName, network: dict[str, Tensor], step: float) -> tuple[Tensor, Tensor]:
     """Return outputs ``(N,)`` and gate pre-activations of a clean pass with all inputs moved by ``step``."""
     x = (part.pool[part.index] + step).permute(1, 2, 0)[:, None]
     x = torch.cat([x, torch.ones_like(x[:, :, :1])], 2)

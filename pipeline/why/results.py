@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from nem.cells import GATES, CellName
+from nem.cells import GATES
 from nem.conditions import MODES, PLACES
+from nem.names import CellName
 from pipeline.evaluation import statistics
 from pipeline.evaluation.statistics import Bootstrap, Interval
 from pipeline.study.claims import ENOUGH, LEAST

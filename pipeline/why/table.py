@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from nem.cells import CellName
 from nem.conditions import CONDITIONS, MODES, Condition
+from nem.names import CellName
 from pipeline.common import records
 from pipeline.training import settings
 

@@ -128,7 +128,7 @@ def hashes():
 def video_data():
     """Write sequences of the classes, and clips, features and frames of theirs: frame k of a group is of one colour."""
     from pipeline.video import clips
-    from pipeline.video.features import features
+    from pipeline.video.features import table as features
     from pipeline.video.frames import codec, frames
 
     table = class_data("video")

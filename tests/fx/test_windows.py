@@ -194,13 +194,13 @@ def written(project, tasks=("fx",), train_end=60):
 def test_a_task_that_is_off_is_passed_on_and_can_be_switched_on_again(project, capsys):
     written(project, tasks=["video"])
     assert acquire_stage.main(["fx"]) == windows_stage.main([]) == 0
-    assert sequences.absent(paths.sequences("fx"))
+    assert records.absent(paths.sequences("fx"))
     for read in (sequences.load, sequences.splits, sequences.read_table):
         refused(ValueError, "add it to tasks", read, paths.sequences("fx"))
     assert paths.source_record("fx").is_file()
     written(project)
     assert acquire_stage.main(["video"]) == acquire_stage.main(["fx"]) == windows_stage.main([]) == 0
-    assert sequences.absent(paths.raw("video"))
-    assert not sequences.absent(paths.sequences("fx"))
+    assert records.absent(paths.raw("video"))
+    assert not records.absent(paths.sequences("fx"))
     assert "windows: 51 train, 6 validation, 19 test windows of 4 days" in capsys.readouterr().out
     assert sequences.load(paths.sequences("fx")).unit == "", "generated prices are in no currency"

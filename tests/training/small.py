@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from nem.conditions import CONDITIONS
-from pipeline.common import sequences
+from pipeline.common import records, sequences
 from pipeline.training.settings import NoiseTable, Settings, Strength
 from pipeline.training.train import Work
 
@@ -61,7 +61,7 @@ def work(folder=Path("data/sequences/sample"), **changes):
     """Work on data that are written to ``folder``; fields of the settings and of the work alike may be given."""
     fields = set(Work.__dataclass_fields__)
     own = {name: value for name, value in changes.items() if name in fields}
-    if not (folder / sequences.ABOUT).is_file():
+    if not (folder / records.ABOUT).is_file():
         sequences.write(folder, table())
     base = {
         "data": folder, "split": None, "validation": "joined", "seed": 1, "stream": "sample", "repetitions": (0, 1),

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from pipeline.common import download, jobs, paths, records
 from pipeline.params import VideoFeatures
 from pipeline.video.features import features, inception
+from pipeline.video.features import table as feature_table
 from pipeline.video.features.inception import Weights
 from pipeline.video.frames import codec, frames
 from pipeline.video.frames.sampling import Sampling
@@ -71,7 +72,7 @@ def content(folder):
 
 
 def test_the_table_holds_every_distinct_frame_in_order_and_maps_its_vectors(stored, whole, random_state):
-    table = features.load(whole / FILE)
+    table = feature_table.load(whole / FILE)
     assert table.video_id == ["a/1/x"] * 4 + ["b/1/y"] * 6 + ["b/2/z"] * 3
     assert table.frame_index.tolist()[:4] == [0, 18, 36, 54]
     assert table.timestamp_s[:4] == pytest.approx(np.array([0, 18, 36, 54]) / 25)
@@ -81,7 +82,7 @@ def test_the_table_holds_every_distinct_frame_in_order_and_maps_its_vectors(stor
     assert (table.about["weights"], table.about["weights_sha256"]) == ("file", inception.digest(random_state))
     assert np.array_equal(table.vectors, np.array(pq.read_table(whole / FILE)["feature"].to_pylist(), np.float32))
     table.vectors[0] = -1.0  # reaches memory, never the file
-    assert not torch.equal(features.load(whole / FILE).vectors[0], table.vectors[0])
+    assert not torch.equal(feature_table.load(whole / FILE).vectors[0], table.vectors[0])
 
 
 @pytest.mark.hostile
@@ -92,9 +93,9 @@ def test_a_damaged_table_of_features_and_a_damaged_twin_are_named(whole, tmp_pat
         for damage in (content[:at], content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]):
             file.write_bytes(damage)
             with pytest.raises(ValueError, match=rf"expected .*{file.name}, found .*run stage features again"):
-                features.load(folder / FILE)
+                feature_table.load(folder / FILE)
         file.unlink()
-        refused(FileNotFoundError, rf"{file.name}.*dvc repro features", features.load, folder / FILE)
+        refused(FileNotFoundError, rf"{file.name}.*dvc repro features", feature_table.load, folder / FILE)
         file.write_bytes(content)
 
 
@@ -142,7 +143,7 @@ def test_what_is_missing_or_foreign_is_named(stored, settings, tmp_path, monkeyp
 def test_cuda_agrees_with_the_cpu(stored, settings, whole, tmp_path, precision, tolerance):
     asked = settings.model_copy(update={"device": "cuda", "precision": precision})
     features.extract(stored, asked, 1, tmp_path / "out")
-    table, expected = (features.load(folder / FILE) for folder in (tmp_path / "out", whole))
+    table, expected = (feature_table.load(folder / FILE) for folder in (tmp_path / "out", whole))
     assert table.about["device"] == "cuda"
     assert torch.allclose(table.vectors, expected.vectors, rtol=tolerance, atol=tolerance)
 

@@ -14,8 +14,9 @@ from pipeline.common import paths, records, sequences
 from pipeline.params import VideoClips
 from pipeline.training import models
 from pipeline.video import classify, clips
-from pipeline.video.features import features, inception
-from pipeline.video.features.features import FeatureTable
+from pipeline.video.features import inception
+from pipeline.video.features import table as feature_table
+from pipeline.video.features.table import FeatureTable
 from pipeline.video.frames import codec, frames
 from pipeline.video.frames.sampling import Sampling
 from stages import acquire as acquire_stage
@@ -53,15 +54,15 @@ def test_sequences_of_features_become_windows_of_their_own_frames(project, stage
     assert np.array_equal(data.train.pool[data.train.index[0]].numpy(), vectors[:7].astype(np.float32))
     assert {made["group"][row].as_py() for row in data.test.rows.tolist()} == {"g2"}
     assert (data.origin["weights"], data.origin["per_clip"], data.origin["rate"]) == ("unknown", 7, 1.4)
-    table = features.load(paths.FEATURES_TABLE)
+    table = feature_table.load(paths.FEATURES_TABLE)
     assert (np.isnan(table.timestamp_s).all(), table.frame_index[:3].tolist()) == (True, [0, 2, 4])
 
 
 def test_a_task_that_is_switched_off_is_passed_on(stages):
     stages(tasks=["fx"])
     for folder in (paths.FRAMES, paths.FEATURES, paths.sequences("video")):
-        assert [file.name for file in folder.iterdir()] == [sequences.ABOUT]
-        assert sequences.absent(folder)
+        assert [file.name for file in folder.iterdir()] == [records.ABOUT]
+        assert records.absent(folder)
 
 
 def test_videos_become_clips_with_a_record_of_their_features(stages, weights_file, capsys):
@@ -231,9 +232,9 @@ def written(tmp_path):
 
     def write(**settings):
         manifest, table = world()
-        columns = {name: getattr(table, name) for name in features.schema(1).names[:-1]}
-        features.save(tmp_path / "features", columns, table.vectors.numpy(), {"weights": "unknown"})
-        table = features.load(tmp_path / "features" / "features.parquet")
+        columns = {name: getattr(table, name) for name in feature_table.schema(1).names[:-1]}
+        feature_table.save(tmp_path / "features", columns, table.vectors.numpy(), {"weights": "unknown"})
+        table = feature_table.load(tmp_path / "features" / "features.parquet")
         made = clips.make(manifest, table, Sampling(), 1)
         sides = clips.write(made, table, VideoClips(**settings), {"rate": 1.4}, 1, tmp_path / "video")
         return made, table, tmp_path / "video", sides

@@ -23,8 +23,9 @@ from torch.nn import functional
 
 from nem import CONDITIONS, Noise, NoisyGRU, NoisyLSTM
 from nem import stack as stack_of
-from nem.cells import BLOCKS, CellName
+from nem.cells import BLOCKS
 from nem.fast import Workspace
+from nem.names import CellName
 from nem.stack import Batch, Layer, Networks, StackNoise, gradients
 from pipeline.common import jobs
 from pipeline.common.sequences import Dataset, Sequences
