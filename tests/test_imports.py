@@ -4,10 +4,12 @@ import ast
 import functools
 import graphlib
 import re
+import subprocess
 import sys
 
 import pytest
 
+import nem
 from tests.conftest import ROOT
 
 HOUSES = ("nem", "pipeline", "stages", "tools")
@@ -82,7 +84,8 @@ GREW = {  # lines that came into other files with it: `git diff --stat dd7f78c c
         "stages/track.py": 8, "tests/common/test_jobs.py": 33, "tests/evaluation/test_evaluate.py": 34,
         "tests/fx/test_windows.py": 14, "tests/nem/test_noise.py": 3, "tests/nem/test_stack.py": 36,
         "tests/nem/theory/networks.py": 5, "tests/nem/theory/test_expected.py": 20,
-        "tests/nem/theory/test_gains.py": 7, "tests/test_imports.py": 29, "tests/test_numbers.py": 2,
+        "tests/nem/theory/test_gains.py": 7, "tests/test_imports.py": 43,
+        "tests/common/test_records.py": 17, "tests/test_numbers.py": 2,
         "tests/test_params.py": 9, "tests/test_pipeline.py": 5, "tests/test_setup.py": 4,
         "tests/training/small.py": 2, "tests/training/test_engine.py": 84, "tests/training/test_train.py": 119,
         "tests/video/test_features.py": 25, "tests/video/test_frames.py": 26, "tools/audit.py": 2,
@@ -179,6 +182,17 @@ def test_a_served_model_needs_what_its_requirements_say():
     text = MODULES["pipeline.tracking"].read_text("utf-8")
     stated = ast.literal_eval("[" + text.split("pip_requirements=[torch,")[1].split("]")[0] + "]")
     assert needed - {"mlflow", "torch", *OPTIONAL} == set(stated)
+
+
+def test_who_needs_no_pytorch_does_not_wait_for_it():
+    """It takes a second to import; stages that move and decode files, and their workers, need none."""
+    light = "nem, pipeline.params, stages.acquire, stages.frames, stages.sequences, pipeline.fx.acquire"
+    code = f"import sys, pipeline.video.acquire, {light}; print(*{{'torch', 'numba'}} & {{*sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+    assert all(getattr(nem, name) is not None for name in nem.__all__)
+    assert {*nem.__all__} <= {*dir(nem)}
+    assert not hasattr(nem, "nothing")
 
 
 def test_the_theory_draws_nothing():

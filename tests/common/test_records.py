@@ -1,5 +1,6 @@
 """Files appear whole or not at all, equal content is equal bytes, damage is named; kept work has a key; sequences."""
 
+import hashlib
 import itertools
 import sys
 from dataclasses import replace
@@ -247,3 +248,16 @@ def test_splits_and_pools_are_checked(tmp_path):
         about["files"]["pool.safetensors"] = records.sha256_of(tmp_path / "pool.safetensors")
         records.write_json(tmp_path / "about.json", about)
         refused(ValueError, r"pool\.safetensors", sequences.load, tmp_path)
+
+
+def test_the_digest_of_a_large_file_is_that_of_its_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "PART", part := 1000)
+    file, content = tmp_path / "x", bytearray(np.random.default_rng(1).bytes(3 * part))
+    for size in (0, 1, part, part + 1, 2 * part, 3 * part):
+        file.write_bytes(content[:size])
+        parts = b"".join(hashlib.sha256(content[k : min(k + part, size)]).digest() for k in range(0, size, part))
+        right = hashlib.sha256(parts).hexdigest() if size > part else records.sha256_of(file)
+        assert records.digest_of(file) == right
+    content[part] ^= 1
+    file.write_bytes(content)
+    assert records.digest_of(file) != right
