@@ -1,5 +1,7 @@
 """The pipeline's description against the code: what a stage depends on, and what a change reruns."""
 
+import copy
+import functools
 import itertools
 import json
 import os
@@ -140,12 +142,12 @@ def copied(folder, *prefixes):
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
     wanted = ("nem/", "pipeline/", "stages/", "profiles/", ".dvc/", "dvc.yaml", ".dvcignore", ".gitignore", "none")
-    wanted += ("docs/errata.md", "docs/study.md")
-    wanted += prefixes
-    for name in filter(None, listed.stdout.split("\0")):
+    wanted += ("docs/errata.md", "docs/study.md", *prefixes)
+    compiled = map(name_of, (ROOT / "nem/__pycache__").glob("*.nb[ic]"))  # which numba knows by the sources' times
+    for name in filter(None, [*listed.stdout.split("\0"), *compiled]):
         if name.startswith(wanted) and (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / name, folder / name)
+            shutil.copy2(ROOT / name, folder / name)
     subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
     return folder
 
@@ -159,13 +161,26 @@ def command(folder, *arguments):
     )
 
 
+@functools.cache
+def parsed(kind, text, load=YAML.load):
+    return load(YAML(typ=kind), text)
+
+
 @contextmanager
-def committed(folder):
-    """DVC's view of a folder, whose outputs are committed at the end."""
+def opened(folder):
+    """DVC's view of a folder, in it. It parses params.yaml for every stage, which takes most of its time: here once."""
     from dvc.repo import Repo
 
     with pytest.MonkeyPatch.context() as patch, Repo(folder) as repo:
         patch.chdir(folder)
+        patch.setattr(YAML, "load", lambda yaml, text: copy.deepcopy(parsed(yaml.typ[0], text)))
+        yield repo
+
+
+@contextmanager
+def committed(folder):
+    """The same, whose outputs are committed at the end."""
+    with opened(folder) as repo:
         yield repo
         repo.commit(force=True)
         assert repo.status() == {}
@@ -187,10 +202,8 @@ def finished(tmp_path_factory):
 def stale(folder):
     """What DVC would run: the stages whose own inputs changed, and those that may change in turn."""
     import networkx
-    from dvc.repo import Repo
 
-    with pytest.MonkeyPatch.context() as patch, Repo(folder) as repo:
-        patch.chdir(folder)
+    with opened(folder) as repo:
         changed = {name.removeprefix("dvc.yaml:") for name in repo.status()}
         graph = repo.index.graph
         own = {stage for stage in graph if stage.addressing in changed}
@@ -268,7 +281,7 @@ def test_a_default_that_changes_reruns_its_task_once_params_are_composed_again(f
 
 @pytest.mark.timeout(600)
 def test_one_task_alone_runs_rests_and_comes_back_from_the_cache(tmp_path):
-    folder, content = copied(tmp_path), params.Params(tasks=["fx"]).model_dump()
+    folder, content = copied(tmp_path), params.Params(tasks=["fx"], cells=["gru"]).model_dump()
     content["fx"]["acquire"]["synthetic_days"], content["fx"]["windows"]["train_end"] = 80, 60
     content["evaluate"]["bootstrap"], content["training"]["repetitions"] = 100, 2
     content["train"]["fx"] |= {"hidden": 3, "epochs": 2, "max_epochs": 3}
