@@ -28,6 +28,7 @@ PARAMETERS = {"pipeline/params.py", "pipeline/sections.py"}
 VIEWS = {"pipeline/tracking.py", "pipeline/serving.py"}
 """MLflow shows what is in files: it decides no output."""
 ROOMS = ("stages", "pipeline", "nem")
+PARSED = functools.cache(lambda kind, text, load=YAML.load: load(YAML(typ=kind), text))
 
 
 def name_of(file):
@@ -137,10 +138,8 @@ RERUNS = [
 
 def copied(folder, *prefixes):
     """Copy what git knows of this project, and new files that it does not ignore, into a fresh repository."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True)
     wanted = ("nem/", "pipeline/", "stages/", "profiles/", ".dvc/", "dvc.yaml", ".dvcignore", ".gitignore", "none")
     wanted += ("docs/errata.md", "docs/study.md", *prefixes)
     compiled = map(name_of, (ROOT / "nem/__pycache__").glob("*.nb[ic]"))  # which numba knows by the sources' times
@@ -156,14 +155,8 @@ def command(folder, *arguments):
     scripts = os.path.dirname(sys.executable)  # noqa: PTH120
     environment = os.environ | {"DVC_NO_ANALYTICS": "1", "PATH": scripts + os.pathsep + os.environ["PATH"]}
     environment.pop("MLFLOW_TRACKING_URI", None)
-    return subprocess.run(
-        [sys.executable, "-m", *arguments], cwd=folder, capture_output=True, text=True, check=False, env=environment
-    )
-
-
-@functools.cache
-def parsed(kind, text, load=YAML.load):
-    return load(YAML(typ=kind), text)
+    line = [sys.executable, "-m", *arguments]
+    return subprocess.run(line, cwd=folder, capture_output=True, text=True, check=False, env=environment)
 
 
 @contextmanager
@@ -173,7 +166,7 @@ def opened(folder):
 
     with pytest.MonkeyPatch.context() as patch, Repo(folder) as repo:
         patch.chdir(folder)
-        patch.setattr(YAML, "load", lambda yaml, text: copy.deepcopy(parsed(yaml.typ[0], text)))
+        patch.setattr(YAML, "load", lambda yaml, text: copy.deepcopy(PARSED(yaml.typ[0], text)))
         yield repo
 
 
@@ -243,13 +236,9 @@ def test_what_a_change_reruns(change, run, again, finished):
 
 
 OUTSIDE = {
-    "csv_path": {"acquire@fx"},
-    "path": {"acquire@own"},
-    "folder": {"acquire@video"},
-    "features_path": {"acquire@video"},
-    "weights_path": {"features"},
-    "mirror": ACQUIRE | {"features"},
-}
+    "csv_path": {"acquire@fx"}, "path": {"acquire@own"}, "folder": {"acquire@video"},
+    "features_path": {"acquire@video"}, "weights_path": {"features"}, "mirror": ACQUIRE | {"features"},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "stages"), OUTSIDE.items())
@@ -314,9 +303,8 @@ def test_dvc_plots_draw_a_line_per_condition_without_the_network(tmp_path, monke
     shutil.copytree(ROOT / ".dvc/plots", ".dvc/plots")
     shutil.copy(ROOT / ".dvc/config", ".dvc/config")
     Path(".dvc/config.local").write_text("[core]\n    no_scm = true\n[plots]\n    html_template = tmp/plots.html\n")
-    Path("dvc.yaml").write_text(
-        "plots:\n" + (ROOT / "dvc.yaml").read_text().partition("\nplots:")[2].partition("\n")[2]
-    )
+    plots = (ROOT / "dvc.yaml").read_text().partition("\nplots:")[2].partition("\n")[2]
+    Path("dvc.yaml").write_text("plots:\n" + plots)
     Path("data/results/plots").mkdir(parents=True)
     lines = [f"{name},{epoch},{1 + epoch},fx lstm" for name in CONDITIONS for epoch in range(3)]
     Path("data/results/plots/fx_lstm.csv").write_text("condition,epoch,test_loss,run\n" + "\n".join(lines) + "\n")
