@@ -1,5 +1,7 @@
 """The pipeline's description against the code: what a stage depends on, and what a change reruns."""
 
+import copy
+import functools
 import itertools
 import json
 import os
@@ -26,6 +28,7 @@ PARAMETERS = {"pipeline/params.py", "pipeline/sections.py"}
 VIEWS = {"pipeline/tracking.py", "pipeline/serving.py"}
 """MLflow shows what is in files: it decides no output."""
 ROOMS = ("stages", "pipeline", "nem")
+PARSED = functools.cache(lambda kind, text, load=YAML.load: load(YAML(typ=kind), text))
 
 
 def name_of(file):
@@ -135,17 +138,15 @@ RERUNS = [
 
 def copied(folder, *prefixes):
     """Copy what git knows of this project, and new files that it does not ignore, into a fresh repository."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True)
     wanted = ("nem/", "pipeline/", "stages/", "profiles/", ".dvc/", "dvc.yaml", ".dvcignore", ".gitignore", "none")
-    wanted += ("docs/errata.md", "docs/study.md")
-    wanted += prefixes
-    for name in filter(None, listed.stdout.split("\0")):
+    wanted += ("docs/errata.md", "docs/study.md", *prefixes)
+    compiled = map(name_of, (ROOT / "nem/__pycache__").glob("*.nb[ic]"))  # which numba knows by the sources' times
+    for name in filter(None, [*listed.stdout.split("\0"), *compiled]):
         if name.startswith(wanted) and (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / name, folder / name)
+            shutil.copy2(ROOT / name, folder / name)
     subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
     return folder
 
@@ -154,18 +155,25 @@ def command(folder, *arguments):
     scripts = os.path.dirname(sys.executable)  # noqa: PTH120
     environment = os.environ | {"DVC_NO_ANALYTICS": "1", "PATH": scripts + os.pathsep + os.environ["PATH"]}
     environment.pop("MLFLOW_TRACKING_URI", None)
-    return subprocess.run(
-        [sys.executable, "-m", *arguments], cwd=folder, capture_output=True, text=True, check=False, env=environment
-    )
+    line = [sys.executable, "-m", *arguments]
+    return subprocess.run(line, cwd=folder, capture_output=True, text=True, check=False, env=environment)
 
 
 @contextmanager
-def committed(folder):
-    """DVC's view of a folder, whose outputs are committed at the end."""
+def opened(folder):
+    """DVC's view of a folder, in it. It parses params.yaml for every stage, which takes most of its time: here once."""
     from dvc.repo import Repo
 
     with pytest.MonkeyPatch.context() as patch, Repo(folder) as repo:
         patch.chdir(folder)
+        patch.setattr(YAML, "load", lambda yaml, text: copy.deepcopy(PARSED(yaml.typ[0], text)))
+        yield repo
+
+
+@contextmanager
+def committed(folder):
+    """The same, whose outputs are committed at the end."""
+    with opened(folder) as repo:
         yield repo
         repo.commit(force=True)
         assert repo.status() == {}
@@ -187,10 +195,8 @@ def finished(tmp_path_factory):
 def stale(folder):
     """What DVC would run: the stages whose own inputs changed, and those that may change in turn."""
     import networkx
-    from dvc.repo import Repo
 
-    with pytest.MonkeyPatch.context() as patch, Repo(folder) as repo:
-        patch.chdir(folder)
+    with opened(folder) as repo:
         changed = {name.removeprefix("dvc.yaml:") for name in repo.status()}
         graph = repo.index.graph
         own = {stage for stage in graph if stage.addressing in changed}
@@ -230,13 +236,9 @@ def test_what_a_change_reruns(change, run, again, finished):
 
 
 OUTSIDE = {
-    "csv_path": {"acquire@fx"},
-    "path": {"acquire@own"},
-    "folder": {"acquire@video"},
-    "features_path": {"acquire@video"},
-    "weights_path": {"features"},
-    "mirror": ACQUIRE | {"features"},
-}
+    "csv_path": {"acquire@fx"}, "path": {"acquire@own"}, "folder": {"acquire@video"},
+    "features_path": {"acquire@video"}, "weights_path": {"features"}, "mirror": ACQUIRE | {"features"},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "stages"), OUTSIDE.items())
@@ -268,7 +270,7 @@ def test_a_default_that_changes_reruns_its_task_once_params_are_composed_again(f
 
 @pytest.mark.timeout(600)
 def test_one_task_alone_runs_rests_and_comes_back_from_the_cache(tmp_path):
-    folder, content = copied(tmp_path), params.Params(tasks=["fx"]).model_dump()
+    folder, content = copied(tmp_path), params.Params(tasks=["fx"], cells=["gru"]).model_dump()
     content["fx"]["acquire"]["synthetic_days"], content["fx"]["windows"]["train_end"] = 80, 60
     content["evaluate"]["bootstrap"], content["training"]["repetitions"] = 100, 2
     content["train"]["fx"] |= {"hidden": 3, "epochs": 2, "max_epochs": 3}
@@ -301,9 +303,8 @@ def test_dvc_plots_draw_a_line_per_condition_without_the_network(tmp_path, monke
     shutil.copytree(ROOT / ".dvc/plots", ".dvc/plots")
     shutil.copy(ROOT / ".dvc/config", ".dvc/config")
     Path(".dvc/config.local").write_text("[core]\n    no_scm = true\n[plots]\n    html_template = tmp/plots.html\n")
-    Path("dvc.yaml").write_text(
-        "plots:\n" + (ROOT / "dvc.yaml").read_text().partition("\nplots:")[2].partition("\n")[2]
-    )
+    plots = (ROOT / "dvc.yaml").read_text().partition("\nplots:")[2].partition("\n")[2]
+    Path("dvc.yaml").write_text("plots:\n" + plots)
     Path("data/results/plots").mkdir(parents=True)
     lines = [f"{name},{epoch},{1 + epoch},fx lstm" for name in CONDITIONS for epoch in range(3)]
     Path("data/results/plots/fx_lstm.csv").write_text("condition,epoch,test_loss,run\n" + "\n".join(lines) + "\n")

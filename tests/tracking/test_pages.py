@@ -5,6 +5,8 @@ import contextlib
 import functools
 import json
 import re
+import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
@@ -19,7 +21,7 @@ from pipeline.training import models
 from stages import track
 from tests.evaluation import fabricate
 from tests.tracking import chromium
-from tests.tracking.test_tracking import FAILED, FEW, FX, active, python, server, sync, trained, write
+from tests.tracking.test_tracking import FAILED, FEW, FX, active, server, sync, trained, write
 
 CHOSEN = SimpleNamespace(fx=SimpleNamespace(windows=fabricate.WINDOWS))
 """As much of params.yaml as says what the networks' inputs are."""
@@ -41,8 +43,10 @@ def the_parent():
 def registered(name, inputs):
     """What a new process says that loads a registered model: its metadata, its answers, its answers to its example."""
     np.save("inputs.npy", inputs)
-    *_, last = python(ASK_MODEL, tracking.store(), name, "inputs.npy")
-    return json.loads(last)
+    command = [sys.executable, "-c", ASK_MODEL, tracking.store(), name, "inputs.npy"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def test_times_are_true_of_what_was_logged_live_and_no_duration_is_made_up(trained, capsys):
