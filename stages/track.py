@@ -76,6 +76,7 @@ def main(serve: bool, port: int) -> None:
         print(f"Compare runs on {at}{'' if remote else ' (Ctrl-C ends)'}")
         sys.stdout.flush()
         if not remote:
-            # Or the links would scroll away.
+            # Or the links would scroll away; and eight processes would wait for jobs of MLflow's that nobody asks for.
             quiet = {"PYTHONWARNINGS": "ignore", "MLFLOW_LOGGING_LEVEL": "WARNING"}
+            quiet |= {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
             os.execve(sys.executable, server(port), {**os.environ, **quiet})

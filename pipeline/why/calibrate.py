@@ -151,11 +151,12 @@ def _of_place(condition: str) -> list[str]:
     return [name for name in STRENGTH if place == "both" or name.endswith(place)]
 
 
-def _errors(
-    rows: pd.DataFrame, conditions: list[str], settings: pd.DataFrame, measure: str, discrepancy: float
-) -> list[Predictive]:
-    found = [predictive(rows[rows.condition == n], _of_place(n), settings, measure) for n in conditions]
-    return [replace(one, scale=np.hypot(one.scale, discrepancy)) for one in found]
+def _errors(rows: pd.DataFrame, conditions: list[str], settings: pd.DataFrame, measure: str) -> list[Predictive]:
+    return [predictive(rows[rows.condition == n], _of_place(n), settings, measure) for n in conditions]
+
+
+def _wider(parts: list[Predictive], discrepancy: float) -> list[Predictive]:
+    return [replace(one, scale=np.hypot(one.scale, discrepancy)) for one in parts]
 
 
 def calibrate(rows: pd.DataFrame, cell: str, mode: str, entries: Entries = RATES) -> Calibration | None:
@@ -165,8 +166,9 @@ def calibrate(rows: pd.DataFrame, cell: str, mode: str, entries: Entries = RATES
     """
     own, blind, best = rows[rows.cell == cell], _conditions("blind", mode), None
     settings = own.loc[own.condition == blind[-1], STRENGTH].drop_duplicates(ignore_index=True)
-    for discrepancy in DISCREPANCY if len(settings) else ():
-        parts = zip(_errors(own, blind, settings, entries.measure, discrepancy), blind, strict=True)
+    found = _errors(own, blind, settings, entries.measure) if len(settings) else []
+    for discrepancy in DISCREPANCY if found else ():
+        parts = zip(_wider(found, discrepancy), blind, strict=True)
         total = np.sum([part.log_density(np.log(entries.value(cell, name))) for part, name in parts], 0)
         total[np.isnan(total)] = -np.inf
         if np.isneginf(total).all():
@@ -202,7 +204,7 @@ def predictions(rows: pd.DataFrame, entries: Entries = RATES, what: Predicted = 
         for kind in ("blind", *KINDS):
             names, parts = _conditions(kind, mode), list[Predictive | Passage]()
             if what == "errors":
-                parts += _errors(own, names, found.settings, entries.measure, found.discrepancy)
+                parts += _wider(_errors(own, names, found.settings, entries.measure), found.discrepancy)
             else:
                 parts += [passage(timed[timed.condition == n], _of_place(n), found.settings, bound) for n in names]
             printed = [entries.value(cell, name, quantity) for name in names]
