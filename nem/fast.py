@@ -16,7 +16,7 @@ z, all kinds with draws. :func:`serves` tells. Row blocks are those of :mod:`nem
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from nem.cells import BLOCKS, GATES, Start
+from nem.conditions import Kind
 from nem.names import CellName
 from nem.noise import Draws, GateNoise
 
@@ -418,32 +419,29 @@ def _array(tensor: Tensor | None, axes: int = 4) -> Floats:
 def _injected(noise: tuple[GateNoise, Draws] | None, n: int, h: Tensor, space: Workspace) -> Injected:
     """Return the noise in n gates of the networks with hidden states ``h`` ``(T, G, C, J, B)``."""
     T, G, C, J, B = h.shape
-    kinds, modes, sigma = np.zeros((G, C), np.int64), np.zeros((G, C), np.float32), np.zeros((G, C), np.float32)
-    accepted = space.take("accepted", (T, G, C, n, B), h).numpy()
+    accepted, sigma = space.take("accepted", (T, G, C, n, B), h).numpy(), np.zeros((G, C), np.float32)
     if noise is None or noise[1].normal is None:
         nothing = space.take("nothing", (T, G, n, J, B), h).numpy()
-        return Injected(kinds, modes, sigma, nothing, nothing, accepted)
+        return Injected(*_codes(("none",), (None,), 1, G, C), sigma, nothing, nothing, accepted)
     layer, draws = noise
-    for all_of, values in (
-        (kinds, [_KINDS[kind] for kind in layer.kinds]),
-        (modes, [mode == "multiplicative" for mode in layer.modes]),
-        (sigma, draws.sigma.numpy()),
-    ):
-        all_of[:, : layer.columns] = np.reshape(values, (-1, layer.columns))
-    normal, test = noise[1].normal.squeeze(2).numpy(), draws.test
-    return Injected(kinds, modes, sigma, normal, normal if test is None else test.squeeze(2).numpy(), accepted)
+    sigma[:, : layer.columns] = draws.sigma.numpy().reshape(-1, layer.columns)
+    normal = noise[1].normal.squeeze(2).numpy()
+    tested = normal if draws.test is None else draws.test.squeeze(2).numpy()
+    return Injected(*_codes(layer.kinds, layer.modes, layer.columns, G, C), sigma, normal, tested, accepted)
 
 
-def forward(
-    cell: CellName,
-    x: Tensor,
-    weights: tuple[Tensor, Tensor],
-    *,
-    start: Start | None = None,
-    noise: tuple[GateNoise, Draws] | None = None,
-    space: Workspace | None = None,
-    keep: bool = True,
-) -> Pass:
+@lru_cache(64)
+def _codes(kinds: tuple[Kind, ...], modes: tuple[object, ...], own: int, G: int, C: int) -> tuple[Codes, Floats]:
+    """Return codes of kinds, and 1 for multiplicative noise, for the first networks of each group; for others 0."""
+    codes, growing = np.zeros((G, C), np.int64), np.zeros((G, C), np.float32)
+    codes[:, :own] = np.reshape([_KINDS[kind] for kind in kinds], (-1, own))
+    growing[:, :own] = np.reshape([mode == "multiplicative" for mode in modes], (-1, own))
+    return codes, growing
+
+
+def forward(cell: CellName, x: Tensor, weights: tuple[Tensor, Tensor], *, start: Start | None = None,
+            noise: tuple[GateNoise, Draws] | None = None, space: Workspace | None = None, keep: bool = True
+            ) -> Pass:  # fmt: skip
     """Run G·C networks over T slices: :func:`nem.cells.project` and :func:`nem.cells.forward` in one.
 
     ``weights`` are W ``(G, I + 1, C, blocks·J)`` and V ``(G, C, blocks·J, J)``. The returned pass is valid until the
@@ -468,7 +466,8 @@ def forward(
     acceptance = None
     if noise is not None:
         taken, real = injected.accepted[:, :, : noise[0].columns], x[:, :, -1].detach().numpy()  # ones
-        share = np.einsum("tgcnb,tgb->gc", taken, real, dtype=np.float64) / (taken.shape[3] * real.sum((0, 2)))[:, None]
+        counts = (taken.reshape(T, G, -1, B) @ real[..., None]).reshape(*taken.shape[:-1])  # whole numbers
+        share = counts.sum((0, 3), dtype=np.float64) / (taken.shape[3] * real.sum((0, 2)))[:, None]
         acceptance = torch.from_numpy(share.astype(np.float32))
     return Pass(h, acceptance, layer, states, injected)
 

@@ -292,11 +292,14 @@ class OutputNoise(LayerNoise):
                 delta = torch.where(self.where(combine, target), own, delta)
             return delta
 
+        drawn = None if draws.normal is None else moved(draws.normal)
+
         def gain(draw: Tensor) -> Tensor:
+            delta = drawn if draw is draws.normal and drawn is not None else moved(draw)
             if head != "identity":
-                return moved(draw) * activation
+                return delta * activation
             residual = target - activation
-            gain = residual.square() - (residual + moved(draw)).square()
+            gain = residual.square() - (residual + delta).square()
             if self.test == "likelihood":
                 return gain
             n = sigma * draw + (self.test == "printed")
@@ -304,8 +307,7 @@ class OutputNoise(LayerNoise):
             return torch.where(self.where("multiplicative", target), printed, gain)
 
         accepted = decide(self, gain, draws, activation)
-        zero = torch.zeros_like(activation)
-        increment = zero if draws.normal is None else torch.where(accepted, moved(draws.normal), zero)
+        increment = torch.zeros_like(activation) if drawn is None else torch.where(accepted, drawn, 0.0)
         return self.with_means(increment, lambda: self._expected(head, target, activation, sigma, strength)), accepted
 
     def _expected(self, head: Head, target: Tensor, activation: Tensor, sigma: Tensor, lever: Tensor) -> Tensor:

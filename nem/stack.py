@@ -99,7 +99,12 @@ class Networks:
     def outputs(self, h: Tensor) -> Tensor:
         """Return the output neurons' inputs (B.12): ``(S, G, C, J, B)`` to ``(S, G, C, K, B)``."""
         parts = [torch.baddbmm(self.b.flatten(0, 1), self.U.flatten(0, 1), states.flatten(0, 1)) for states in h]
-        return torch.stack(parts).view(len(h), self.size.groups, self.size.networks, self.size.outputs, -1)
+        return _stacked(parts).view(len(h), self.size.groups, self.size.networks, self.size.outputs, -1)
+
+
+def _stacked(slices: list[Tensor]) -> Tensor:
+    """Return slices along a new first axis; of a single one, no copy."""
+    return slices[0].unsqueeze(0) if len(slices) == 1 else torch.stack(slices)
 
 
 def state_dict(cell: CellName, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -331,7 +336,7 @@ def gradients(
         grad = error_gradient(head, target, activation, output_delta).mul_(1 / columns)
         grad[..., columns:] = 0
         grad_flat, U_t = grad.flatten(1, 2), networks.U.flatten(0, 1).transpose(1, 2)
-        grad_h = torch.stack([torch.bmm(U_t, slices) for slices in grad_flat]).unflatten(1, (G, C))
+        grad_h = _stacked([torch.bmm(U_t, slices) for slices in grad_flat]).unflatten(1, (G, C))
         torch.sum(grad, (0, 4), out=networks.grad_b[..., 0])
         products = [torch.bmm(g, now.flatten(0, 1).transpose(1, 2)) for g, now in zip(grad_flat, h, strict=True)]
         total = torch.stack(products).sum(0) if len(products) > 1 else products[0]
