@@ -44,6 +44,7 @@ $(READY): $(LOCK)
 	@touch $@
 
 $(COMPILED): nem/fast.py $(READY)
+	@echo "Compiling nem/fast.py for this processor …"
 	@$(BIN)/python -m tools.compile
 	@touch $@
 

@@ -2,7 +2,8 @@
 
 Ours finds out which frames are needed and whether the whole video decodes; the peers are handed the numbers of the
 frames. All then resize and encode them as the stage ``frames`` does. The floor is FFmpeg decoding the same file on one
-thread into nothing. Times are of the processor [s], the least of some rounds, so that other work counts little.
+thread into nothing. Times are of the processor [s], the least of some rounds, so that other work counts little, and of
+one core: FFmpeg's threads, which hand frames to each other even where one decodes, cost more on two.
 """
 
 import importlib.util
@@ -57,8 +58,8 @@ class Clip(NamedTuple):
         return frames.VideoJob(self.file, "", RATE, QUALITY)
 
 
-def by_pyav(clip: Clip) -> Shown:
-    """Decode up to the last frame that is needed, and convert those that are."""
+def by_pyav(clip: Clip, whole: bool = False) -> Shown:
+    """Decode up to the last frame that is needed, or the whole video, and convert those that are needed."""
     wanted, shown, times = set(clip.numbers), list[codec.Image](), list[float]()
     with import_module("av").open(str(clip.file)) as container:
         stream = container.streams.video[0]
@@ -67,7 +68,7 @@ def by_pyav(clip: Clip) -> Shown:
             times.append(frame.time)
             if number in wanted:
                 shown.append(frame.to_ndarray(format="rgb24"))
-            if number == clip.numbers[-1]:
+            if number == clip.numbers[-1] and not whole:
                 break
     return shown, [times[number] - times[0] for number in clip.numbers]
 
@@ -96,9 +97,15 @@ def by_decord(clip: Clip) -> Shown:
     return list(reader.get_batch(clip.numbers).asnumpy()), (times - reader.get_frame_timestamp(0)[0]).tolist()
 
 
+def by_pyav_whole(clip: Clip) -> Shown:
+    """Decode the whole video, as ours does."""
+    return by_pyav(clip, whole=True)
+
+
 ENDS, SEEKS = "decodes up to the last frame needed", "decodes from the key frame before each frame needed"
 PEERS: dict[str, tuple[str, str, Callable[[Clip], Shown]]] = {
     "PyAV": ("av", ENDS, by_pyav),
+    "PyAV, all frames": ("av", "decodes the whole video", by_pyav_whole),
     "torchcodec exact": ("torchcodec", SEEKS, by_torchcodec),
     "torchcodec approximate": ("torchcodec", SEEKS, by_torchcodec_approximate),
     "decord": ("decord", SEEKS, by_decord),
@@ -115,12 +122,17 @@ def rows() -> Iterator[Row]:
         before = os.environ.get("LD_LIBRARY_PATH")
         os.environ["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, (before, str(libraries))))
         try:  # the linker reads it when a process starts
-            pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
-            with pool:
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _on_one_core) as pool:
                 for kind, files in kinds.items():
                     yield from pool.submit(measure, kind, files).result()
         finally:
             os.environ.pop("LD_LIBRARY_PATH") if before is None else os.environ.update(LD_LIBRARY_PATH=before)
+
+
+def _on_one_core() -> None:
+    """Keep this process and its children to one core, where the system can."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 
 def _drawn(folder: Path) -> dict[str, list[Path]]:
