@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-COMPILED := $(VENV)/.compiled
+COMPILED := nem/__pycache__/.compiled
 LOCK := requirements/all.txt
 RAY := $(VENV)/.cluster
 PEERS := $(VENV)/.bench
@@ -45,8 +45,7 @@ $(READY): $(LOCK)
 
 $(COMPILED): nem/fast.py $(READY)
 	@echo "Compiling nem/fast.py for this processor …"
-	@$(BIN)/python -m tools.compile
-	@touch $@
+	@$(BIN)/python -m tools.compile && touch $@ || echo "nem/fast.py was not compiled (above): what needs it will fail, too"
 
 $(RAY): requirements/cluster.txt $(READY)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes $(PIP_FLAGS) -r requirements/cluster.txt

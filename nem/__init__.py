@@ -6,6 +6,7 @@ at once: :class:`Stack`. The theorems as functions: :mod:`nem.theory`.
 """
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from nem.conditions import CONDITIONS
@@ -23,11 +24,11 @@ else:
 
     def __getattr__(name: str) -> object:
         """Import what is asked for, and PyTorch with it: whoever needs the names of conditions alone does not wait."""
-        if name == "theory":
-            return import_module("nem.theory")
-        if name not in _MODULES:
+        if name in _MODULES:
+            return getattr(import_module(f"nem.{_MODULES[name]}"), name)
+        if name.startswith("_") or find_spec(f"nem.{name}") is None:
             raise AttributeError(f"module 'nem' has no attribute {name!r}")
-        return getattr(import_module(f"nem.{_MODULES[name]}"), name)
+        return import_module(f"nem.{name}")
 
 
 __all__ = [
@@ -45,4 +46,4 @@ __all__ = [
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+    return sorted({*globals(), *__all__})

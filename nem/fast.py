@@ -46,6 +46,10 @@ SMALL, UNBROKEN = 10**6, 320
 """OpenBLAS makes products of at most so many multiplications without copying their factors into blocks, which is
 faster; those of up to eight times as many pay to be cut into such ones, and sums of so few terms stay as they are."""
 
+TURN = 33, 128
+"""From so few to so many hidden units V's gradient takes states that are turned over: OpenBLAS then copies nothing,
+vectors are whole, and the sums have the same bits."""
+
 LANES = 32
 """Batches are padded to a multiple of this: vectorised loops finish what is left over with scalar code that rounds
 otherwise. Without leftovers equal networks of a stack stay equal bit for bit."""
@@ -283,8 +287,7 @@ def _forward(lstm: bool, layer: Layer, states: States, noise: Injected) -> None:
     x, V, (h, act, first, second, whole) = layer.x, layer.V, states
     (T, G, C, J, B), (slots, groups, networks, rows, _), n = h.shape, act.shape, noise.normal.shape[2]
     many, started, gates = x.shape[0] != T, layer.h0.size > 0, 0 if lstm else J
-    zero = np.zeros((J, B), np.float32)
-    fresh, more = np.array([1.0, 0.0], np.float32), np.array([1.0, 1.0], np.float32)
+    zero, fresh, more = np.zeros((J, B), np.float32), np.array([1.0, 0.0], np.float32), np.array([1.0, 1.0], np.float32)
     for g in range(G):
         if many:  # W, which may be larger than any cache, is read once, and as it lies in memory
             _product(layer.W[g].reshape(-1, C * rows), True, x[0, g], False, whole, fresh)
@@ -332,7 +335,7 @@ def _backward(
     seen, many, started, wanted = T - grad_h.shape[0], x.shape[0] != T, layer.h0.size > 0, grad.h0.size > 0
     zero, ones = np.zeros((J, B), np.float32), np.ones(B, np.float32)
     recurrent, dh, ds = np.empty((rows, B), np.float32), np.empty((J, B), np.float32), np.empty((J, B), np.float32)
-    whole_J = (J + 15) // 16 * 16  # columns: of states turned over, in whole vectors, BLAS copies nothing
+    turning, whole_J = TURN[0] <= J <= TURN[1], (J + 15) // 16 * 16
     turned, sum_V = np.zeros((B, whole_J), np.float32), np.zeros((rows, whole_J), np.float32)
     fresh, more = np.array([1.0, 0.0], np.float32), np.array([1.0, 1.0], np.float32)
     for g in range(G):
@@ -361,12 +364,15 @@ def _backward(
                     _product(x[t, g], False, a, True, grad.W[g, :, c], sums)
                     if grad.x.size:
                         _product(layer.W[g, :, c], False, a, False, grad.x[t, g], fresh)
-                if t or started:
+                if (t or started) and turning:
                     turned[:, :J] = before.T
                     _product(product, False, turned, False, sum_V, sums)
+                elif t or started:
+                    _product(product, False, before, True, grad.V[g, c], sums)
                 if t or wanted:
                     _product(V[g, c], True, product, False, dh, fresh if lstm else more)
-            grad.V[g, c] = sum_V[:, :J]
+            if turning or (T == 1 and not started):
+                grad.V[g, c] = sum_V[:, :J]
             if wanted:
                 grad.h0[g, c] = dh
                 grad.s0[g, c] = ds
@@ -472,16 +478,8 @@ def forward(cell: CellName, x: Tensor, weights: tuple[Tensor, Tensor], *, start:
     return Pass(h, acceptance, layer, states, injected)
 
 
-def backward(
-    cell: CellName,
-    done: Pass,
-    grad_h: Tensor,
-    gradients: tuple[Tensor, Tensor],
-    *,
-    grad_s: Tensor | None = None,
-    inputs: bool = False,
-    states: bool = False,
-) -> Layer:
+def backward(cell: CellName, done: Pass, grad_h: Tensor, gradients: tuple[Tensor, Tensor], *,
+             grad_s: Tensor | None = None, inputs: bool = False, states: bool = False) -> Layer:  # fmt: skip
     """Propagate gradients back through :func:`forward`, with increments held constant; once per pass.
 
     ``grad_h`` and ``grad_s`` are those of :func:`_backward`. The gradients of W and V are overwritten; those of x (if

@@ -14,6 +14,7 @@ FIXED = not os.environ.get("NEM_FUZZ_RANDOM")
 SLOW = [HealthCheck.too_slow]
 settings.register_profile("suite", deadline=None, max_examples=40, suppress_health_check=SLOW, derandomize=FIXED)
 settings.load_profile("suite")
+torch.set_num_threads(1)  # some sums change with their number; tests run beside each other anyway
 ROOT = Path(__file__).parent.parent
 
 
@@ -24,9 +25,8 @@ def refused(error, words, call, /, *arguments, **named):
 
 
 @pytest.fixture(autouse=True)
-def _the_same_every_time():
-    """One thread, since some sums change with their number; and initial weights of layers that no other test moves."""
-    torch.set_num_threads(1)
+def _same_weights():
+    """Initial weights of layers are those that no other test moves."""
     torch.manual_seed(1)
 
 

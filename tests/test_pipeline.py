@@ -270,7 +270,7 @@ def test_a_default_that_changes_reruns_its_task_once_params_are_composed_again(f
 
 @pytest.mark.timeout(600)
 def test_one_task_alone_runs_rests_and_comes_back_from_the_cache(tmp_path):
-    folder, content = copied(tmp_path), params.Params(tasks=["fx"], cells=["gru"]).model_dump()
+    folder, content = copied(tmp_path), params.Params(tasks=["fx"]).model_dump()
     content["fx"]["acquire"]["synthetic_days"], content["fx"]["windows"]["train_end"] = 80, 60
     content["evaluate"]["bootstrap"], content["training"]["repetitions"] = 100, 2
     content["train"]["fx"] |= {"hidden": 3, "epochs": 2, "max_epochs": 3}

@@ -133,16 +133,15 @@ def digest_of(source: Path) -> str:
     if size <= PART:
         return sha256_of(source)
 
-    def digest(start: int) -> bytes:
-        part, block, left = hashlib.sha256(), memoryview(bytearray(1 << 18)), PART
-        with source.open("rb", buffering=0) as file:
-            file.seek(start)
-            while count := file.readinto(block[:left]):
-                part.update(block[:count])
-                left -= count
-        return part.digest()
+    with source.open("rb") as file, ThreadPoolExecutor(os.cpu_count()) as threads:
 
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        def digest(start: int) -> bytes:
+            part, place = hashlib.sha256(), start
+            while block := os.pread(file.fileno(), min(1 << 18, start + PART - place), place):
+                part.update(block)
+                place += len(block)
+            return part.digest()
+
         return hashlib.sha256(b"".join(threads.map(digest, range(0, size, PART)))).hexdigest()
 
 

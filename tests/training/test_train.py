@@ -53,7 +53,7 @@ def test_files_do_not_depend_on_executor_workers_or_split_order(monkeypatch):
     """And live tracking sees every repetition once."""
     work = both_splits(conditions=FEW, repetitions=(0, 1, 2))
     written, everyone = [], {("lstm", split, number) for split in (None, "second") for number in range(3)}
-    for kind, workers in (("serial", "1"), ("process", "2"), ("serial", "3")):  # jobs are dealt for as many
+    for kind, workers in (("serial", "1"), ("process", "2"), ("process", "3")):
         monkeypatch.setenv("NEM_EXECUTOR", kind)
         monkeypatch.setenv("NEM_WORKERS", workers)
         seen = []

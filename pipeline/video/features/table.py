@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pipeline.common import records, sequences
 
-_SUM = "vectors_sha256"
+_SUM = "vectors_digest"
 
 
 def schema(width: int) -> pa.Schema:
