@@ -97,15 +97,10 @@ def by_decord(clip: Clip) -> Shown:
     return list(reader.get_batch(clip.numbers).asnumpy()), (times - reader.get_frame_timestamp(0)[0]).tolist()
 
 
-def by_pyav_whole(clip: Clip) -> Shown:
-    """Decode the whole video, as ours does."""
-    return by_pyav(clip, whole=True)
-
-
 ENDS, SEEKS = "decodes up to the last frame needed", "decodes from the key frame before each frame needed"
 PEERS: dict[str, tuple[str, str, Callable[[Clip], Shown]]] = {
     "PyAV": ("av", ENDS, by_pyav),
-    "PyAV, all frames": ("av", "decodes the whole video", by_pyav_whole),
+    "PyAV, all frames": ("av", "decodes the whole video", partial(by_pyav, whole=True)),
     "torchcodec exact": ("torchcodec", SEEKS, by_torchcodec),
     "torchcodec approximate": ("torchcodec", SEEKS, by_torchcodec_approximate),
     "decord": ("decord", SEEKS, by_decord),
