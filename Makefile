@@ -43,9 +43,9 @@ $(READY): $(LOCK)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar on --require-hashes $(PIP_FLAGS) -r $(LOCK)
 	@touch $@
 
-$(COMPILED): nem/fast.py $(READY)
-	@echo "Compiling nem/fast.py for this processor …"
-	@$(BIN)/python -m tools.compile && touch $@ || echo "nem/fast.py was not compiled (above): what needs it will fail, too"
+$(COMPILED): nem/kernels.py nem/fast.py $(READY)
+	@echo "Compiling nem/kernels.py for this processor …"
+	@$(BIN)/python -m tools.compile && touch $@ || echo "nem/kernels.py was not compiled (above): what needs it will fail, too"
 
 $(RAY): requirements/cluster.txt $(READY)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes $(PIP_FLAGS) -r requirements/cluster.txt

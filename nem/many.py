@@ -28,7 +28,8 @@ from torch.nn import functional
 from nem.cells import GATES
 from nem.densities import standard
 from nem.directions import one_thread
-from nem.fast import LANES, Workspace
+from nem.fast import Workspace
+from nem.kernels import LANES
 from nem.layers import NoisyGRU, NoisyLSTM
 from nem.losses import labels, probabilities
 from nem.names import CellName, Granularity, Head, Injection, Latent, OutputDelta

@@ -27,7 +27,8 @@ from torch.nn import functional
 from nem import cells, fast
 from nem.cells import BLOCKS, GATES
 from nem.conditions import Condition, Kind, Mode
-from nem.fast import LANES, Workspace
+from nem.fast import Goal, Workspace
+from nem.kernels import LANES
 from nem.names import CellName, Granularity, Head, Injection, Latent, OutputDelta, OutputTest
 from nem.noise import Combination, Draws, GateNoise, OutputNoise, stacked
 
@@ -319,21 +320,37 @@ def gradients(
     Returns ``loss`` ``(G, C)``, the noisy objective per sequence; ``output`` ``(G, C)`` and ``hidden`` ``(G, C')``, the
     share of draws that were injected, if there is such noise.
     """
-    G, C, T = networks.size.groups, networks.size.networks, len(batch.x)
-    columns, target, means = batch.columns, batch.target, {}
     gates = None if noise.gates is None or draws.gates is None else (noise.gates, draws.gates)
-    states, back = _recurrent(networks, batch, gates, first % T, space)
-    h = states.h[first % T :].detach()
+    output = None if noise.output is None or draws.output is None else (noise.output, draws.output)
+    goal = Goal(head, batch.target, batch.columns, first % len(batch.x), output_delta, output)
+    if fast.serves(batch.x, noise.gates if gates else None) and fast.serves_targets(noise.output if output else None):
+        parts = networks.views(networks.flat), networks.views(networks.grad)
+        means = fast.train(networks.size.cell, batch.x, *parts, goal, noise=gates, space=space)
+    else:
+        means = _gradients(networks, batch.x, goal, gates, space)
+    if noise.penalty is not None and draws.penalty is not None:
+        begin = len(noise.gates or ())
+        means["loss"][:, begin : begin + len(noise.penalty)] += penalise(networks, batch, head, noise, draws, first)
+    return means
+
+
+def _gradients(
+    networks: Networks, x: Tensor, goal: Goal, gates: tuple[GateNoise, Draws] | None, space: Workspace | None
+) -> dict[str, Tensor]:
+    """Do what :func:`nem.fast.train` does, for every device, precision and kind of noise."""
+    (G, C), (head, target, columns, first, delta, noise), means = networks.size[1:3], goal, {}
+    states, back = _recurrent(networks, x, gates, first, space)
+    h = states.h[first:].detach()
     with torch.no_grad():
         activation = activations(head, networks.outputs(h))
-        if noise.output is not None and draws.output is not None:
-            increment, accepted = noise.output.increments(head, target, activation, draws.output)
+        if noise is not None:
+            increment, accepted = noise[0].increments(head, target, activation, noise[1])
             target = target + increment
             means["output"] = accepted[..., :columns].to(h.dtype).mean((0, 3, 4))
         if states.acceptance is not None:
             means["hidden"] = states.acceptance
         means["loss"] = errors(head, target, activation)[..., :columns].sum(0).mean(-1)
-        grad = error_gradient(head, target, activation, output_delta).mul_(1 / columns)
+        grad = error_gradient(head, target, activation, delta).mul_(1 / columns)
         grad[..., columns:] = 0
         grad_flat, U_t = grad.flatten(1, 2), networks.U.flatten(0, 1).transpose(1, 2)
         grad_h = _stacked([torch.bmm(U_t, slices) for slices in grad_flat]).unflatten(1, (G, C))
@@ -342,9 +359,6 @@ def gradients(
         total = torch.stack(products).sum(0) if len(products) > 1 else products[0]
         networks.grad_U.copy_(total.view_as(networks.grad_U))
     back(grad_h)
-    if noise.penalty is not None and draws.penalty is not None:
-        begin = len(noise.gates or ())
-        means["loss"][:, begin : begin + len(noise.penalty)] += penalise(networks, batch, head, noise, draws, first)
     return means
 
 
@@ -414,10 +428,10 @@ def _penalise(
 
 
 def _recurrent(
-    networks: Networks, batch: Batch, gates: tuple[GateNoise, Draws] | None, first: int, space: Workspace | None
+    networks: Networks, x: Tensor, gates: tuple[GateNoise, Draws] | None, first: int, space: Workspace | None
 ) -> tuple[cells.Pass | fast.Pass, Callable[[Tensor], object]]:
     """Run the recurrent layer; return the pass, and what fills ``grad_W`` and ``grad_V`` from the gradient of h."""
-    cell, x = networks.size.cell, batch.x
+    cell = networks.size.cell
     if fast.serves(x, None if gates is None else gates[0]):
         done = fast.forward(cell, x, (networks.W, networks.V), noise=gates, space=space)
         return done, lambda grad_h: fast.backward(cell, done, grad_h, (networks.grad_W, networks.grad_V))

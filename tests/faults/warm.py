@@ -9,7 +9,7 @@ from tests.conftest import ROOT
 for name in (
     *(f"stages.{stage.stem}" for stage in sorted((ROOT / "stages").glob("[a-z]*.py"))),
     *("pipeline.tracking", "pipeline.fx.acquire", "pipeline.video.acquire", "pipeline.training.train"),
-    *("nem.fast", "statsmodels.api", "sklearn.linear_model", "sklearn.neighbors"),
+    *("nem.kernels", "statsmodels.api", "sklearn.linear_model", "sklearn.neighbors"),
 ):
     importlib.import_module(name)
 for name in list(ucf11.CLASSES)[2:]:

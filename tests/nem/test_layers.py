@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from nem import Noise, NoisyGRU, NoisyLSTM, fast, nem_cross_entropy, nem_mse_loss, theory
+from nem import Noise, NoisyGRU, NoisyLSTM, fast, kernels, nem_cross_entropy, nem_mse_loss, theory
 from nem.noise import GateNoise
 from tests.conftest import refused
 from tests.nem import stacks
@@ -104,7 +104,7 @@ def test_the_compiled_layer_is_the_cells(mine, torchs, I, J, form, monkeypatch):
     x = draw(1, *{"batched": (5, 4, I), "batch_first": (4, 5, I), "unbatched": (5, I)}[form])
     h = draw(2, *((1, J) if form == "unbatched" else (1, 4, J)))
     compiled = ran(layer, x, h, generator=generator(7))
-    monkeypatch.setattr(fast, "numba", None)
+    monkeypatch.setattr(kernels, "numba", None)
     for one, two in zip(compiled, ran(layer, x, h, generator=generator(7)), strict=True):
         torch.testing.assert_close(one, two, rtol=1e-3, atol=2e-4)
 

@@ -1,0 +1,495 @@
+"""Recurrent layers, output neurons and their gradients in compiled code for a CPU: one network after another.
+
+:mod:`nem.cells` is the definition: every device, precision and kind of noise. There each operation reads and writes
+whole stacks, and memory traffic costs more than arithmetic. Here a network's slice is worked on while it is in the
+cache: the recurrent product (BLAS), then one loop over its neurons for gates, Algorithm 1's test, noise and state;
+backward likewise. numba compiles it on first use; :mod:`nem.fast` lays out what it reads and writes.
+
+Of fast-math only the contraction of a product and a sum into one operation is allowed: sums keep their order, so that
+a network's bits do not depend on its neighbours in a stack. Networks without noise run the same arithmetic with an
+acceptance of 0 and increments of 0, hence σ = 0, a network without noise and a pass without draws agree bit for bit.
+Row blocks are those of :mod:`nem.cells`.
+"""
+
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any, TypeVar, cast
+
+import numpy as np
+
+from nem.arrays import Floats, Injected, Layer, Outputs, Scores, SliceNoise, States
+
+numba: Any = None  # an optional extra
+with suppress(ImportError):
+    import numba
+    import numba.np.linalg
+    import scipy.linalg  # noqa: F401 - numba's products go through its BLAS: once loaded, limits of threads reach it
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+FEW = 256
+"""Up to so many inputs each network makes its own product with a slice's; of more, one for a whole group is faster."""
+
+SMALL, UNBROKEN = 10**6, 320
+"""OpenBLAS makes products of at most so many multiplications without copying their factors into blocks, which is
+faster; those of up to eight times as many pay to be cut into such ones, and sums of so few terms stay as they are."""
+
+TURN = 33, 128
+"""From so few to so many hidden units V's gradient takes states that are turned over: OpenBLAS then copies nothing,
+vectors are whole, and the sums have the same bits."""
+
+LANES = 32
+"""Batches are padded to a multiple of this: vectorised loops finish what is left over with scalar code that rounds
+otherwise. Without leftovers equal networks of a stack stay equal bit for bit."""
+
+NONE, BLIND, NEM, MATCHED, REVERSED = range(5)
+"""Codes of the kinds of noise; from NEM on a kind has a test."""
+
+IDENTITY, SOFTMAX, LOGISTIC = range(3)
+"""Codes of the output neurons."""
+
+
+def _compiled(function: _Function, **options: Any) -> _Function:  # noqa: ANN401 - numba's options
+    """Compile on first use. Division follows IEEE 754: a test for zero in every division would end vectors."""
+    if numba is None:
+        return function
+    options = options or {"cache": True}
+    return cast(_Function, numba.njit(error_model="numpy", fastmath={"contract"}, **options)(function))
+
+
+_inlined = partial(_compiled, inline="always")
+
+
+# tanh x = x·P(x²)/Q(x²) for |x| <= 8, fitted by iteratively reweighted least squares to a relative error of 8e-9
+# before rounding; beyond 8, where tanh is 1 to within 2.3e-7, x is taken as 8.
+END = np.float32(8.0)
+P0, P1, P2 = np.float32(0.9999999935791667), np.float32(0.13444508304471825), np.float32(0.0035716103016213197)
+P3, P4, Q1 = np.float32(2.1894865322358294e-05), np.float32(1.5230703898076232e-08), np.float32(0.4677783562781135)
+Q2, Q3, Q4 = np.float32(0.026164489597678916), np.float32(0.00034113121426211515), np.float32(8.522562714518606e-07)
+ZERO, HALF, ONE = np.float32(0.0), np.float32(0.5), np.float32(1.0)
+
+
+@_inlined
+def _tanh(x: np.float32) -> np.float32:
+    """Return tanh x to within 4e-7, never beyond 1; NaN stays NaN."""
+    x = END if x > END else x
+    x = -END if x < -END else x
+    u = x * x
+    p = (((P4 * u + P3) * u + P2) * u + P1) * u + P0
+    q = (((Q4 * u + Q3) * u + Q2) * u + Q1) * u + ONE
+    return x * p / q
+
+
+@_inlined
+def _sigmoid(x: np.float32) -> np.float32:
+    """Return σ(x) = (1 + tanh(x/2))/2 to within 2e-7."""
+    return HALF + HALF * _tanh(HALF * x)
+
+
+@_inlined
+def _increment(noise: SliceNoise, gate: int, j: int, b: int) -> np.float32:
+    """Return δ = σ ε where the draw is injected, else 0."""
+    increment: np.float32 = noise.accepted[gate, b] * noise.sigma * noise.normal[gate, j, b]
+    return increment
+
+
+@_inlined
+def _noisy(gate: np.float32, increment: np.float32, multiplicative: np.float32) -> np.float32:
+    """Return g + δ (additive) or g∘(1 + δ) (multiplicative)."""
+    return gate + increment * ((ONE - multiplicative) + multiplicative * gate)
+
+
+@_inlined
+def _slope(gate: np.float32, increment: np.float32, multiplicative: np.float32) -> np.float32:
+    """Return the noisy gate's derivative in its pre-activation: g(1 - g), times 1 + δ for multiplicative noise."""
+    return (ONE + multiplicative * increment) * gate * (ONE - gate)
+
+
+# C := αAB + βC, columns first, of the BLAS that numba's own products call
+_gemm: Any = None if numba is None else numba.np.linalg._BLAS.numba_xxgemm(numba.float32)
+SINGLE, PLAIN, TURNED = ord("s"), ord("n"), ord("t")
+
+
+@_compiled
+def _product(a: Floats, turn_a: bool, b: Floats, turn_b: bool, out: Floats, factors: Floats) -> None:
+    """Write AB + β·out to ``out``; A is ``a`` or its transpose, B likewise; ``factors`` are 1 and β.
+
+    Rows may lie apart in memory (a single one has any stride). How BLAS sums may depend on the size of ``out``.
+    """
+    rows, columns = out.shape
+    inner = a.shape[0] if turn_a else a.shape[1]
+    work, parts = rows * columns * inner, 1
+    if SMALL < work <= 8 * SMALL and inner <= UNBROKEN and not turn_b:
+        parts = (work + SMALL - 1) // SMALL
+    for part in range(parts):
+        begin, end = rows * part // parts, rows * (part + 1) // parts
+        own, to = a[:, begin:end] if turn_a else a[begin:end], out[begin:end]
+        ld = max(a.strides[0] // 4, a.shape[1]), max(b.strides[0] // 4, b.shape[1]), max(out.strides[0] // 4, columns)
+        _gemm(SINGLE, TURNED if turn_b else PLAIN, TURNED if turn_a else PLAIN, columns, end - begin, inner,
+              factors[:1].ctypes, b.ctypes, ld[1], own.ctypes, ld[0], factors[1:].ctypes, to.ctypes, ld[2])  # fmt: skip
+
+
+@_compiled
+def _gates(pre: Floats, kind: int, mode: np.float32, draws: Floats, accepted: Floats) -> None:
+    """Turn pre-activations into gates in place, and decide which draws are injected (Algorithm 1).
+
+    The gain of additive noise is Σ_j ε_j logit g_j (79), (87); of multiplicative noise with z := g it is
+    Σ_j ε_j g_j logit g_j (81), (89), each up to the factor σ, which leaves the sign alone. ``pre`` is ``(n·J, B)``;
+    ``draws`` ``(n, J, B)`` are those to test; ``accepted`` ``(n, B)`` becomes 1 where noise is injected, else 0.
+    """
+    rows, B = pre.shape
+    J, additive, sign = draws.shape[1], ONE - mode, -ONE if kind == REVERSED else ONE
+    accepted[:] = ONE if kind == BLIND else ZERO
+    for row in range(rows):
+        gate, j = row // J, row % J
+        if kind >= NEM:
+            for b in range(B):
+                logit = pre[row, b]
+                g = _sigmoid(logit)
+                pre[row, b] = g
+                accepted[gate, b] += (additive + mode * g) * logit * draws[gate, j, b]
+        else:
+            for b in range(B):
+                pre[row, b] = _sigmoid(pre[row, b])
+    if kind >= NEM:
+        for gate in range(accepted.shape[0]):
+            for b in range(B):
+                accepted[gate, b] = ONE if sign * accepted[gate, b] >= ZERO else ZERO
+
+
+@_compiled
+def _lstm_state(act: Floats, noise: SliceNoise, before: Floats, now: Floats, a_s: Floats, h: Floats) -> None:
+    """Compute the candidate and a slice's states (B.8)-(B.11) from its clean gates and their increments."""
+    J, B = h.shape
+    for j in range(J):
+        for b in range(B):
+            i = _noisy(act[j, b], _increment(noise, 0, j, b), noise.mode)
+            f = _noisy(act[J + j, b], _increment(noise, 1, j, b), noise.mode)
+            o = _noisy(act[2 * J + j, b], _increment(noise, 2, j, b), noise.mode)
+            c = _tanh(act[3 * J + j, b])
+            s = i * c + f * before[j, b]
+            a = _tanh(s)
+            act[3 * J + j, b] = c
+            now[j, b] = s
+            a_s[j, b] = a
+            h[j, b] = o * a
+
+
+@_compiled
+def _lstm_gradient(act: Floats, noise: SliceNoise, before: Floats, squashed: Floats, dh: Floats, ds: Floats) -> None:
+    """Replace activations by the gradients of their pre-activations (Appendix B.2); ``ds`` goes one slice back."""
+    J, B = dh.shape
+    for j in range(J):
+        for b in range(B):
+            i, f, o, c = act[j, b], act[J + j, b], act[2 * J + j, b], act[3 * J + j, b]
+            d_i, d_f, d_o = _increment(noise, 0, j, b), _increment(noise, 1, j, b), _increment(noise, 2, j, b)
+            a, error = squashed[j, b], dh[j, b]
+            total = ds[j, b] + error * _noisy(o, d_o, noise.mode) * (ONE - a * a)
+            act[j, b] = total * c * _slope(i, d_i, noise.mode)
+            act[J + j, b] = total * before[j, b] * _slope(f, d_f, noise.mode)
+            act[2 * J + j, b] = error * a * _slope(o, d_o, noise.mode)
+            act[3 * J + j, b] = total * _noisy(i, d_i, noise.mode) * (ONE - c * c)
+            ds[j, b] = total * _noisy(f, d_f, noise.mode)
+
+
+@_compiled
+def _gru_state(act: Floats, noise: SliceNoise, before: Floats, product: Floats, h: Floats) -> None:
+    """Compute the candidate and a slice's state (C.5)-(C.7) from its clean gates and their increments."""
+    J, B = h.shape
+    for j in range(J):
+        for b in range(B):
+            z = _noisy(act[J + j, b], _increment(noise, 0, j, b), noise.mode)
+            r = _noisy(act[2 * J + j, b], _increment(noise, 1, j, b), noise.mode)
+            c = _tanh(act[j, b] + r * product[j, b])
+            act[j, b] = c
+            h[j, b] = z * c + (ONE - z) * before[j, b]
+
+
+@_compiled
+def _gru_gradient(
+    act: Floats, noise: SliceNoise, before: Floats, product: Floats, dh: Floats, recurrent: Floats
+) -> None:
+    """Replace activations by the gradients of what W adds to (Appendix C.2), ``recurrent`` by those of V's products.
+
+    ``dh`` becomes the gradient of the slice before, but for what passes through V.
+    """
+    J, B = dh.shape
+    for j in range(J):
+        for b in range(B):
+            c, z, r = act[j, b], act[J + j, b], act[2 * J + j, b]
+            update, error = _noisy(z, _increment(noise, 0, j, b), noise.mode), dh[j, b]
+            candidate = error * update * (ONE - c * c)
+            for_z = error * (c - before[j, b]) * _slope(z, _increment(noise, 0, j, b), noise.mode)
+            for_r = candidate * product[j, b] * _slope(r, _increment(noise, 1, j, b), noise.mode)
+            act[j, b] = candidate
+            act[J + j, b] = for_z
+            act[2 * J + j, b] = for_r
+            recurrent[j, b] = for_z
+            recurrent[J + j, b] = for_r
+            recurrent[2 * J + j, b] = candidate * _noisy(r, _increment(noise, 1, j, b), noise.mode)
+            dh[j, b] = error * (ONE - update)
+
+
+@_compiled
+def _into(layer: Layer, whole: Floats, g: int) -> None:
+    """Multiply a group's many inputs by all its W, which may be larger than any cache and is read once, as it lies."""
+    if whole.size:
+        fresh = np.array([1.0, 0.0], np.float32)
+        _product(layer.W[g].reshape(-1, whole.shape[0]), True, layer.x[0, g], False, whole, fresh)
+
+
+@_compiled
+def _run(lstm: bool, layer: Layer, states: States, noise: Injected, g: int, c: int) -> None:
+    """Run one network."""
+    x, V, (h, act, first, second, whole) = layer.x, layer.V, states
+    (times, groups, networks, rows, B), (T, _, _, J, _), n = act.shape, h.shape, noise.normal.shape[2]
+    many, started, gates, at, to = whole.size > 0, layer.h0.size > 0, 0 if lstm else J, g % groups, c % networks
+    zero, fresh, more = np.zeros((J, B), np.float32), np.array([1.0, 0.0], np.float32), np.array([1.0, 1.0], np.float32)
+    kind, mode, sigma, weights = noise.kinds[g, c], noise.modes[g, c], noise.sigma[g, c], layer.W[g, :, c]
+    own_g, own_c = g % h.shape[1], c % h.shape[2]
+    injected, real = 0.0, 0.0
+    for t in range(T):
+        slot = t % times, at, to
+        a = act[slot]
+        if many:
+            a[:] = whole[c * rows : (c + 1) * rows, t * B : (t + 1) * B]
+        else:
+            _product(weights, True, x[t, g], False, a, fresh)
+        before = h[t - 1, own_g, own_c] if t else layer.h0[g, c] if started else zero
+        if lstm and (t or started):
+            _product(V[g, c], False, before, False, a, more)
+        elif t or started:
+            _product(V[g, c, : 2 * J], False, before, False, a[J:], more)
+            _product(V[g, c, 2 * J :], False, before, False, first[slot], fresh)
+        elif not lstm:
+            first[slot][:] = ZERO
+        draws, accepted = noise.normal[t, g], noise.accepted[t, own_g, own_c]
+        tested = noise.test[t, g] if kind == MATCHED else draws
+        _gates(a[gates : gates + n * J], kind, mode, tested, accepted)
+        own = SliceNoise(accepted, sigma, draws, mode)
+        if lstm:
+            cell = first[(t - 1) % times, at, to] if t else layer.s0[g, c] if started else zero
+            _lstm_state(a, own, cell, first[slot], second[slot], h[t, own_g, own_c])
+        else:
+            if layer.bias.size:
+                first[slot] += layer.bias[g, c].reshape(J, 1)
+            _gru_state(a, own, before, first[slot], h[t, own_g, own_c])
+        ones = x[0, g, -1, t * B : (t + 1) * B] if many else x[t, g, -1]
+        for b in range(B):
+            real += ones[b]
+            for gate in range(n):
+                injected += accepted[gate, b] * ones[b]  # whole numbers
+    noise.share[g, c] = injected / (n * real)
+
+
+@_compiled
+def _back(lstm: bool, layer: Layer, states: States, noise: Injected, scored: tuple[Floats, Floats], grad: Layer,
+          g: int, c: int) -> None:  # fmt: skip
+    """Run one network back in time; its ``states.act`` become gradients.
+
+    ``scored`` are the gradients of the last hidden states ``(T - first, J, B)``, those that the error sees, and of the
+    last cell state ``(J, B)``, empty for zero.
+    """
+    x, V, (h, act, first, second, whole) = layer.x, layer.V, states
+    (T, groups, networks, rows, B), J, (grad_h, grad_s) = act.shape, V.shape[3], scored
+    many, started, wanted = whole.size > 0, layer.h0.size > 0, grad.h0.size > 0
+    seen, at, to = T - grad_h.shape[0], g % groups, c % networks
+    turning, whole_J = TURN[0] <= J <= TURN[1] and (T > 1 or started), (J + 15) // 16 * 16
+    zero, ones = np.zeros((J, B), np.float32), np.ones(B, np.float32)
+    recurrent, dh, ds = np.empty((rows, B), np.float32), np.empty((J, B), np.float32), np.empty((J, B), np.float32)
+    turned, sum_V = np.zeros((B, whole_J), np.float32), np.empty((rows if turning else 0, whole_J), np.float32)
+    fresh, more = np.array([1.0, 0.0], np.float32), np.array([1.0, 1.0], np.float32)
+    mode, sigma = noise.modes[g, c], noise.sigma[g, c]
+    ds[:] = grad_s if grad_s.size else zero
+    for t in range(T - 1, -1, -1):
+        last = t == T - 1
+        if last:
+            dh[:] = grad_h[t - seen]
+        elif t >= seen:
+            dh += grad_h[t - seen]
+        a, own = act[t, at, to], SliceNoise(noise.accepted[t, at, to], sigma, noise.normal[t, g], mode)
+        before = h[t - 1, at, to] if t else layer.h0[g, c] if started else zero
+        if lstm:
+            cell = first[t - 1, at, to] if t else layer.s0[g, c] if started else zero
+            _lstm_gradient(a, own, cell, second[t, at, to], dh, ds)
+        else:
+            _gru_gradient(a, own, before, first[t, at, to], dh, recurrent)
+            if grad.bias.size:
+                grad.bias[g, c] = np.dot(recurrent[2 * J :], ones) + (ZERO if last else ONE) * grad.bias[g, c]
+        product, sums = a if lstm else recurrent, fresh if last else more
+        if many:
+            whole[c * rows : (c + 1) * rows, t * B : (t + 1) * B] = a
+        else:
+            _product(x[t, g], False, a, True, grad.W[g, :, c], sums)
+            if grad.x.size:
+                _product(layer.W[g, :, c], False, a, False, grad.x[t, g], fresh)
+        if (t or started) and turning:
+            turned[:, :J] = before.T
+            _product(product, False, turned, False, sum_V, sums)
+        elif t or started:
+            _product(product, False, before, True, grad.V[g, c], sums)
+        if t or wanted:
+            _product(V[g, c], True, product, False, dh, fresh if lstm else more)
+    if turning:
+        grad.V[g, c] = sum_V[:, :J]
+    elif T == 1 and not started:
+        grad.V[g, c] = ZERO
+    if wanted:
+        grad.h0[g, c] = dh
+        grad.s0[g, c] = ds
+
+
+@_compiled
+def _out_of(layer: Layer, whole: Floats, grad: Layer, g: int) -> None:
+    """Make the gradients of a group's many inputs and of their weights."""
+    if whole.size:
+        fresh, rows = np.array([1.0, 0.0], np.float32), whole.shape[0]
+        _product(layer.x[0, g], False, whole, True, grad.W[g].reshape(-1, rows), fresh)
+        if grad.x.size:
+            _product(layer.W[g].reshape(-1, rows), False, whole, False, grad.x[0, g], fresh)
+
+
+@_compiled
+def _log_softmax(o: Floats, a: Floats) -> None:
+    """Turn inputs of softmax neurons ``(K, B)`` into log a, and write a (38)."""
+    K, B = o.shape
+    for b in range(B):
+        most, total = o[0, b], ZERO
+        for k in range(1, K):
+            most = max(most, o[k, b])
+        for k in range(K):
+            a[k, b] = math.exp(o[k, b] - most)
+            total += a[k, b]
+        shift = most + np.float32(math.log(total))
+        for k in range(K):
+            o[k, b] -= shift
+            a[k, b] /= total
+
+
+@_compiled
+def _gains(head: int, y: Floats, a: Floats, lever: Floats, draws: Floats, gains: Floats) -> None:
+    """Write the log-likelihood gains of draws times their lever ``(K, B)``, up to a positive factor ``(B,)``.
+
+    Those are Σ_k δ_k log a_k (Theorem 2), of identity neurons ‖y - a‖² - ‖y + δ - a‖² (Theorem 3), of logistic ones
+    Σ_k δ_k logit a_k.
+    """
+    gains[:] = ZERO
+    for k in range(len(y)):
+        for b in range(len(gains)):
+            delta = lever[k, b] * draws[k, b]
+            if head == IDENTITY:
+                residual = y[k, b] - a[k, b]
+                gains[b] += residual * residual - (residual + delta) * (residual + delta)
+            else:
+                gains[b] += delta * a[k, b]
+
+
+@_compiled
+def _score(out: Outputs, h: Floats, scores: Scores, grad_h: Floats, g: int, c: int) -> None:
+    """Compare a network's outputs with noisy targets: the error, and the gradients of U, b and h ``(S, J, B)``.
+
+    Inputs of output neurons (B.12); Algorithm 1 in their targets; errors (39), (43) and gradients as
+    :func:`nem.stack.errors` and :func:`nem.stack.error_gradient` say.
+    """
+    y, kind, mode, U = out.target[g], out.kinds[g, c], out.modes[g, c], out.U[g, c]
+    (K, B), S, own_g, own_c = y.shape, len(grad_h), g % h.shape[1], c % h.shape[2]
+    o, a, lever, noisy = np.empty_like(y), np.empty_like(y), np.empty_like(y), np.empty_like(y)
+    gains, scale = np.empty(B, np.float32), ONE / np.float32(out.columns)
+    fresh, more = np.array([1.0, 0.0], np.float32), np.array([1.0, 1.0], np.float32)
+    total, injected, sign = 0.0, 0, -ONE if kind == REVERSED else ONE
+    for k in range(K):
+        for b in range(B):
+            lever[k, b] = out.sigma[g, c] * ((ONE - mode) + mode * y[k, b])
+    scores.b[g, c] = ZERO
+    for s in range(S):
+        now, normal = h[len(h) - S + s, own_g, own_c], out.normal[s, g]
+        o[:] = out.b[g, c]
+        _product(U, False, now, False, o, more)
+        if out.head == SOFTMAX:
+            _log_softmax(o, a)
+        if kind >= NEM:
+            _gains(out.head, y, o, lever, out.test[s, g] if kind == MATCHED else normal, gains)
+        else:
+            gains[:] = ZERO
+        for b in range(B):
+            gains[b] = ONE if sign * gains[b] >= ZERO else ZERO
+        for b in range(out.columns):
+            injected += int(gains[b])
+        for k in range(K):
+            for b in range(B):
+                noisy[k, b] = y[k, b] + (lever[k, b] * normal[k, b] if gains[b] > ZERO else ZERO)
+        for k in range(K):
+            for b in range(out.columns):
+                if out.head == IDENTITY:
+                    total += (noisy[k, b] - o[k, b]) * (noisy[k, b] - o[k, b])
+                else:
+                    total -= noisy[k, b] * o[k, b]
+                if out.head == LOGISTIC:
+                    total += max(o[k, b], ZERO) + math.log1p(math.exp(-abs(o[k, b])))
+        if out.head == SOFTMAX and not out.literal:
+            for b in range(B):
+                gains[b] = ZERO
+                for k in range(K):
+                    gains[b] += noisy[k, b]
+        else:
+            gains[:] = ONE
+        for k in range(K):
+            for b in range(B):
+                if out.head == SOFTMAX:
+                    a[k, b] = (a[k, b] * gains[b] - noisy[k, b]) * scale
+                elif out.head == LOGISTIC:
+                    a[k, b] = (_sigmoid(o[k, b]) - noisy[k, b]) * scale
+                else:
+                    a[k, b] = (ONE + ONE) * (o[k, b] - noisy[k, b]) * scale
+            for b in range(out.columns):
+                scores.b[g, c, k, 0] += a[k, b]
+        a[:, out.columns :] = ZERO
+        _product(a, False, now, True, scores.U[g, c], more if s else fresh)
+        _product(U, True, a, False, grad_h[s], fresh)
+    scores.loss[g, c] = total / out.columns
+    scores.share[g, c] = injected / (S * out.columns)
+
+
+@_compiled
+def forward(lstm: bool, layer: Layer, states: States, noise: Injected) -> None:
+    """Run all networks, one after another."""
+    for g in range(layer.V.shape[0]):
+        _into(layer, states.whole, g)
+        for c in range(layer.V.shape[1]):
+            _run(lstm, layer, states, noise, g, c)
+
+
+@_compiled
+def backward(
+    lstm: bool, layer: Layer, states: States, noise: Injected, grad_h: Floats, grad_s: Floats, grad: Layer
+) -> None:
+    """Run all networks back in time, one after another; ``states.act`` becomes gradients.
+
+    ``grad_h`` ``(G, C, T - first, J, B)`` are the gradients of the last hidden states, those that the error sees;
+    ``grad_s`` ``(G, C, J, B)`` that of the last cell state, empty for zero.
+    """
+    nothing = np.empty((0, 0), np.float32)
+    for g in range(layer.V.shape[0]):
+        for c in range(layer.V.shape[1]):
+            _back(lstm, layer, states, noise, (grad_h[g, c], grad_s[g, c] if grad_s.size else nothing), grad, g, c)
+        _out_of(layer, states.whole, grad, g)
+
+
+@_compiled
+def train(lstm: bool, layer: Layer, states: States, noise: Injected, out: Outputs, grad: Layer, scores: Scores,
+          seen: int) -> None:  # fmt: skip
+    """Take each network forward, through its output neurons and back while its states are in the cache.
+
+    The error sees the last ``seen`` slices.
+    """
+    J, B = states.h.shape[3:]
+    grad_h, nothing = np.empty((seen, J, B), np.float32), np.empty((0, 0), np.float32)
+    for g in range(layer.V.shape[0]):
+        _into(layer, states.whole, g)
+        for c in range(layer.V.shape[1]):
+            _run(lstm, layer, states, noise, g, c)
+            _score(out, states.h, scores, grad_h, g, c)
+            _back(lstm, layer, states, noise, (grad_h, nothing), grad, g, c)
+        _out_of(layer, states.whole, grad, g)
