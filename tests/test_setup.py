@@ -259,7 +259,7 @@ ACCURACIES = {"none": 0.8, "nem": 0.6}
 CLIPS = {c: {"test_accuracy": {"mean": x}, "test_cross_entropy": {"mean": 1.0}} for c, x in ACCURACIES.items()}
 METRICS = {
     "baselines": {"fx": {"persistence": 0.25}, "video": {"majority": 0.5}},
-    "fx": {"lstm": {"none": {"test_mse": {"mean": 2.0, "ci_low": 1.0}}}},
+    "fx": {"lstm": {"none": {"test_mse": {"mean": 2.0, "ci_low": 1.0}}, "nem": {"test_mse": {"mean": 2.0}}}},
     "video": {"lstm": CLIPS},
 }
 
@@ -295,6 +295,7 @@ def test_every_promised_metric_is_compared():
     [
         ("fx.lstm.none.test_mse.mean", 2.001, 0), ("fx.lstm.none.test_mse.mean", 2.01, 1),
         ("fx.lstm.none.test_mse.mean", None, 1), ("fx.lstm.none.test_mse.ci_low", 9.0, 0),
+        ("fx.lstm.nem.test_mse.mean", 2.01, 0), ("fx.lstm.nem.test_mse.mean", 2.2, 1),
         ("video.lstm.none.test_accuracy.mean", 0.88, 0), ("video.lstm.none.test_accuracy.mean", 0.68, 1),
         ("video.lstm.none.test_cross_entropy.mean", 1.2, 1), ("baselines.fx.persistence", 0.2500001, 1),
         ("baselines.video.majority", 0.54, 0), ("fx.lstm.none.new", 1.0, 1),

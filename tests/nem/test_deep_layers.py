@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from nem import Noise, NoisyGRU, NoisyLSTM, fast, layers
+from nem import Noise, NoisyGRU, NoisyLSTM, kernels, layers
 from nem.densities import source
 from tests.conftest import refused
 from tests.nem import stacks
@@ -159,7 +159,7 @@ def test_the_compiled_deep_layer_is_the_cells_and_each_layer_has_its_own_noise(m
     layer, x = mine(3, 6, 2, bidirectional=True, noise=LOUD), draw(1, 5, 4, 3)
     hx = states(layer, 2, 4, torch.float32)
     compiled = ran(layer, x, hx, generator=generator(7), lengths=[5, 2, 3, 5])
-    monkeypatch.setattr(fast, "numba", None)
+    monkeypatch.setattr(kernels, "numba", None)
     for one, two in zip(compiled, ran(layer, x, hx, generator=generator(7), lengths=[5, 2, 3, 5]), strict=True):
         torch.testing.assert_close(one, two, rtol=1e-3, atol=2e-4)
     seen, run = [], layers.run
@@ -267,6 +267,14 @@ def test_what_torch_would_not_take_is_refused_in_words(mine, noise):
     refused(TypeError, "hidden_size", mine, 3)
 
 
+def kind(layer, x):
+    """Return the type of a layer's output, or of its error: torch's LSTM has no 16 bits without AVX-512."""
+    try:
+        return layer(x)[0].dtype
+    except RuntimeError as error:
+        return type(error)
+
+
 @BOTH
 @pytest.mark.parametrize("mode", ["additive", "multiplicative"])
 def test_sixteen_bits_and_autocast(mine, mode):
@@ -280,7 +288,7 @@ def test_sixteen_bits_and_autocast(mine, mode):
             assert mixed.dtype == torch.float32, "the noisy pass keeps the parameters' type"
             torch.testing.assert_close(mixed, whole, rtol=0.05, atol=0.05)
         mixed.sum().backward()
-        assert layer.eval()(x)[0].dtype == layer.plain()(x)[0].dtype, "torch's kernel follows autocast in its way"
+        assert kind(layer.eval(), x) == kind(layer.plain(), x), "torch's kernel follows autocast in its way"
     half = layer.train().bfloat16()
     output = half(x.bfloat16(), generator=generator(1))[0]
     output.sum().backward()
@@ -304,7 +312,7 @@ def test_gradients_can_be_differentiated_again(mine, torchs, monkeypatch):
     x = draw(1, 4, 5, 3)
     loud = mine(3, 6, 2, bidirectional=True, noise=Noise("nem", "multiplicative", 0.4))
     compiled = penalty(loud, x, generator=generator(7))
-    monkeypatch.setattr(fast, "numba", None)
+    monkeypatch.setattr(kernels, "numba", None)
     for one, two in zip(compiled, penalty(loud, x, generator=generator(7)), strict=True):
         torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-4)
     silent = mine(3, 6, noise=SILENT, dtype=DOUBLE)

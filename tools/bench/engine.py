@@ -32,7 +32,7 @@ from pipeline.common.sequences import Dataset, Sequences
 from pipeline.training import train
 from pipeline.training.engine import Engine
 from pipeline.training.settings import NoiseTable, Settings, Strength
-from tools.bench.rows import Row, fastest, median
+from tools.bench.rows import Row, fastest, median, medians
 
 OURS, PEER = {"lstm": NoisyLSTM, "gru": NoisyGRU}, {"lstm": nn.LSTM, "gru": nn.GRU}
 CELLS: tuple[CellName, ...] = ("lstm", "gru")
@@ -281,18 +281,19 @@ def noise_costs(size: Size, cell: CellName) -> dict[str, float]:
         networks.initialise(group, generator)
     x = torch.randn(G, BATCH, size.T, size.inputs, generator=generator)
     y = functional.one_hot(torch.arange(BATCH) % K, K).float().expand(G, BATCH, K) if K > 1 else x[:, :, 0, :1]
-    batch, space, speeds = Batch.of(x, y), Workspace(), {}
-    for kind, several in NOISES.items():
-        noise = StackNoise.of([*itertools.islice(itertools.cycle(several), C)])
-        sigma = {place: noise.sigma(place, lambda *_: 0.1) for place in PLACES_OF_NOISE}
+    batch, space = Batch.of(x, y), Workspace()
 
-        def step(noise: StackNoise = noise, sigma: dict[Layer, Tensor] = sigma) -> None:
-            draws = noise.draws(networks, batch, sigma, lambda _, shape: torch.randn(shape, generator=generator))
-            gradients(networks, batch, dataset(size).head, noise, draws, space=space)
+    def step(noise: StackNoise, sigma: dict[Layer, Tensor]) -> None:
+        draws = noise.draws(networks, batch, sigma, lambda _, shape: torch.randn(shape, generator=generator))
+        gradients(networks, batch, dataset(size).head, noise, draws, space=space)
 
-        with jobs.one_thread(), torch.no_grad():
-            speeds[kind] = C * G / median(step, 40 if size.inputs < 1000 else 4)
-    return speeds
+    works = []
+    for names in NOISES.values():
+        noise = StackNoise.of([*itertools.islice(itertools.cycle(names), C)])
+        works.append(partial(step, noise, {place: noise.sigma(place, lambda *_: 0.1) for place in PLACES_OF_NOISE}))
+    with jobs.one_thread(), torch.no_grad():
+        took = medians(works, 40 if size.inputs < 1000 else 4)
+    return {kind: C * G / seconds for kind, seconds in zip(NOISES, took, strict=True)}
 
 
 def rows() -> Iterator[Row]:

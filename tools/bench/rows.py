@@ -4,7 +4,7 @@ import platform
 import statistics
 import time
 import timeit
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
@@ -70,7 +70,13 @@ def _cpuinfo() -> list[str]:
 
 def median(work: Callable[[], object], rounds: int) -> float:
     """Return the median time of a call [s]; the first one does not count."""
-    return statistics.median(timeit.repeat(work, number=1, repeat=rounds + 1)[1:])
+    return medians([work], rounds)[0]
+
+
+def medians(works: Sequence[Callable[[], object]], rounds: int) -> list[float]:
+    """Return the median times of calls that are made in turn, so that whatever else the machine does meets all."""
+    turns = [[timeit.timeit(work, number=1) for work in works] for _ in range(rounds + 1)]
+    return [statistics.median(times) for times in zip(*turns[1:], strict=True)]
 
 
 def least(work: Callable[[], object], rounds: int) -> float:
