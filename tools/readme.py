@@ -89,9 +89,9 @@ def speeds(rows: dict[str, dict[str, Any]]) -> dict[str, str]:
              "note": row.get("note", "")}
             for name, row in own.items()
         ])  # fmt: skip
-        found[f"bench-{path}"] = markdown(lines.loc[:, (lines != "").any()])
-    machines = sorted({row["machine"] for own in rows.values() for row in own.values()})
-    return found | {"bench-machine": f"Measured on: {'; '.join(machines)}."}
+        machines = "; ".join(sorted({row["machine"] for row in own.values()}))
+        found[f"bench-{path}"] = f"{markdown(lines.loc[:, (lines != '').any()])}\n\nMeasured on: {machines}."
+    return found
 
 
 def fill(file: Path, sections: dict[str, str], pictures: Path) -> None:
