@@ -1,8 +1,8 @@
 """The compiled form on a CPU (:mod:`nem.kernels`): what it serves, and how tensors become what it reads.
 
 It serves float32 networks and Algorithm 1 as the paper runs it: one test per layer and slice, all kinds with draws, in
-gates forward injection and mean-field z. :func:`serves` and :func:`serves_targets` tell. All else, and everything
-without numba, goes through :mod:`nem.cells`.
+gates forward injection and mean-field z. :func:`serves` and :func:`serves_targets` tell. Other noise in gates, and
+everything without numba, goes through :mod:`nem.cells`; other noise in targets leaves the recurrent layer compiled.
 """
 
 from dataclasses import dataclass, field
@@ -14,10 +14,27 @@ import torch
 from torch import Tensor
 
 from nem import kernels
-from nem.arrays import Codes, Floats, Injected, Layer, Outputs, Scores, States
 from nem.cells import BLOCKS, GATES, Start
 from nem.conditions import Kind
-from nem.kernels import BLIND, FEW, IDENTITY, LOGISTIC, MATCHED, NEM, NONE, REVERSED, SOFTMAX
+from nem.kernels import (
+    BLIND,
+    FEW,
+    IDENTITY,
+    LOGISTIC,
+    MATCHED,
+    NEM,
+    NONE,
+    REVERSED,
+    SOFTMAX,
+    Codes,
+    Drawn,
+    Floats,
+    Injected,
+    Layer,
+    Outputs,
+    Scores,
+    States,
+)
 from nem.names import CellName, Head, OutputDelta
 from nem.noise import Draws, GateNoise, LayerNoise, OutputNoise
 
@@ -71,9 +88,13 @@ def serves(x: Tensor, noise: GateNoise | None) -> bool:
     return plain and _drawn(noise)
 
 
-def serves_targets(noise: OutputNoise | None) -> bool:
-    """Tell whether :func:`train` has the noise in the targets."""
-    return noise is None or (noise.test == "likelihood" and _drawn(noise))
+def serves_targets(noise: tuple[OutputNoise, Draws] | None) -> bool:
+    """Tell whether :func:`train` has the noise in the targets, and its draws are there."""
+    if noise is None:
+        return True
+    layer, draws = noise
+    given = draws.normal is not None and (draws.test is not None or "matched" not in layer.kinds)
+    return layer.test == "likelihood" and given and _drawn(layer)
 
 
 def _drawn(noise: LayerNoise) -> bool:
@@ -94,18 +115,17 @@ def _codes(kinds: tuple[Kind, ...], modes: tuple[object, ...], own: int, G: int,
     return codes, growing
 
 
-def _noise(noise: tuple[LayerNoise, Draws] | None, like: Tensor, space: Workspace, C: int, *shape: int
-           ) -> tuple[Codes, Floats, Floats, Floats, Floats]:  # fmt: skip
-    """Return kinds, modes and σ ``(G, C)``, draws of ``shape`` ``(T, G, …)`` and those to test."""
-    sigma = np.zeros((shape[1], C), np.float32)
-    if noise is None or noise[1].normal is None:
+def _noise(noise: tuple[LayerNoise, Draws] | None, like: Tensor, space: Workspace, C: int, *shape: int) -> Drawn:
+    """Return the noise of C networks per group, with draws of ``shape`` ``(T, G, …)``; others are a RuntimeError."""
+    G, (layer, draws) = shape[1], noise or (None, None)
+    sigma = np.zeros((G, C), np.float32)
+    if layer is None or draws is None or draws.normal is None:
         nothing = space.take("nothing", shape, like).numpy()
-        return *_codes(("none",), (None,), 1, shape[1], C), sigma, nothing, nothing
-    layer, draws = noise
+        return Drawn(*_codes(("none",), (None,), 1, G, C), sigma, nothing, nothing)
     sigma[:, : layer.columns] = draws.sigma.numpy().reshape(-1, layer.columns)
-    normal = _array(noise[1].normal.squeeze(2))
-    tested = normal if draws.test is None else _array(draws.test.squeeze(2))
-    return *_codes(layer.kinds, layer.modes, layer.columns, shape[1], C), sigma, normal, tested
+    normal = _array(draws.normal.squeeze(2).expand(shape))
+    tested = normal if draws.test is None else _array(draws.test.squeeze(2).expand(shape))
+    return Drawn(*_codes(layer.kinds, layer.modes, layer.columns, G, C), sigma, normal, tested)
 
 
 def _laid_out(
@@ -130,7 +150,7 @@ def _laid_out(
     if inputs > FEW:
         given, whole = x.permute(1, 2, 0, 3).reshape(1, G, inputs, T * B), space.take("whole", (C * rows, T * B), x)
     layer = Layer(_array(given), _array(W), _array(V), h0, s0, bias)
-    injected = Injected(*_noise(noise, x, space, C, T, G, n, J, B), accepted, np.empty((G, C), np.float32))
+    injected = Injected(_noise(noise, x, space, C, T, G, n, J, B), accepted, np.empty((G, C), np.float32))
     return layer, States(h, act, first, second, whole.numpy()), injected
 
 
@@ -195,7 +215,7 @@ def train(
     target = goal.target[0, :, 0]
     drawn = _noise(goal.noise, target, space, C, T - goal.first, *target.shape)
     literal = goal.delta == "literal"
-    out = Outputs(_HEADS[goal.head], literal, goal.columns, given["U"], given["b"], _array(target), *drawn)
+    out = Outputs(_HEADS[goal.head], literal, goal.columns, given["U"], given["b"], _array(target), drawn)
     loss, share = np.empty((G, C), np.float32), np.empty((G, C), np.float32)
     nothing = _array(None)
     grad = Layer(nothing, slopes["W"], slopes["V"], nothing, nothing, _array(None, 3))

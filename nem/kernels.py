@@ -6,20 +6,22 @@ cache: the recurrent product (BLAS), then one loop over its neurons for gates, A
 backward likewise. numba compiles it on first use; :mod:`nem.fast` lays out what it reads and writes.
 
 Of fast-math only the contraction of a product and a sum into one operation is allowed: sums keep their order, so that
-a network's bits do not depend on its neighbours in a stack. Networks without noise run the same arithmetic with an
-acceptance of 0 and increments of 0, hence σ = 0, a network without noise and a pass without draws agree bit for bit.
-Row blocks are those of :mod:`nem.cells`.
+up to ``FEW`` inputs a network's bits do not depend on its neighbours in a stack. Networks without noise run the same
+arithmetic with increments of 0, hence σ = 0, a network without noise and a pass without draws agree bit for bit.
+
+Shapes: T slices, S of them with a target (the last ones), G groups, C networks per group, I inputs, J hidden units, n
+noisy gates, K outputs, B sequences of a batch, padded. Row blocks are those of :mod:`nem.cells`. All of it is in this
+file, since numba's cache on disk does not see changes of another.
 """
 
 import math
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
-
-from nem.arrays import Floats, Injected, Layer, Outputs, Scores, SliceNoise, States
+import numpy.typing as npt
 
 numba: Any = None  # an optional extra
 with suppress(ImportError):
@@ -27,10 +29,13 @@ with suppress(ImportError):
     import numba.np.linalg
     import scipy.linalg  # noqa: F401 - numba's products go through its BLAS: once loaded, limits of threads reach it
 
+Floats = npt.NDArray[np.float32]
+Codes = npt.NDArray[np.int64]
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 FEW = 256
-"""Up to so many inputs each network makes its own product with a slice's; of more, one for a whole group is faster."""
+"""Up to so many inputs, the ones of biases included, each network makes its own product with a slice's; of more, one
+for a whole group is faster."""
 
 SMALL, UNBROKEN = 10**6, 320
 """OpenBLAS makes products of at most so many multiplications without copying their factors into blocks, which is
@@ -49,6 +54,75 @@ NONE, BLIND, NEM, MATCHED, REVERSED = range(5)
 
 IDENTITY, SOFTMAX, LOGISTIC = range(3)
 """Codes of the output neurons."""
+
+
+class Layer(NamedTuple):
+    """What a pass reads, as arrays, or their gradients; those that there is no need of have no elements."""
+
+    x: Floats  # (T, G, I + 1, B) inputs with a last row of ones; of many (1, G, I + 1, T·B), slices side by side
+    W: Floats  # (G, I + 1, C, blocks·J)
+    V: Floats  # (G, C, blocks·J, J)
+    h0: Floats  # (G, C, J, B) initial hidden states; empty is zero, and then s0 is empty too
+    s0: Floats  # (G, C, J, B) initial cell states
+    bias: Floats  # (G, C, J) of the GRU's recurrent product
+
+
+class States(NamedTuple):
+    """What a forward pass writes and a backward pass reads; axes that are shorter are written over in turn."""
+
+    h: Floats  # (T, G, C, J, B) hidden states
+    act: Floats  # (T, G, C, blocks·J, B) clean activations; the backward pass turns them into gradients
+    first: Floats  # (T, G, C, J, B) LSTM: cell states, GRU: recurrent products
+    second: Floats  # (T, G, C, J, B) LSTM: tanh of the cell states, GRU: empty
+    whole: Floats  # (C·blocks·J, T·B) of many inputs, a group's products with all slices, then their gradients
+
+
+class Drawn(NamedTuple):
+    """Noise of a layer: what of each network's draws may be injected."""
+
+    kinds: Codes  # (G, C)
+    modes: Floats  # (G, C) 1 for multiplicative noise, else 0
+    sigma: Floats  # (G, C)
+    normal: Floats  # gates: (T, G, n, J, B) draws, outputs: (S, G, K, B)
+    test: Floats  # alike: draws that matched noise tests instead
+
+
+class Injected(NamedTuple):
+    """Noise in gates, and what the forward pass injects of it."""
+
+    noise: Drawn
+    accepted: Floats  # (T, G, C, n, B) 1 where draws are injected, else 0; shorter axes as in :class:`States`
+    share: Floats  # (G, C) the mean of ``accepted`` over slices, gates and real sequences
+
+
+class Outputs(NamedTuple):
+    """Output neurons, their targets and the noise in these."""
+
+    head: int
+    literal: bool  # whether softmax neurons' gradient is a - y, :func:`nem.stack.error_gradient`
+    columns: int  # sequences that are no padding
+    U: Floats  # (G, C, K, J)
+    b: Floats  # (G, C, K, 1)
+    target: Floats  # (G, K, B)
+    noise: Drawn
+
+
+class Scores(NamedTuple):
+    """What a pass writes of the output neurons."""
+
+    U: Floats  # (G, C, K, J) gradients of U
+    b: Floats  # (G, C, K, 1) and of b
+    loss: Floats  # (G, C) the error of noisy targets
+    share: Floats  # (G, C) share of injected draws
+
+
+class SliceNoise(NamedTuple):
+    """Gate noise of one network in one slice."""
+
+    accepted: Floats  # (n, B) 1 where draws are injected, else 0
+    sigma: np.float32
+    normal: Floats  # (n, J, B) draws
+    mode: np.float32  # 1 for multiplicative noise, else 0
 
 
 def _compiled(function: _Function, **options: Any) -> _Function:  # noqa: ANN401 - numba's options
@@ -113,14 +187,14 @@ SINGLE, PLAIN, TURNED = ord("s"), ord("n"), ord("t")
 
 
 @_compiled
-def _product(a: Floats, turn_a: bool, b: Floats, turn_b: bool, out: Floats, factors: Floats) -> None:
-    """Write AB + β·out to ``out``; A is ``a`` or its transpose, B likewise; ``factors`` are 1 and β.
+def _product(a: Floats, turn_a: bool, b: Floats, turn_b: bool, out: Floats, adding: bool) -> None:
+    """Write AB to ``out``, or add it; A is ``a`` or its transpose, B likewise.
 
     Rows may lie apart in memory (a single one has any stride). How BLAS sums may depend on the size of ``out``.
     """
     rows, columns = out.shape
     inner = a.shape[0] if turn_a else a.shape[1]
-    work, parts = rows * columns * inner, 1
+    work, parts, factors = rows * columns * inner, 1, np.array([ONE, ONE if adding else ZERO])
     if SMALL < work <= 8 * SMALL and inner <= UNBROKEN and not turn_b:
         parts = (work + SMALL - 1) // SMALL
     for part in range(parts):
@@ -236,38 +310,36 @@ def _gru_gradient(
 def _into(layer: Layer, whole: Floats, g: int) -> None:
     """Multiply a group's many inputs by all its W, which may be larger than any cache and is read once, as it lies."""
     if whole.size:
-        fresh = np.array([1.0, 0.0], np.float32)
-        _product(layer.W[g].reshape(-1, whole.shape[0]), True, layer.x[0, g], False, whole, fresh)
+        _product(layer.W[g].reshape(-1, whole.shape[0]), True, layer.x[0, g], False, whole, False)
 
 
 @_compiled
-def _run(lstm: bool, layer: Layer, states: States, noise: Injected, g: int, c: int) -> None:
+def _run(lstm: bool, layer: Layer, states: States, gates: Injected, g: int, c: int) -> None:
     """Run one network."""
     x, V, (h, act, first, second, whole) = layer.x, layer.V, states
-    (times, groups, networks, rows, B), (T, _, _, J, _), n = act.shape, h.shape, noise.normal.shape[2]
-    many, started, gates, at, to = whole.size > 0, layer.h0.size > 0, 0 if lstm else J, g % groups, c % networks
-    zero, fresh, more = np.zeros((J, B), np.float32), np.array([1.0, 0.0], np.float32), np.array([1.0, 1.0], np.float32)
+    (times, groups, networks, rows, B), (T, _, _, J, _), noise = act.shape, h.shape, gates.noise
+    many, started, begin, at, to = whole.size > 0, layer.h0.size > 0, 0 if lstm else J, g % groups, c % networks
+    zero, injected, real = np.zeros((J, B), np.float32), 0.0, 0.0
     kind, mode, sigma, weights = noise.kinds[g, c], noise.modes[g, c], noise.sigma[g, c], layer.W[g, :, c]
-    own_g, own_c = g % h.shape[1], c % h.shape[2]
-    injected, real = 0.0, 0.0
+    n, own_g, own_c = noise.normal.shape[2], g % h.shape[1], c % h.shape[2]
     for t in range(T):
         slot = t % times, at, to
         a = act[slot]
         if many:
             a[:] = whole[c * rows : (c + 1) * rows, t * B : (t + 1) * B]
         else:
-            _product(weights, True, x[t, g], False, a, fresh)
+            _product(weights, True, x[t, g], False, a, False)
         before = h[t - 1, own_g, own_c] if t else layer.h0[g, c] if started else zero
         if lstm and (t or started):
-            _product(V[g, c], False, before, False, a, more)
+            _product(V[g, c], False, before, False, a, True)
         elif t or started:
-            _product(V[g, c, : 2 * J], False, before, False, a[J:], more)
-            _product(V[g, c, 2 * J :], False, before, False, first[slot], fresh)
+            _product(V[g, c, : 2 * J], False, before, False, a[J:], True)
+            _product(V[g, c, 2 * J :], False, before, False, first[slot], False)
         elif not lstm:
             first[slot][:] = ZERO
-        draws, accepted = noise.normal[t, g], noise.accepted[t, own_g, own_c]
+        draws, accepted = noise.normal[t, g], gates.accepted[t, own_g, own_c]
         tested = noise.test[t, g] if kind == MATCHED else draws
-        _gates(a[gates : gates + n * J], kind, mode, tested, accepted)
+        _gates(a[begin : begin + n * J], kind, mode, tested, accepted)
         own = SliceNoise(accepted, sigma, draws, mode)
         if lstm:
             cell = first[(t - 1) % times, at, to] if t else layer.s0[g, c] if started else zero
@@ -281,11 +353,11 @@ def _run(lstm: bool, layer: Layer, states: States, noise: Injected, g: int, c: i
             real += ones[b]
             for gate in range(n):
                 injected += accepted[gate, b] * ones[b]  # whole numbers
-    noise.share[g, c] = injected / (n * real)
+    gates.share[g, c] = injected / (n * real)
 
 
 @_compiled
-def _back(lstm: bool, layer: Layer, states: States, noise: Injected, scored: tuple[Floats, Floats], grad: Layer,
+def _back(lstm: bool, layer: Layer, states: States, gates: Injected, scored: tuple[Floats, Floats], grad: Layer,
           g: int, c: int) -> None:  # fmt: skip
     """Run one network back in time; its ``states.act`` become gradients.
 
@@ -300,8 +372,7 @@ def _back(lstm: bool, layer: Layer, states: States, noise: Injected, scored: tup
     zero, ones = np.zeros((J, B), np.float32), np.ones(B, np.float32)
     recurrent, dh, ds = np.empty((rows, B), np.float32), np.empty((J, B), np.float32), np.empty((J, B), np.float32)
     turned, sum_V = np.zeros((B, whole_J), np.float32), np.empty((rows if turning else 0, whole_J), np.float32)
-    fresh, more = np.array([1.0, 0.0], np.float32), np.array([1.0, 1.0], np.float32)
-    mode, sigma = noise.modes[g, c], noise.sigma[g, c]
+    noise, mode, sigma = gates.noise, gates.noise.modes[g, c], gates.noise.sigma[g, c]
     ds[:] = grad_s if grad_s.size else zero
     for t in range(T - 1, -1, -1):
         last = t == T - 1
@@ -309,7 +380,7 @@ def _back(lstm: bool, layer: Layer, states: States, noise: Injected, scored: tup
             dh[:] = grad_h[t - seen]
         elif t >= seen:
             dh += grad_h[t - seen]
-        a, own = act[t, at, to], SliceNoise(noise.accepted[t, at, to], sigma, noise.normal[t, g], mode)
+        a, own = act[t, at, to], SliceNoise(gates.accepted[t, at, to], sigma, noise.normal[t, g], mode)
         before = h[t - 1, at, to] if t else layer.h0[g, c] if started else zero
         if lstm:
             cell = first[t - 1, at, to] if t else layer.s0[g, c] if started else zero
@@ -318,20 +389,20 @@ def _back(lstm: bool, layer: Layer, states: States, noise: Injected, scored: tup
             _gru_gradient(a, own, before, first[t, at, to], dh, recurrent)
             if grad.bias.size:
                 grad.bias[g, c] = np.dot(recurrent[2 * J :], ones) + (ZERO if last else ONE) * grad.bias[g, c]
-        product, sums = a if lstm else recurrent, fresh if last else more
+        product, sums = a if lstm else recurrent, not last
         if many:
             whole[c * rows : (c + 1) * rows, t * B : (t + 1) * B] = a
         else:
             _product(x[t, g], False, a, True, grad.W[g, :, c], sums)
             if grad.x.size:
-                _product(layer.W[g, :, c], False, a, False, grad.x[t, g], fresh)
+                _product(layer.W[g, :, c], False, a, False, grad.x[t, g], False)
         if (t or started) and turning:
             turned[:, :J] = before.T
             _product(product, False, turned, False, sum_V, sums)
         elif t or started:
             _product(product, False, before, True, grad.V[g, c], sums)
         if t or wanted:
-            _product(V[g, c], True, product, False, dh, fresh if lstm else more)
+            _product(V[g, c], True, product, False, dh, not lstm)
     if turning:
         grad.V[g, c] = sum_V[:, :J]
     elif T == 1 and not started:
@@ -345,10 +416,10 @@ def _back(lstm: bool, layer: Layer, states: States, noise: Injected, scored: tup
 def _out_of(layer: Layer, whole: Floats, grad: Layer, g: int) -> None:
     """Make the gradients of a group's many inputs and of their weights."""
     if whole.size:
-        fresh, rows = np.array([1.0, 0.0], np.float32), whole.shape[0]
-        _product(layer.x[0, g], False, whole, True, grad.W[g].reshape(-1, rows), fresh)
+        rows = whole.shape[0]
+        _product(layer.x[0, g], False, whole, True, grad.W[g].reshape(-1, rows), False)
         if grad.x.size:
-            _product(layer.W[g].reshape(-1, rows), False, whole, False, grad.x[0, g], fresh)
+            _product(layer.W[g].reshape(-1, rows), False, whole, False, grad.x[0, g], False)
 
 
 @_compiled
@@ -360,66 +431,76 @@ def _log_softmax(o: Floats, a: Floats) -> None:
         for k in range(1, K):
             most = max(most, o[k, b])
         for k in range(K):
-            a[k, b] = math.exp(o[k, b] - most)
+            o[k, b] -= most
+            a[k, b] = math.exp(o[k, b])
             total += a[k, b]
-        shift = most + np.float32(math.log(total))
+        rest = np.float32(math.log(total))
         for k in range(K):
-            o[k, b] -= shift
+            o[k, b] -= rest
             a[k, b] /= total
 
 
 @_compiled
-def _gains(head: int, y: Floats, a: Floats, lever: Floats, draws: Floats, gains: Floats) -> None:
-    """Write the log-likelihood gains of draws times their lever ``(K, B)``, up to a positive factor ``(B,)``.
+def _logistic(o: Floats, a: Floats) -> None:
+    """Write logistic neurons' activations a of their inputs ``(K, B)``, down to the smallest."""
+    K, B = o.shape
+    for k in range(K):
+        for b in range(B):
+            e = np.float32(math.exp(-abs(o[k, b])))
+            a[k, b] = (ONE if o[k, b] >= ZERO else e) / (ONE + e)
+
+
+@_compiled
+def _gains(head: int, y: Floats, activation: Floats, delta: Floats, gains: Floats) -> None:
+    """Write the log-likelihood gains of increments δ ``(K, B)`` to ``(B,)``, up to a positive factor.
 
     Those are Σ_k δ_k log a_k (Theorem 2), of identity neurons ‖y - a‖² - ‖y + δ - a‖² (Theorem 3), of logistic ones
-    Σ_k δ_k logit a_k.
+    Σ_k δ_k logit a_k; ``activation`` is as in :func:`nem.stack.activations`.
     """
+    K, B = y.shape
     gains[:] = ZERO
-    for k in range(len(y)):
-        for b in range(len(gains)):
-            delta = lever[k, b] * draws[k, b]
+    for k in range(K):
+        for b in range(B):
             if head == IDENTITY:
-                residual = y[k, b] - a[k, b]
-                gains[b] += residual * residual - (residual + delta) * (residual + delta)
+                residual = y[k, b] - activation[k, b]
+                gains[b] -= delta[k, b] * (residual + residual + delta[k, b])  # 0 if δ is, whatever is contracted
             else:
-                gains[b] += delta * a[k, b]
+                gains[b] += delta[k, b] * activation[k, b]
 
 
 @_compiled
 def _score(out: Outputs, h: Floats, scores: Scores, grad_h: Floats, g: int, c: int) -> None:
-    """Compare a network's outputs with noisy targets: the error, and the gradients of U, b and h ``(S, J, B)``.
+    """Compare a network's outputs with noisy targets: write its scores, and the gradients of h ``(S, J, B)``.
 
     Inputs of output neurons (B.12); Algorithm 1 in their targets; errors (39), (43) and gradients as
     :func:`nem.stack.errors` and :func:`nem.stack.error_gradient` say.
     """
-    y, kind, mode, U = out.target[g], out.kinds[g, c], out.modes[g, c], out.U[g, c]
+    noise, y, U = out.noise, out.target[g], out.U[g, c]
     (K, B), S, own_g, own_c = y.shape, len(grad_h), g % h.shape[1], c % h.shape[2]
-    o, a, lever, noisy = np.empty_like(y), np.empty_like(y), np.empty_like(y), np.empty_like(y)
-    gains, scale = np.empty(B, np.float32), ONE / np.float32(out.columns)
-    fresh, more = np.array([1.0, 0.0], np.float32), np.array([1.0, 1.0], np.float32)
+    kind, mode, sigma = noise.kinds[g, c], noise.modes[g, c], noise.sigma[g, c]
+    o, a, delta, noisy, lever = (np.empty_like(y), np.empty_like(y), np.empty_like(y), np.empty_like(y),
+                                 sigma * ((ONE - mode) + mode * y))  # fmt: skip
+    gains, mass, scale = np.empty(B, np.float32), np.ones(B, np.float32), ONE / np.float32(out.columns)
     total, injected, sign = 0.0, 0, -ONE if kind == REVERSED else ONE
-    for k in range(K):
-        for b in range(B):
-            lever[k, b] = out.sigma[g, c] * ((ONE - mode) + mode * y[k, b])
     scores.b[g, c] = ZERO
     for s in range(S):
-        now, normal = h[len(h) - S + s, own_g, own_c], out.normal[s, g]
+        now, normal = h[len(h) - S + s, own_g, own_c], noise.normal[s, g]
         o[:] = out.b[g, c]
-        _product(U, False, now, False, o, more)
+        _product(U, False, now, False, o, True)
         if out.head == SOFTMAX:
             _log_softmax(o, a)
+        elif out.head == LOGISTIC:
+            _logistic(o, a)
+        gains[:] = ZERO
         if kind >= NEM:
-            _gains(out.head, y, o, lever, out.test[s, g] if kind == MATCHED else normal, gains)
-        else:
-            gains[:] = ZERO
-        for b in range(B):
-            gains[b] = ONE if sign * gains[b] >= ZERO else ZERO
+            draws = noise.test[s, g] if kind == MATCHED else normal
+            delta[:] = lever * draws
+            _gains(out.head, y, o, delta, gains)
         for b in range(out.columns):
-            injected += int(gains[b])
+            injected += 1 if sign * gains[b] >= ZERO else 0
         for k in range(K):
             for b in range(B):
-                noisy[k, b] = y[k, b] + (lever[k, b] * normal[k, b] if gains[b] > ZERO else ZERO)
+                noisy[k, b] = y[k, b] + (lever[k, b] * normal[k, b] if sign * gains[b] >= ZERO else ZERO)
         for k in range(K):
             for b in range(out.columns):
                 if out.head == IDENTITY:
@@ -429,41 +510,37 @@ def _score(out: Outputs, h: Floats, scores: Scores, grad_h: Floats, g: int, c: i
                 if out.head == LOGISTIC:
                     total += max(o[k, b], ZERO) + math.log1p(math.exp(-abs(o[k, b])))
         if out.head == SOFTMAX and not out.literal:
-            for b in range(B):
-                gains[b] = ZERO
-                for k in range(K):
-                    gains[b] += noisy[k, b]
-        else:
-            gains[:] = ONE
+            mass[:] = ZERO
+            for k in range(K):
+                for b in range(B):
+                    mass[b] += noisy[k, b]
         for k in range(K):
             for b in range(B):
-                if out.head == SOFTMAX:
-                    a[k, b] = (a[k, b] * gains[b] - noisy[k, b]) * scale
-                elif out.head == LOGISTIC:
-                    a[k, b] = (_sigmoid(o[k, b]) - noisy[k, b]) * scale
-                else:
+                if out.head == IDENTITY:
                     a[k, b] = (ONE + ONE) * (o[k, b] - noisy[k, b]) * scale
+                else:
+                    a[k, b] = (a[k, b] * mass[b] - noisy[k, b]) * scale
             for b in range(out.columns):
                 scores.b[g, c, k, 0] += a[k, b]
         a[:, out.columns :] = ZERO
-        _product(a, False, now, True, scores.U[g, c], more if s else fresh)
-        _product(U, True, a, False, grad_h[s], fresh)
+        _product(a, False, now, True, scores.U[g, c], s > 0)
+        _product(U, True, a, False, grad_h[s], False)
     scores.loss[g, c] = total / out.columns
     scores.share[g, c] = injected / (S * out.columns)
 
 
 @_compiled
-def forward(lstm: bool, layer: Layer, states: States, noise: Injected) -> None:
+def forward(lstm: bool, layer: Layer, states: States, gates: Injected) -> None:
     """Run all networks, one after another."""
     for g in range(layer.V.shape[0]):
         _into(layer, states.whole, g)
         for c in range(layer.V.shape[1]):
-            _run(lstm, layer, states, noise, g, c)
+            _run(lstm, layer, states, gates, g, c)
 
 
 @_compiled
 def backward(
-    lstm: bool, layer: Layer, states: States, noise: Injected, grad_h: Floats, grad_s: Floats, grad: Layer
+    lstm: bool, layer: Layer, states: States, gates: Injected, grad_h: Floats, grad_s: Floats, grad: Layer
 ) -> None:
     """Run all networks back in time, one after another; ``states.act`` becomes gradients.
 
@@ -473,12 +550,12 @@ def backward(
     nothing = np.empty((0, 0), np.float32)
     for g in range(layer.V.shape[0]):
         for c in range(layer.V.shape[1]):
-            _back(lstm, layer, states, noise, (grad_h[g, c], grad_s[g, c] if grad_s.size else nothing), grad, g, c)
+            _back(lstm, layer, states, gates, (grad_h[g, c], grad_s[g, c] if grad_s.size else nothing), grad, g, c)
         _out_of(layer, states.whole, grad, g)
 
 
 @_compiled
-def train(lstm: bool, layer: Layer, states: States, noise: Injected, out: Outputs, grad: Layer, scores: Scores,
+def train(lstm: bool, layer: Layer, states: States, gates: Injected, out: Outputs, grad: Layer, scores: Scores,
           seen: int) -> None:  # fmt: skip
     """Take each network forward, through its output neurons and back while its states are in the cache.
 
@@ -489,7 +566,7 @@ def train(lstm: bool, layer: Layer, states: States, noise: Injected, out: Output
     for g in range(layer.V.shape[0]):
         _into(layer, states.whole, g)
         for c in range(layer.V.shape[1]):
-            _run(lstm, layer, states, noise, g, c)
+            _run(lstm, layer, states, gates, g, c)
             _score(out, states.h, scores, grad_h, g, c)
-            _back(lstm, layer, states, noise, (grad_h, nothing), grad, g, c)
+            _back(lstm, layer, states, gates, (grad_h, nothing), grad, g, c)
         _out_of(layer, states.whole, grad, g)

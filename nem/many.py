@@ -2,7 +2,7 @@
 
 What PyTorch users ask of ``torch.func``, whose ``vmap`` does not go through ``nn.LSTM``: M recurrent networks of one
 size in one pass. On a CPU float32 networks run compiled (:mod:`nem.fast`), and each has the same bits whatever trains
-beside it, up to 64 inputs; a GPU holds them all in batched products.
+beside it, unless that has expected noise; a GPU holds them all in batched products.
 
     >>> members = [Member(seed=k, learning_rate=rate) for k in range(5) for rate in (0.01, 0.1)]
     >>> stack = Stack(members, cell="lstm", inputs=4, hidden=50, outputs=1, head="identity", optimiser="adam")

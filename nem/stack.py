@@ -323,7 +323,7 @@ def gradients(
     gates = None if noise.gates is None or draws.gates is None else (noise.gates, draws.gates)
     output = None if noise.output is None or draws.output is None else (noise.output, draws.output)
     goal = Goal(head, batch.target, batch.columns, first % len(batch.x), output_delta, output)
-    if fast.serves(batch.x, noise.gates if gates else None) and fast.serves_targets(noise.output if output else None):
+    if fast.serves(batch.x, noise.gates if gates else None) and fast.serves_targets(output):
         parts = networks.views(networks.flat), networks.views(networks.grad)
         means = fast.train(networks.size.cell, batch.x, *parts, goal, noise=gates, space=space)
     else:

@@ -209,8 +209,7 @@ class Engine:
         return torch.stack([self.noise.sigma(layer, partial(strength, settings), like) for settings in self.own])
 
     def _gather(self, data: Sequences, rows: Tensor, space: Workspace) -> Batch:
-        """Return the sequences at positions ``rows`` ``(G, B)``."""
-        rows = rows.to(data.index.device)
+        """Return the sequences at positions ``rows`` ``(G, B)``, which are on the data's device."""
         index = data.index[rows]
         inputs, targets = data.pool[index].to(self.device), data.targets[rows].to(self.device, self.dtype)
         return Batch.of(inputs, targets, space, (index >= 0).to(self.device) if data.ragged else None)
@@ -224,7 +223,8 @@ class Engine:
         generators = [seeds.torch_generator(self.seed, *name) for name in names]
         orders = [torch.randperm(len(self.train), generator=generator) for generator in generators]
         totals: dict[str, Tensor] = {}
-        for rows in torch.stack(orders).split(self.settings.batch_size, dim=1):  # (G, B)
+        # Moved to a GPU once an epoch: each copy from the host waits until the device is done.
+        for rows in torch.stack(orders).to(self.train.index.device).split(self.settings.batch_size, dim=1):  # (G, B)
             batch = self._gather(self.train, rows, self._training_space)
             draws = self.noise.draws(self.networks, batch, sigma, sample, self.first)
             space, delta = self._training_space, self.settings.output_delta
@@ -244,7 +244,7 @@ class Engine:
         """
         head, G = self.head, len(self.repetitions)
         losses, hits, kept = [], [], []
-        for rows in torch.arange(len(data)).split(EVALUATION_BATCH[self.device.type]):
+        for rows in torch.arange(len(data), device=data.index.device).split(EVALUATION_BATCH[self.device.type]):
             batch = self._gather(data, rows.unsqueeze(0), self._evaluation_space)
             h = self.networks.forward(batch.x.expand(-1, G, -1, -1), self._evaluation_space)[self.first :]
             activation = activations(head, self.networks.outputs(h))[..., : len(rows)]
@@ -275,7 +275,7 @@ class Engine:
         sequence ``(G, C')``, summed over slices and gates, for the networks with ``gates`` noise.
         """
         nets = self.networks
-        rows = torch.arange(min(BENEFIT_BATCH, len(self.probe)))
+        rows = torch.arange(min(BENEFIT_BATCH, len(self.probe)), device=self.probe.index.device)
         batch = self._gather(self.probe, rows.unsqueeze(0), self._evaluation_space)
         x = batch.x.expand(-1, len(self.repetitions), -1, -1)
         logits = cells.forward(self.settings.cell, cells.project(x, nets.W), nets.V, keep_logits=True).logits

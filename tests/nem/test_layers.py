@@ -95,7 +95,7 @@ def test_shapes_are_checked(layer_class, noise):
 
 
 @PAIRS
-@pytest.mark.parametrize(("I", "J"), [(3, 6), (3, 1), (fast.FEW + 9, 6)])
+@pytest.mark.parametrize(("I", "J"), [(3, 6), (3, 1), (kernels.FEW + 9, 6)])
 @pytest.mark.parametrize("form", ["batched", "batch_first", "unbatched"])
 def test_the_compiled_layer_is_the_cells(mine, torchs, I, J, form, monkeypatch):
     """With initial states, and gradients into every input: nothing but rounding depends on the form."""

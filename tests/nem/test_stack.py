@@ -1,6 +1,7 @@
 """Stacks of networks: layout, paired draws, gradients, names of conditions; the compiled form against the cells."""
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -158,6 +159,43 @@ def test_the_compiled_gradients_are_the_cells(cell, head, monkeypatch):
         for name, right in results[-1].items():
             for mine in results[:-1]:
                 torch.testing.assert_close(mine[name], right, rtol=1e-4, atol=1e-5)
+
+
+@HEADS
+def test_gains_of_nothing_are_not_negative(head):
+    networks, batch, noise, draws = stack("lstm", head, ["nem-additive-output"], dtype=torch.float32)
+    silent = replace(draws.output, sigma=torch.zeros(1))
+    assert (gradients(networks, batch, head, noise, draws._replace(output=silent))["output"] == 1).all()
+
+
+@pytest.mark.parametrize("head", ["softmax", "logistic"])
+def test_outputs_next_to_0_and_1_are_exact(head):
+    """Of class 0 or of no label, with inputs of output neurons that float32 would round away."""
+    networks, batch, noise, draws = stack("lstm", head, ["nem-multiplicative-output"], dtype=torch.float32)
+    networks.U.zero_(), networks.b.copy_(torch.tensor([20.0, 6.0, -17.0])[:, None])
+    batch.target.zero_()[..., 0, :] = float(head == "softmax")
+    means, o = gradients(networks, batch, head, noise, draws), networks.b[0, 0].double()
+    if head == "softmax":
+        log_a, factor = torch.log_softmax(o, 0)[0], 0.3 * draws.output.normal[0, :, 0, 0, :B]
+        taken = factor <= 0  # since log a < 0
+        torch.testing.assert_close(means["output"][:, 0], taken.float().mean(-1))
+        loss = -(log_a * (1 + factor * taken)).mean(-1)
+        torch.testing.assert_close(
+            means["loss"][:, 0].double(), loss, rtol=0.1, atol=0
+        )  # float32 has one digit of 1 - a
+    else:
+        torch.testing.assert_close(networks.grad_b[0, 0].double(), torch.sigmoid(o), rtol=1e-5, atol=0)
+
+
+def test_draws_that_are_missing_or_of_another_size_are_refused():
+    names = ["nem-additive-output", "matched-additive-output"]
+    networks, batch, noise, draws = stack(names=names, dtype=torch.float32, first=1)
+    for missing in ("normal", "test"):
+        with pytest.raises(ValueError, match="found None"):
+            few = replace(draws.output, **{missing: None})
+            gradients(networks, batch, "identity", noise, draws._replace(output=few), 1)
+    with pytest.raises(RuntimeError, match="expand"):
+        gradients(networks, batch, "identity", noise, draws)
 
 
 BOTH = pytest.mark.parametrize("cell", CELLS)

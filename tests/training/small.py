@@ -7,6 +7,7 @@ import torch
 
 from nem.conditions import CONDITIONS
 from pipeline.common import records, sequences
+from pipeline.training.engine import Engine
 from pipeline.training.settings import NoiseTable, Settings, Strength
 from pipeline.training.train import Work
 
@@ -69,3 +70,11 @@ def work(folder=Path("data/sequences/sample"), **changes):
         "settings": settings(**{name: value for name, value in changes.items() if name not in fields}),
     }  # fmt: skip
     return Work(**{**base, **own})
+
+
+def engine(cell="lstm", head="identity", conditions=CONDITIONS, repetitions=(0,), *, data=None, sigma=0.3,
+           dtype=torch.float32, device="cpu", **changes):  # fmt: skip
+    base = {"optimiser": "sgd", "learning_rate": 0.1, "noise": NoiseTable(*(Strength(sigma, 0.0),) * 4)}
+    chosen = settings(**base | {"cell": cell, "conditions": tuple(conditions)} | changes)
+    where = {"repetitions": repetitions, "dtype": dtype, "device": device}
+    return Engine(data or dataset(head), chosen, seed=1, stream="fx", **where)

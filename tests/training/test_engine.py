@@ -23,21 +23,14 @@ from pipeline.common.sequences import Dataset, Sequences
 from pipeline.training import models, results, train
 from pipeline.training.engine import METRICS, Engine
 from pipeline.training.models import state_dict
-from pipeline.training.settings import Densities, NoiseTable, Strength
+from pipeline.training.settings import Densities
 from tests.conftest import refused
 from tests.training import small
+from tests.training.small import engine
 
 LOSS = METRICS.index("test_loss")
 CELLS = pytest.mark.parametrize("cell", ["lstm", "gru"])
 HEADS = pytest.mark.parametrize("head", ["identity", "softmax", "logistic"])
-
-
-def engine(cell="lstm", head="identity", conditions=CONDITIONS, repetitions=(0,), *, data=None, sigma=0.3,
-           dtype=torch.float32, device="cpu", **changes):  # fmt: skip
-    base = {"optimiser": "sgd", "learning_rate": 0.1, "noise": NoiseTable(*(Strength(sigma, 0.0),) * 4)}
-    settings = small.settings(**base | {"cell": cell, "conditions": tuple(conditions)} | changes)
-    where = {"repetitions": repetitions, "dtype": dtype, "device": device}
-    return Engine(data or small.dataset(head), settings, seed=1, stream="fx", **where)
 
 
 def torch_twin(made, network=0):
@@ -327,14 +320,6 @@ def test_the_noise_benefit_is_positive_for_nem_and_nothing_for_blind_noise(cell,
 
 def test_a_first_target_beyond_the_window_is_an_error():
     refused(ValueError, "first_target of at most T = 3", engine, first_target=4)
-
-
-@pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@CELLS
-def test_a_gpu_trains_the_same_noiseless_network(cell):
-    cpu, gpu = (engine(cell, conditions=["none"], dtype=torch.float64, device=d).run()[0] for d in ("cpu", "cuda"))
-    torch.testing.assert_close(cpu.curves, gpu.curves, rtol=1e-8, atol=1e-10, equal_nan=True)
 
 
 def resident_mib():
