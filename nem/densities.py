@@ -57,10 +57,11 @@ def checked(density: Density) -> Density:
     return density
 
 
-def standard(density: Density, shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
+def standard(density: Density, shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None,
+             out: Tensor | None = None) -> Tensor:  # fmt: skip
     """Return draws of scale 1 in type and place of ``like``; a ValueError says that a function's have another shape."""
     if density == "gaussian":
-        return torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
+        return torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device, out=out)
     # 16 bits would leave 256 values of a uniform variable.
     dtype = torch.promote_types(like.dtype, torch.float32)
 
@@ -81,7 +82,7 @@ def standard(density: Density, shape: tuple[int, ...], like: Tensor, generator: 
         drawn = StudentT()(shape, generator=generator, dtype=dtype, device=like.device)
     else:
         drawn = torch.tan(math.pi * (uniform() - 0.5))
-    return drawn.to(like.dtype)
+    return drawn.to(like.dtype) if out is None else out.copy_(drawn)
 
 
 def source(generator: torch.Generator | None, like: Tensor, remedy: str) -> torch.Generator:

@@ -120,11 +120,11 @@ def _noise(noise: tuple[LayerNoise, Draws] | None, like: Tensor, space: Workspac
     G, (layer, draws) = shape[1], noise or (None, None)
     sigma = np.zeros((G, C), np.float32)
     if layer is None or draws is None or draws.normal is None:
-        nothing = space.take("nothing", shape, like).numpy()
+        nothing = space.take("nothing", (G, shape[0], *shape[2:]), like).numpy()
         return Drawn(*_codes(("none",), (None,), 1, G, C), sigma, nothing, nothing)
     sigma[:, : layer.columns] = draws.sigma.numpy().reshape(-1, layer.columns)
-    normal = _array(draws.normal.squeeze(2).expand(shape))
-    tested = normal if draws.test is None else _array(draws.test.squeeze(2).expand(shape))
+    normal = _array(draws.normal.squeeze(2).expand(shape).transpose(0, 1))
+    tested = normal if draws.test is None else _array(draws.test.squeeze(2).expand(shape).transpose(0, 1))
     return Drawn(*_codes(layer.kinds, layer.modes, layer.columns, G, C), sigma, normal, tested)
 
 

@@ -2,12 +2,12 @@
 
 :mod:`nem.cells` is the definition: every device, precision and kind of noise. There each operation reads and writes
 whole stacks, and memory traffic costs more than arithmetic. Here a network's slice is worked on while it is in the
-cache: the recurrent product (BLAS), then one loop over its neurons for gates, Algorithm 1's test, noise and state;
-backward likewise. numba compiles it on first use; :mod:`nem.fast` lays out what it reads and writes.
+cache: the matrix products, then one loop over its neurons for gates, Algorithm 1's test, noise and state; backward
+likewise. numba compiles it on first use; :mod:`nem.fast` lays out what it reads and writes.
 
-Of fast-math only the contraction of a product and a sum into one operation is allowed: sums keep their order, so that
-up to ``FEW`` inputs a network's bits do not depend on its neighbours in a stack. Networks without noise run the same
-arithmetic with increments of 0, hence σ = 0, a network without noise and a pass without draws agree bit for bit.
+Of fast-math only the contraction of a product and a sum into one operation is allowed, and products sum in one order,
+so that up to ``FEW`` inputs a network's bits do not depend on its neighbours in a stack. Networks without noise run the
+same arithmetic with increments of 0, hence σ = 0, a network without noise and a pass without draws agree bit for bit.
 
 Shapes: T slices, S of them with a target (the last ones), G groups, C networks per group, I inputs, J hidden units, n
 noisy gates, K outputs, B sequences of a batch, padded. Row blocks are those of :mod:`nem.cells`. All of it is in this
@@ -26,6 +26,8 @@ import numpy.typing as npt
 numba: Any = None  # an optional extra
 with suppress(ImportError):
     import numba
+    import numba.core.codegen
+    import numba.extending
     import numba.np.linalg
     import scipy.linalg  # noqa: F401 - numba's products go through its BLAS: once loaded, limits of threads reach it
 
@@ -36,14 +38,6 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 FEW = 256
 """Up to so many inputs, the ones of biases included, each network makes its own product with a slice's; of more, one
 for a whole group is faster."""
-
-SMALL, UNBROKEN = 10**6, 320
-"""OpenBLAS makes products of at most so many multiplications without copying their factors into blocks, which is
-faster; those of up to eight times as many pay to be cut into such ones, and sums of so few terms stay as they are."""
-
-TURN = 33, 128
-"""From so few to so many hidden units V's gradient takes states that are turned over: OpenBLAS then copies nothing,
-vectors are whole, and the sums have the same bits."""
 
 LANES = 32
 """Batches are padded to a multiple of this: vectorised loops finish what is left over with scalar code that rounds
@@ -83,7 +77,7 @@ class Drawn(NamedTuple):
     kinds: Codes  # (G, C)
     modes: Floats  # (G, C) 1 for multiplicative noise, else 0
     sigma: Floats  # (G, C)
-    normal: Floats  # gates: (T, G, n, J, B) draws, outputs: (S, G, K, B)
+    normal: Floats  # gates: (G, T, n, J, B) draws, outputs: (G, S, K, B)
     test: Floats  # alike: draws that matched noise tests instead
 
 
@@ -181,28 +175,121 @@ def _slope(gate: np.float32, increment: np.float32, multiplicative: np.float32) 
     return (ONE + multiplicative * increment) * gate * (ONE - gate)
 
 
+DEPTH = 64
+"""So many rows of a product's second factor stay in the first cache while all rows of the first one meet them."""
+
+WIDTH, MOST = 16, 6
+if numba is not None and "+avx512f" in numba.core.codegen.get_host_cpu_features():
+    WIDTH, MOST = 32, 12
+"""So many columns and rows of a product are summed in registers at once; bits do not depend on it."""
+
+
+def _tile(rows: int) -> Any:  # noqa: ANN401 - numba is not typed
+    """Return what sums up ``rows`` rows and ``WIDTH`` columns of AB in registers, which numba's own loops do not.
+
+    Its arguments: the address of A and how far its rows and columns lie apart, those of B and of the product and how
+    far their rows do, the length of the sums, and whether the product is added to what is there.
+    """
+
+    def instructions(context: Any, builder: Any, _: object, arguments: Any) -> object:  # noqa: ANN401
+        a, down, along, b, next_b, out, next_out, depth, adding = arguments
+        cgutils, ir = numba.core.cgutils, numba.core.cgutils.ir
+        number, word = ir.FloatType(), ir.IntType(64)
+        several = ir.VectorType(number, WIDTH)
+        nothing, all_first = ir.Constant(several, None), ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), None)
+        fma = ir.FunctionType(several, [several] * 3)
+        fma = cgutils.get_or_insert_function(builder.module, fma, f"llvm.fma.v{WIDTH}f32")
+
+        def at(begin: object, offset: object, kind: Any) -> object:  # noqa: ANN401
+            first = builder.inttoptr(begin, number.as_pointer())
+            return builder.bitcast(builder.gep(first, [offset]), kind.as_pointer())
+
+        sums = [cgutils.alloca_once_value(builder, nothing) for _ in range(rows)]
+        places = [at(out, builder.mul(word(row), next_out), several) for row in range(rows)]
+        with builder.if_then(adding):
+            for total, place in zip(sums, places, strict=True):
+                builder.store(builder.load(place, align=4), total)
+        with cgutils.for_range(builder, depth) as loop:
+            second = builder.load(at(b, builder.mul(loop.index, next_b), several), align=4)
+            for row, total in enumerate(sums):
+                offset = builder.add(builder.mul(word(row), down), builder.mul(loop.index, along))
+                factor = builder.insert_element(nothing, builder.load(at(a, offset, number)), ir.IntType(32)(0))
+                factor = builder.shuffle_vector(factor, nothing, all_first)
+                builder.store(builder.call(fma, [factor, second, builder.load(total)]), total)
+        for total, place in zip(sums, places, strict=True):
+            builder.store(builder.load(total), place, align=4)
+        return context.get_dummy_value()
+
+    def tile(_, a, down, along, b, next_b, out, next_out, depth, adding):  # type: ignore # noqa: ANN001, ANN202
+        return numba.void(*(numba.intp,) * 8, numba.boolean), instructions
+
+    return None if numba is None else numba.extending.intrinsic(tile)
+
+
+_most, _some, _one = _tile(MOST), _tile(MOST // 3), _tile(1)
+
+
+@_compiled
+def _wide_product(a: Floats, turn_a: bool, b: Floats, out: Floats, adding: bool) -> None:
+    """Make a :func:`product` of columns that are a multiple of ``WIDTH``."""
+    (rows, columns), a_row, b_row, out_row = out.shape, a.strides[0] // 4, b.strides[0] // 4, out.strides[0] // 4
+    down, along = (1, a_row) if turn_a else (a_row, 1)
+    for begin in range(0, len(b), DEPTH):
+        depth, sums, row = min(DEPTH, len(b) - begin), adding or begin > 0, 0
+        while row < rows:
+            take = MOST if rows - row >= MOST else MOST // 3 if rows - row >= MOST // 3 else 1
+            from_a = a.ctypes.data + 4 * (row * down + begin * along)
+            for column in range(0, columns, WIDTH):
+                from_b = b.ctypes.data + 4 * (begin * b_row + column)
+                to = out.ctypes.data + 4 * (row * out_row + column)
+                if take == MOST:
+                    _most(from_a, down, along, from_b, b_row, to, out_row, depth, sums)
+                elif take > 1:
+                    _some(from_a, down, along, from_b, b_row, to, out_row, depth, sums)
+                else:
+                    _one(from_a, down, along, from_b, b_row, to, out_row, depth, sums)
+            row += take
+
+
+@_compiled
+def product(a: Floats, turn_a: bool, b: Floats, out: Floats, adding: bool) -> None:
+    """Write AB to ``out``, or add it; A is ``a`` or its transpose. Rows may lie apart in memory.
+
+    Each number is a sum in the order of B's rows with one rounding per term: its bits depend on nothing else. At the
+    sizes of one network in one slice OpenBLAS and MKL are slower.
+    """
+    (rows, columns), left = out.shape, out.shape[1] % WIDTH
+    whole = columns - left
+    _wide_product(a, turn_a, b[:, :whole], out[:, :whole], adding)
+    if left:
+        last_b, last = np.zeros((len(b), WIDTH), np.float32), np.zeros((rows, WIDTH), np.float32)
+        last_b[:, :left] = b[:, whole:]
+        last[:, :left] = out[:, whole:]
+        _wide_product(a, turn_a, last_b, last, adding)
+        out[:, whole:] = last[:, :left]
+
+
 # C := αAB + βC, columns first, of the BLAS that numba's own products call
 _gemm: Any = None if numba is None else numba.np.linalg._BLAS.numba_xxgemm(numba.float32)
 SINGLE, PLAIN, TURNED = ord("s"), ord("n"), ord("t")
 
 
 @_compiled
-def _product(a: Floats, turn_a: bool, b: Floats, turn_b: bool, out: Floats, adding: bool) -> None:
-    """Write AB to ``out``, or add it; A is ``a`` or its transpose, B likewise.
+def _large(a: Floats, turn_a: bool, b: Floats, turn_b: bool, out: Floats) -> None:
+    """Write AB to ``out`` by BLAS, which copies large factors into blocks; A is ``a`` or its transpose, B likewise.
 
-    Rows may lie apart in memory (a single one has any stride). How BLAS sums may depend on the size of ``out``.
+    How it sums may depend on the size of ``out``, and on where in it a number is.
     """
-    rows, columns = out.shape
-    inner = a.shape[0] if turn_a else a.shape[1]
-    work, parts, factors = rows * columns * inner, 1, np.array([ONE, ONE if adding else ZERO])
-    if SMALL < work <= 8 * SMALL and inner <= UNBROKEN and not turn_b:
-        parts = (work + SMALL - 1) // SMALL
-    for part in range(parts):
-        begin, end = rows * part // parts, rows * (part + 1) // parts
-        own, to = a[:, begin:end] if turn_a else a[begin:end], out[begin:end]
-        ld = max(a.strides[0] // 4, a.shape[1]), max(b.strides[0] // 4, b.shape[1]), max(out.strides[0] // 4, columns)
-        _gemm(SINGLE, TURNED if turn_b else PLAIN, TURNED if turn_a else PLAIN, columns, end - begin, inner,
-              factors[:1].ctypes, b.ctypes, ld[1], own.ctypes, ld[0], factors[1:].ctypes, to.ctypes, ld[2])  # fmt: skip
+    (rows, columns), inner, factors = out.shape, a.shape[0] if turn_a else a.shape[1], np.array([ONE, ZERO])
+    ld = max(a.strides[0] // 4, a.shape[1]), max(b.strides[0] // 4, b.shape[1]), max(out.strides[0] // 4, columns)
+    _gemm(SINGLE, TURNED if turn_b else PLAIN, TURNED if turn_a else PLAIN, columns, rows, inner,
+          factors[:1].ctypes, b.ctypes, ld[1], a.ctypes, ld[0], factors[1:].ctypes, out.ctypes, ld[2])  # fmt: skip
+
+
+@_inlined
+def _whole(count: int) -> int:
+    """Return so many columns or more, whole multiples of ``WIDTH``."""
+    return (count + WIDTH - 1) // WIDTH * WIDTH
 
 
 @_compiled
@@ -310,7 +397,7 @@ def _gru_gradient(
 def _into(layer: Layer, whole: Floats, g: int) -> None:
     """Multiply a group's many inputs by all its W, which may be larger than any cache and is read once, as it lies."""
     if whole.size:
-        _product(layer.W[g].reshape(-1, whole.shape[0]), True, layer.x[0, g], False, whole, False)
+        _large(layer.W[g].reshape(-1, whole.shape[0]), True, layer.x[0, g], False, whole)
 
 
 @_compiled
@@ -328,17 +415,17 @@ def _run(lstm: bool, layer: Layer, states: States, gates: Injected, g: int, c: i
         if many:
             a[:] = whole[c * rows : (c + 1) * rows, t * B : (t + 1) * B]
         else:
-            _product(weights, True, x[t, g], False, a, False)
+            product(weights, True, x[t, g], a, False)
         before = h[t - 1, own_g, own_c] if t else layer.h0[g, c] if started else zero
         if lstm and (t or started):
-            _product(V[g, c], False, before, False, a, True)
+            product(V[g, c], False, before, a, True)
         elif t or started:
-            _product(V[g, c, : 2 * J], False, before, False, a[J:], True)
-            _product(V[g, c, 2 * J :], False, before, False, first[slot], False)
+            product(V[g, c, : 2 * J], False, before, a[J:], True)
+            product(V[g, c, 2 * J :], False, before, first[slot], False)
         elif not lstm:
             first[slot][:] = ZERO
-        draws, accepted = noise.normal[t, g], gates.accepted[t, own_g, own_c]
-        tested = noise.test[t, g] if kind == MATCHED else draws
+        draws, accepted = noise.normal[g, t], gates.accepted[t, own_g, own_c]
+        tested = noise.test[g, t] if kind == MATCHED else draws
         _gates(a[begin : begin + n * J], kind, mode, tested, accepted)
         own = SliceNoise(accepted, sigma, draws, mode)
         if lstm:
@@ -357,21 +444,34 @@ def _run(lstm: bool, layer: Layer, states: States, gates: Injected, g: int, c: i
 
 
 @_compiled
-def _back(lstm: bool, layer: Layer, states: States, gates: Injected, scored: tuple[Floats, Floats], grad: Layer,
-          g: int, c: int) -> None:  # fmt: skip
+def _turned_inputs(layer: Layer, states: States, g: int) -> Floats:
+    """Return a group's inputs sequence by sequence, ``(T, B, I + 1)`` and zeros; of many inputs, nothing."""
+    T, B = states.act.shape[0], states.act.shape[4]
+    inputs = 0 if states.whole.size else layer.x.shape[2]
+    turned = np.zeros((T, B, _whole(inputs)), np.float32)
+    if inputs:
+        for t in range(T):
+            turned[t, :, :inputs] = layer.x[t, g].T
+    return turned
+
+
+@_compiled
+def _back(lstm: bool, layer: Layer, turned_x: Floats, states: States, gates: Injected, scored: tuple[Floats, Floats],
+          grad: Layer, g: int, c: int) -> None:  # fmt: skip
     """Run one network back in time; its ``states.act`` become gradients.
 
-    ``scored`` are the gradients of the last hidden states ``(T - first, J, B)``, those that the error sees, and of the
-    last cell state ``(J, B)``, empty for zero.
+    ``turned_x`` are its group's :func:`_turned_inputs`; ``scored`` are the gradients of the last hidden states ``(T -
+    first, J, B)``, those that the error sees, and of the last cell state ``(J, B)``, empty for zero.
     """
-    x, V, (h, act, first, second, whole) = layer.x, layer.V, states
+    V, (h, act, first, second, whole) = layer.V, states
     (T, groups, networks, rows, B), J, (grad_h, grad_s) = act.shape, V.shape[3], scored
     many, started, wanted = whole.size > 0, layer.h0.size > 0, grad.h0.size > 0
     seen, at, to = T - grad_h.shape[0], g % groups, c % networks
-    turning, whole_J = TURN[0] <= J <= TURN[1] and (T > 1 or started), (J + 15) // 16 * 16
-    zero, ones = np.zeros((J, B), np.float32), np.ones(B, np.float32)
-    recurrent, dh, ds = np.empty((rows, B), np.float32), np.empty((J, B), np.float32), np.empty((J, B), np.float32)
-    turned, sum_V = np.zeros((B, whole_J), np.float32), np.empty((rows if turning else 0, whole_J), np.float32)
+    zero, recurrent = np.zeros((J, B), np.float32), np.empty((rows, B), np.float32)
+    dh, ds = np.empty((J, B), np.float32), np.empty((J, B), np.float32)
+    inputs, turned, ones = turned_x.shape[2], np.zeros((B, _whole(J)), np.float32), np.ones((B, WIDTH), np.float32)
+    sum_W, sum_V = np.empty((rows, inputs), np.float32), np.empty((rows, _whole(J)), np.float32)
+    sum_bias = np.zeros((J, WIDTH), np.float32)
     noise, mode, sigma = gates.noise, gates.noise.modes[g, c], gates.noise.sigma[g, c]
     ds[:] = grad_s if grad_s.size else zero
     for t in range(T - 1, -1, -1):
@@ -380,7 +480,7 @@ def _back(lstm: bool, layer: Layer, states: States, gates: Injected, scored: tup
             dh[:] = grad_h[t - seen]
         elif t >= seen:
             dh += grad_h[t - seen]
-        a, own = act[t, at, to], SliceNoise(gates.accepted[t, at, to], sigma, noise.normal[t, g], mode)
+        a, own = act[t, at, to], SliceNoise(gates.accepted[t, at, to], sigma, noise.normal[g, t], mode)
         before = h[t - 1, at, to] if t else layer.h0[g, c] if started else zero
         if lstm:
             cell = first[t - 1, at, to] if t else layer.s0[g, c] if started else zero
@@ -388,25 +488,26 @@ def _back(lstm: bool, layer: Layer, states: States, gates: Injected, scored: tup
         else:
             _gru_gradient(a, own, before, first[t, at, to], dh, recurrent)
             if grad.bias.size:
-                grad.bias[g, c] = np.dot(recurrent[2 * J :], ones) + (ZERO if last else ONE) * grad.bias[g, c]
-        product, sums = a if lstm else recurrent, not last
+                product(recurrent[2 * J :], False, ones, sum_bias, True)
+        own_V = a if lstm else recurrent
         if many:
             whole[c * rows : (c + 1) * rows, t * B : (t + 1) * B] = a
         else:
-            _product(x[t, g], False, a, True, grad.W[g, :, c], sums)
+            product(a, False, turned_x[t], sum_W, not last)
             if grad.x.size:
-                _product(layer.W[g, :, c], False, a, False, grad.x[t, g], False)
-        if (t or started) and turning:
+                product(layer.W[g, :, c], False, a, grad.x[t, g], False)
+        if t or started:
             turned[:, :J] = before.T
-            _product(product, False, turned, False, sum_V, sums)
-        elif t or started:
-            _product(product, False, before, True, grad.V[g, c], sums)
+            product(own_V, False, turned, sum_V, not last)
         if t or wanted:
-            _product(V[g, c], True, product, False, dh, not lstm)
-    if turning:
-        grad.V[g, c] = sum_V[:, :J]
-    elif T == 1 and not started:
-        grad.V[g, c] = ZERO
+            product(V[g, c], True, own_V, dh, not lstm)
+    if T == 1 and not started:
+        sum_V[:] = ZERO
+    grad.V[g, c] = sum_V[:, :J]
+    if not many:
+        grad.W[g, :, c] = sum_W[:, : layer.W.shape[1]].T
+    if grad.bias.size:
+        grad.bias[g, c] = sum_bias[:, 0]
     if wanted:
         grad.h0[g, c] = dh
         grad.s0[g, c] = ds
@@ -417,9 +518,9 @@ def _out_of(layer: Layer, whole: Floats, grad: Layer, g: int) -> None:
     """Make the gradients of a group's many inputs and of their weights."""
     if whole.size:
         rows = whole.shape[0]
-        _product(layer.x[0, g], False, whole, True, grad.W[g].reshape(-1, rows), False)
+        _large(layer.x[0, g], False, whole, True, grad.W[g].reshape(-1, rows))
         if grad.x.size:
-            _product(layer.W[g].reshape(-1, rows), False, whole, False, grad.x[0, g], False)
+            _large(layer.W[g].reshape(-1, rows), False, whole, False, grad.x[0, g])
 
 
 @_compiled
@@ -480,20 +581,22 @@ def _score(out: Outputs, h: Floats, scores: Scores, grad_h: Floats, g: int, c: i
     kind, mode, sigma = noise.kinds[g, c], noise.modes[g, c], noise.sigma[g, c]
     o, a, delta, noisy, lever = (np.empty_like(y), np.empty_like(y), np.empty_like(y), np.empty_like(y),
                                  sigma * ((ONE - mode) + mode * y))  # fmt: skip
+    J = h.shape[3]
+    turned, sum_U = np.zeros((B, _whole(J)), np.float32), np.zeros((K, _whole(J)), np.float32)
     gains, mass, scale = np.empty(B, np.float32), np.ones(B, np.float32), ONE / np.float32(out.columns)
     total, injected, sign = 0.0, 0, -ONE if kind == REVERSED else ONE
     scores.b[g, c] = ZERO
     for s in range(S):
-        now, normal = h[len(h) - S + s, own_g, own_c], noise.normal[s, g]
+        now, normal = h[len(h) - S + s, own_g, own_c], noise.normal[g, s]
         o[:] = out.b[g, c]
-        _product(U, False, now, False, o, True)
+        product(U, False, now, o, True)
         if out.head == SOFTMAX:
             _log_softmax(o, a)
         elif out.head == LOGISTIC:
             _logistic(o, a)
         gains[:] = ZERO
         if kind >= NEM:
-            draws = noise.test[s, g] if kind == MATCHED else normal
+            draws = noise.test[g, s] if kind == MATCHED else normal
             delta[:] = lever * draws
             _gains(out.head, y, o, delta, gains)
         for b in range(out.columns):
@@ -523,8 +626,10 @@ def _score(out: Outputs, h: Floats, scores: Scores, grad_h: Floats, g: int, c: i
             for b in range(out.columns):
                 scores.b[g, c, k, 0] += a[k, b]
         a[:, out.columns :] = ZERO
-        _product(a, False, now, True, scores.U[g, c], s > 0)
-        _product(U, True, a, False, grad_h[s], False)
+        turned[:, :J] = now.T
+        product(a, False, turned, sum_U, True)
+        product(U, True, a, grad_h[s], False)
+    scores.U[g, c] = sum_U[:, :J]
     scores.loss[g, c] = total / out.columns
     scores.share[g, c] = injected / (S * out.columns)
 
@@ -549,8 +654,10 @@ def backward(
     """
     nothing = np.empty((0, 0), np.float32)
     for g in range(layer.V.shape[0]):
+        turned_x = _turned_inputs(layer, states, g)
         for c in range(layer.V.shape[1]):
-            _back(lstm, layer, states, gates, (grad_h[g, c], grad_s[g, c] if grad_s.size else nothing), grad, g, c)
+            scored = grad_h[g, c], grad_s[g, c] if grad_s.size else nothing
+            _back(lstm, layer, turned_x, states, gates, scored, grad, g, c)
         _out_of(layer, states.whole, grad, g)
 
 
@@ -565,8 +672,9 @@ def train(lstm: bool, layer: Layer, states: States, gates: Injected, out: Output
     grad_h, nothing = np.empty((seen, J, B), np.float32), np.empty((0, 0), np.float32)
     for g in range(layer.V.shape[0]):
         _into(layer, states.whole, g)
+        turned_x = _turned_inputs(layer, states, g)
         for c in range(layer.V.shape[1]):
             _run(lstm, layer, states, gates, g, c)
             _score(out, states.h, scores, grad_h, g, c)
-            _back(lstm, layer, states, gates, (grad_h, nothing), grad, g, c)
+            _back(lstm, layer, turned_x, states, gates, (grad_h, nothing), grad, g, c)
         _out_of(layer, states.whole, grad, g)

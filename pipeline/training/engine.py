@@ -187,14 +187,17 @@ class Engine:
                 paths = {r: self._name(r, prefix + name, self.epoch) for r in self.repetitions}
                 generators = {r: seeds.torch_generator(self.seed, *p, device=self.device) for r, p in paths.items()}
                 streams[name] = generators
-            one, own = (shape[0], *shape[2:]), streams[name].items()
-            if name in ("latent", "uniform"):
-                draws = {r: torch.rand(one, generator=g, dtype=self.dtype, device=self.device) for r, g in own}
-            else:
-                density = densities.of("output" if name.startswith("output") else "hidden")
-                draws = {r: standard(density, one, like, g) for r, g in own}
-            several = [draws[repetition] for repetition in self.repetitions]
-            return several[0].unsqueeze(1) if len(several) == 1 else torch.stack(several, 1)
+            drawn = self._training_space.take(prefix + name, (len(self.repetitions), shape[0], *shape[2:]), like)
+            density = densities.of("output" if name.startswith("output") else "hidden")
+            for group, repetition in enumerate(self.repetitions):
+                first, generator = self.repetitions.index(repetition), streams[name][repetition]
+                if first < group:
+                    drawn[group] = drawn[first]
+                elif name in ("latent", "uniform"):
+                    torch.rand(drawn[group].shape, generator=generator, out=drawn[group])
+                else:
+                    standard(density, drawn[group].shape, like, generator, drawn[group])
+            return drawn.transpose(0, 1)
 
         return share
 

@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -210,6 +211,30 @@ def compiled(cell, x, W, V, grad_h, **options):
     h, gradients = done.h.clone(), (torch.full_like(W, math.nan), torch.full_like(V, math.nan))
     fast.backward(cell, done, grad_h, gradients)
     return [h, *gradients, done.acceptance]
+
+
+@given(rows=st.integers(1, 30), columns=st.integers(1, 70), terms=st.integers(1, 150), turned=st.booleans(),
+       adding=st.booleans(), seed=st.integers(0, 10**6))  # fmt: skip
+def test_bits_of_a_product_depend_on_its_row_and_its_column_alone(rows, columns, terms, turned, adding, seed):
+    """Not on the product's size, nor on where sums are interrupted; and memory beside it is left alone."""
+    draw = np.random.default_rng(seed)
+    shapes = (rows, terms), (terms, columns), (rows, columns)
+    a, b, before = (draw.standard_normal(shape, np.float32) for shape in shapes)
+    given_a = np.pad(np.ascontiguousarray(a.T) if turned else a, ((0, 0), (0, 3)))[:, : rows if turned else terms]
+    space = np.full((rows + 2, columns + 5), np.nan, np.float32)
+    out = space[1:-1, :columns]
+    out[:] = before if adding else np.nan
+    kernels.product(given_a, turned, b, out, adding)
+    assert np.isnan(space[[0, -1]]).all()
+    assert np.isnan(space[:, columns:]).all()
+    right = a.astype(float) @ b + before * adding
+    size = np.abs(a).astype(float) @ np.abs(b) + np.abs(before)
+    assert (np.abs(out - right) <= (terms + 1) * 2.0**-24 * size).all()
+    row, column, cut = draw.integers(rows), draw.integers(columns), draw.integers(terms)
+    alone = before[row : row + 1, column : column + 1] * np.float32(adding)
+    for part in (slice(0, cut), slice(cut, terms)):
+        kernels.product(a[row : row + 1, part], False, b[part, column : column + 1], alone, True)
+    assert alone == out[row, column]
 
 
 @BOTH

@@ -25,6 +25,7 @@ from nem import CONDITIONS, Noise, NoisyGRU, NoisyLSTM
 from nem import stack as stack_of
 from nem.cells import BLOCKS
 from nem.fast import Workspace
+from nem.kernels import product
 from nem.names import CellName
 from nem.stack import Batch, Layer, Networks, StackNoise, gradients
 from pipeline.common import jobs
@@ -154,13 +155,14 @@ def floor(size: Size, cell: CellName) -> float:
 
 @lru_cache(64)
 def _product(rows: int, inner: int, columns: int) -> float:
-    """Return the time of a matrix product [s], by torch's or numpy's library, whichever is faster."""
+    """Return the time of a matrix product [s], by torch's or numpy's library or our own, whichever is the fastest."""
     a, b, out = torch.rand(rows, inner), torch.rand(inner, columns), torch.empty(rows, columns)
     rounds = max(1, int(2e8 / (2 * rows * inner * columns)))
     arrays = a.numpy(), b.numpy(), out.numpy()
     with jobs.one_thread():
         several = (lambda: [torch.mm(a, b, out=out) for _ in range(rounds)],
-                   lambda: [np.dot(*arrays) for _ in range(rounds)])  # fmt: skip
+                   lambda: [np.dot(*arrays) for _ in range(rounds)],
+                   lambda: [product(arrays[0], False, arrays[1], arrays[2], False) for _ in range(rounds)])  # fmt: skip
         return min(median(work, 7) for work in several) / rounds
 
 
