@@ -197,8 +197,8 @@ def _tile(rows: int) -> Any:  # noqa: ANN401 - numba is not typed
         number, word = ir.FloatType(), ir.IntType(64)
         several = ir.VectorType(number, WIDTH)
         nothing, all_first = ir.Constant(several, None), ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), None)
-        fma = ir.FunctionType(several, [several] * 3)
-        fma = cgutils.get_or_insert_function(builder.module, fma, f"llvm.fma.v{WIDTH}f32")
+        three = ir.FunctionType(several, [several] * 3)
+        fused = cgutils.get_or_insert_function(builder.module, three, f"llvm.fmuladd.v{WIDTH}f32")
 
         def at(begin: object, offset: object, kind: Any) -> object:  # noqa: ANN401
             first = builder.inttoptr(begin, number.as_pointer())
@@ -215,7 +215,7 @@ def _tile(rows: int) -> Any:  # noqa: ANN401 - numba is not typed
                 offset = builder.add(builder.mul(word(row), down), builder.mul(loop.index, along))
                 factor = builder.insert_element(nothing, builder.load(at(a, offset, number)), ir.IntType(32)(0))
                 factor = builder.shuffle_vector(factor, nothing, all_first)
-                builder.store(builder.call(fma, [factor, second, builder.load(total)]), total)
+                builder.store(builder.call(fused, [factor, second, builder.load(total)]), total)
         for total, place in zip(sums, places, strict=True):
             builder.store(builder.load(total), place, align=4)
         return context.get_dummy_value()
@@ -255,8 +255,8 @@ def _wide_product(a: Floats, turn_a: bool, b: Floats, out: Floats, adding: bool)
 def product(a: Floats, turn_a: bool, b: Floats, out: Floats, adding: bool) -> None:
     """Write AB to ``out``, or add it; A is ``a`` or its transpose. Rows may lie apart in memory.
 
-    Each number is a sum in the order of B's rows with one rounding per term: its bits depend on nothing else. At the
-    sizes of one network in one slice OpenBLAS and MKL are slower.
+    Each number is a sum in the order of B's rows, one rounding per term (two on processors that do not fuse product and
+    sum): its bits depend on nothing else. At the sizes of one network in one slice OpenBLAS and MKL are slower.
     """
     (rows, columns), left = out.shape, out.shape[1] % WIDTH
     whole = columns - left

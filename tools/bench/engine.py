@@ -285,8 +285,12 @@ def noise_costs(size: Size, cell: CellName) -> dict[str, float]:
     y = functional.one_hot(torch.arange(BATCH) % K, K).float().expand(G, BATCH, K) if K > 1 else x[:, :, 0, :1]
     batch, space = Batch.of(x, y), Workspace()
 
+    def drawn(name: str, shape: tuple[int, ...]) -> Tensor:
+        out = space.take(name, (G, shape[0], *shape[2:]), x)  # as the engine does
+        return torch.randn(out.shape, generator=generator, out=out).transpose(0, 1)
+
     def step(noise: StackNoise, sigma: dict[Layer, Tensor]) -> None:
-        draws = noise.draws(networks, batch, sigma, lambda _, shape: torch.randn(shape, generator=generator))
+        draws = noise.draws(networks, batch, sigma, drawn)
         gradients(networks, batch, dataset(size).head, noise, draws, space=space)
 
     works = []
