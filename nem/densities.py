@@ -59,7 +59,10 @@ def checked(density: Density) -> Density:
 
 def standard(density: Density, shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None,
              out: Tensor | None = None) -> Tensor:  # fmt: skip
-    """Return draws of scale 1 in type and place of ``like``; a ValueError says that a function's have another shape."""
+    """Return draws of scale 1 in type and place of ``like``, in ``out`` if given, of that shape and in one piece.
+
+    A ValueError says that a function's draws have another shape.
+    """
     if density == "gaussian":
         return torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device, out=out)
     # 16 bits would leave 256 values of a uniform variable.

@@ -176,16 +176,17 @@ def _slope(gate: np.float32, increment: np.float32, multiplicative: np.float32) 
 
 
 DEPTH = 64
-"""So many rows of a product's second factor stay in the first cache while all rows of the first one meet them."""
+"""So many terms of a product's sums are added up in registers, and then to what is there: long sums err less, and these
+rows of the second factor, of up to 128 columns, stay in the first cache while all rows of the first one meet them."""
 
 WIDTH, MOST = 16, 6
 if numba is not None and "+avx512f" in numba.core.codegen.get_host_cpu_features():
     WIDTH, MOST = 32, 12
-"""So many columns and rows of a product are summed in registers at once; bits do not depend on it."""
+"""So many columns and rows of a product are summed at once; bits do not depend on it."""
 
 
 def _tile(rows: int) -> Any:  # noqa: ANN401 - numba is not typed
-    """Return what sums up ``rows`` rows and ``WIDTH`` columns of AB in registers, which numba's own loops do not.
+    """Return what sums up ``rows`` rows and ``WIDTH`` columns of AB in registers, where numba's loops do not keep sums.
 
     Its arguments: the address of A and how far its rows and columns lie apart, those of B and of the product and how
     far their rows do, the length of the sums, and whether the product is added to what is there.
@@ -206,9 +207,6 @@ def _tile(rows: int) -> Any:  # noqa: ANN401 - numba is not typed
 
         sums = [cgutils.alloca_once_value(builder, nothing) for _ in range(rows)]
         places = [at(out, builder.mul(word(row), next_out), several) for row in range(rows)]
-        with builder.if_then(adding):
-            for total, place in zip(sums, places, strict=True):
-                builder.store(builder.load(place, align=4), total)
         with cgutils.for_range(builder, depth) as loop:
             second = builder.load(at(b, builder.mul(loop.index, next_b), several), align=4)
             for row, total in enumerate(sums):
@@ -216,6 +214,9 @@ def _tile(rows: int) -> Any:  # noqa: ANN401 - numba is not typed
                 factor = builder.insert_element(nothing, builder.load(at(a, offset, number)), ir.IntType(32)(0))
                 factor = builder.shuffle_vector(factor, nothing, all_first)
                 builder.store(builder.call(fused, [factor, second, builder.load(total)]), total)
+        with builder.if_then(adding):
+            for total, place in zip(sums, places, strict=True):
+                builder.store(builder.fadd(builder.load(place, align=4), builder.load(total)), total)
         for total, place in zip(sums, places, strict=True):
             builder.store(builder.load(total), place, align=4)
         return context.get_dummy_value()
@@ -226,16 +227,18 @@ def _tile(rows: int) -> Any:  # noqa: ANN401 - numba is not typed
     return None if numba is None else numba.extending.intrinsic(tile)
 
 
-_most, _some, _one = _tile(MOST), _tile(MOST // 3), _tile(1)
+_most_rows, _some_rows, _one_row = _tile(MOST), _tile(MOST // 3), _tile(1)
 
 
 @_compiled
 def _wide_product(a: Floats, turn_a: bool, b: Floats, out: Floats, adding: bool) -> None:
     """Make a :func:`product` of columns that are a multiple of ``WIDTH``."""
+    if not (len(b) or adding):
+        out[:] = ZERO
     (rows, columns), a_row, b_row, out_row = out.shape, a.strides[0] // 4, b.strides[0] // 4, out.strides[0] // 4
     down, along = (1, a_row) if turn_a else (a_row, 1)
     for begin in range(0, len(b), DEPTH):
-        depth, sums, row = min(DEPTH, len(b) - begin), adding or begin > 0, 0
+        depth, more, row = min(DEPTH, len(b) - begin), adding or begin > 0, 0
         while row < rows:
             take = MOST if rows - row >= MOST else MOST // 3 if rows - row >= MOST // 3 else 1
             from_a = a.ctypes.data + 4 * (row * down + begin * along)
@@ -243,20 +246,21 @@ def _wide_product(a: Floats, turn_a: bool, b: Floats, out: Floats, adding: bool)
                 from_b = b.ctypes.data + 4 * (begin * b_row + column)
                 to = out.ctypes.data + 4 * (row * out_row + column)
                 if take == MOST:
-                    _most(from_a, down, along, from_b, b_row, to, out_row, depth, sums)
+                    _most_rows(from_a, down, along, from_b, b_row, to, out_row, depth, more)
                 elif take > 1:
-                    _some(from_a, down, along, from_b, b_row, to, out_row, depth, sums)
+                    _some_rows(from_a, down, along, from_b, b_row, to, out_row, depth, more)
                 else:
-                    _one(from_a, down, along, from_b, b_row, to, out_row, depth, sums)
+                    _one_row(from_a, down, along, from_b, b_row, to, out_row, depth, more)
             row += take
 
 
 @_compiled
 def product(a: Floats, turn_a: bool, b: Floats, out: Floats, adding: bool) -> None:
-    """Write AB to ``out``, or add it; A is ``a`` or its transpose. Rows may lie apart in memory.
+    """Write AB to ``out``, or add it; A is ``a`` or its transpose. Each row lies in one piece, ``out`` apart from both.
 
-    Each number is a sum in the order of B's rows, one rounding per term (two on processors that do not fuse product and
-    sum): its bits depend on nothing else. At the sizes of one network in one slice OpenBLAS and MKL are slower.
+    Each number is a sum in the order of B's rows, interrupted after ``DEPTH`` terms, with one rounding per term (two on
+    processors that do not fuse product and sum): its bits do not depend on the product's size or on its place in it. At
+    the sizes of one network in one slice OpenBLAS and MKL are slower.
     """
     (rows, columns), left = out.shape, out.shape[1] % WIDTH
     whole = columns - left
@@ -287,7 +291,7 @@ def _large(a: Floats, turn_a: bool, b: Floats, turn_b: bool, out: Floats) -> Non
 
 
 @_inlined
-def _whole(count: int) -> int:
+def _padded(count: int) -> int:
     """Return so many columns or more, whole multiples of ``WIDTH``."""
     return (count + WIDTH - 1) // WIDTH * WIDTH
 
@@ -448,7 +452,7 @@ def _turned_inputs(layer: Layer, states: States, g: int) -> Floats:
     """Return a group's inputs sequence by sequence, ``(T, B, I + 1)`` and zeros; of many inputs, nothing."""
     T, B = states.act.shape[0], states.act.shape[4]
     inputs = 0 if states.whole.size else layer.x.shape[2]
-    turned = np.zeros((T, B, _whole(inputs)), np.float32)
+    turned = np.zeros((T, B, _padded(inputs)), np.float32)
     if inputs:
         for t in range(T):
             turned[t, :, :inputs] = layer.x[t, g].T
@@ -469,8 +473,8 @@ def _back(lstm: bool, layer: Layer, turned_x: Floats, states: States, gates: Inj
     seen, at, to = T - grad_h.shape[0], g % groups, c % networks
     zero, recurrent = np.zeros((J, B), np.float32), np.empty((rows, B), np.float32)
     dh, ds = np.empty((J, B), np.float32), np.empty((J, B), np.float32)
-    inputs, turned, ones = turned_x.shape[2], np.zeros((B, _whole(J)), np.float32), np.ones((B, WIDTH), np.float32)
-    sum_W, sum_V = np.empty((rows, inputs), np.float32), np.empty((rows, _whole(J)), np.float32)
+    turned, ones = np.zeros((B, _padded(J)), np.float32), np.ones((B, WIDTH), np.float32)
+    sum_W, sum_V = np.empty((rows, turned_x.shape[2]), np.float32), np.empty((rows, _padded(J)), np.float32)
     sum_bias = np.zeros((J, WIDTH), np.float32)
     noise, mode, sigma = gates.noise, gates.noise.modes[g, c], gates.noise.sigma[g, c]
     ds[:] = grad_s if grad_s.size else zero
@@ -489,7 +493,7 @@ def _back(lstm: bool, layer: Layer, turned_x: Floats, states: States, gates: Inj
             _gru_gradient(a, own, before, first[t, at, to], dh, recurrent)
             if grad.bias.size:
                 product(recurrent[2 * J :], False, ones, sum_bias, True)
-        own_V = a if lstm else recurrent
+        delta_V = a if lstm else recurrent
         if many:
             whole[c * rows : (c + 1) * rows, t * B : (t + 1) * B] = a
         else:
@@ -498,9 +502,9 @@ def _back(lstm: bool, layer: Layer, turned_x: Floats, states: States, gates: Inj
                 product(layer.W[g, :, c], False, a, grad.x[t, g], False)
         if t or started:
             turned[:, :J] = before.T
-            product(own_V, False, turned, sum_V, not last)
+            product(delta_V, False, turned, sum_V, not last)
         if t or wanted:
-            product(V[g, c], True, own_V, dh, not lstm)
+            product(V[g, c], True, delta_V, dh, not lstm)
     if T == 1 and not started:
         sum_V[:] = ZERO
     grad.V[g, c] = sum_V[:, :J]
@@ -582,7 +586,7 @@ def _score(out: Outputs, h: Floats, scores: Scores, grad_h: Floats, g: int, c: i
     o, a, delta, noisy, lever = (np.empty_like(y), np.empty_like(y), np.empty_like(y), np.empty_like(y),
                                  sigma * ((ONE - mode) + mode * y))  # fmt: skip
     J = h.shape[3]
-    turned, sum_U = np.zeros((B, _whole(J)), np.float32), np.zeros((K, _whole(J)), np.float32)
+    turned, sum_U = np.zeros((B, _padded(J)), np.float32), np.zeros((K, _padded(J)), np.float32)
     gains, mass, scale = np.empty(B, np.float32), np.ones(B, np.float32), ONE / np.float32(out.columns)
     total, injected, sign = 0.0, 0, -ONE if kind == REVERSED else ONE
     scores.b[g, c] = ZERO

@@ -168,6 +168,7 @@ class Engine:
     def _sampler(self, prefix: str = "", one_per: Share = "sequence") -> Callable[[str, tuple[int, ...]], Tensor]:
         """Return what draws from this epoch's streams: ``(name, shape)``, groups as second axis and sequences last.
 
+        Draws are valid until the next ones of the same name and shape.
         All sequences of a batch or of the epoch share one draw of noise, if asked for; slices never do.
         """
         streams: dict[str, dict[int, torch.Generator]] = {}  # one for all groups of a repetition
@@ -286,7 +287,7 @@ class Engine:
             raise ValueError("expected pre-activations, found none")
         logit, sample = logits[:, :, : len(gates)], self._sampler("benefit-")
         one = (1, len(self.repetitions), 1, GATES[self.settings.cell], self.settings.hidden, x.shape[3])
-        drawn = [torch.cat([sample(name, one) for _ in x]) for name in ("normal", "test", "uniform")]
+        drawn = [torch.cat([sample(name, one).clone() for _ in x]) for name in ("normal", "test", "uniform")]
         draws = Draws(self._sigma("hidden")[:, : len(gates)], *drawn)
         gate = torch.sigmoid(logit)
         increment, _ = gates.increments(logit, gate, draws)

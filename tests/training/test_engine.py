@@ -1,6 +1,7 @@
 """The stacked engine: paired, exact, resumable, and its pool read row by row; and the files and networks of a run."""
 
 import copy
+import itertools
 import json
 import math
 from functools import reduce
@@ -18,6 +19,7 @@ from torch.nn import functional
 
 from nem import NoisyGRU, NoisyLSTM
 from nem.conditions import BEYOND, CONDITIONS, PLACES
+from nem.noise import GateNoise
 from pipeline.common import paths, records, seeds, sequences
 from pipeline.common.sequences import Dataset, Sequences
 from pipeline.training import models, results, train
@@ -316,6 +318,15 @@ def test_the_noise_benefit_is_positive_for_nem_and_nothing_for_blind_noise(cell,
             assert curve.abs().max() < benefit["nem-" + name.removeprefix("blind-")].max()
     assert torch.equal(off.predictions, result.predictions), "measuring changes nothing"
     assert torch.isnan(off.curves[:, :, at]).all()
+
+
+def test_each_slice_of_the_noise_benefit_has_draws_of_its_own(monkeypatch):
+    seen, plain = [], GateNoise.increments
+    monkeypatch.setattr(GateNoise, "increments", lambda self, *given: seen.append(given[-1]) or plain(self, *given))
+    engine("lstm", noise_benefit=True, latent="sampled", conditions=["nem-additive-hidden"]).run()
+    measured = [values for draws in seen for values in (draws.normal, draws.test, draws.uniform) if len(values) == 3]
+    assert len(measured) >= 6
+    assert all(not torch.equal(one, two) for values in measured for one, two in itertools.combinations(values, 2))
 
 
 def test_a_first_target_beyond_the_window_is_an_error():
