@@ -18,6 +18,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
+from nem import gaussian
 from nem.names import DensityName
 
 Density = DensityName | Callable[..., Tensor]
@@ -64,7 +65,10 @@ def standard(density: Density, shape: tuple[int, ...], like: Tensor, generator: 
     A ValueError says that a function's draws have another shape.
     """
     if density == "gaussian":
-        return torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device, out=out)
+        drawn = torch.empty(shape, dtype=like.dtype, device=like.device) if out is None else out
+        if generator is not None and gaussian.serves(drawn, generator):
+            return gaussian.fill(drawn, generator)
+        return torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device, out=drawn)
     # 16 bits would leave 256 values of a uniform variable.
     dtype = torch.promote_types(like.dtype, torch.float32)
 

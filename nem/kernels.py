@@ -119,7 +119,7 @@ class SliceNoise(NamedTuple):
     mode: np.float32  # 1 for multiplicative noise, else 0
 
 
-def _compiled(function: _Function, **options: Any) -> _Function:  # noqa: ANN401 - numba's options
+def compiled(function: _Function, **options: Any) -> _Function:  # noqa: ANN401 - numba's options
     """Compile on first use. Division follows IEEE 754: a test for zero in every division would end vectors."""
     if numba is None:
         return function
@@ -127,7 +127,7 @@ def _compiled(function: _Function, **options: Any) -> _Function:  # noqa: ANN401
     return cast(_Function, numba.njit(error_model="numpy", fastmath={"contract"}, **options)(function))
 
 
-_inlined = partial(_compiled, inline="always")
+inlined = partial(compiled, inline="always")
 
 
 # tanh x = x·P(x²)/Q(x²) for |x| <= 8, fitted by iteratively reweighted least squares to a relative error of 8e-9
@@ -139,7 +139,7 @@ Q2, Q3, Q4 = np.float32(0.026164489597678916), np.float32(0.00034113121426211515
 ZERO, HALF, ONE = np.float32(0.0), np.float32(0.5), np.float32(1.0)
 
 
-@_inlined
+@inlined
 def _tanh(x: np.float32) -> np.float32:
     """Return tanh x to within 4e-7, never beyond 1; NaN stays NaN."""
     x = END if x > END else x
@@ -150,26 +150,26 @@ def _tanh(x: np.float32) -> np.float32:
     return x * p / q
 
 
-@_inlined
+@inlined
 def _sigmoid(x: np.float32) -> np.float32:
     """Return σ(x) = (1 + tanh(x/2))/2 to within 2e-7."""
     return HALF + HALF * _tanh(HALF * x)
 
 
-@_inlined
+@inlined
 def _increment(noise: SliceNoise, gate: int, j: int, b: int) -> np.float32:
     """Return δ = σ ε where the draw is injected, else 0."""
     increment: np.float32 = noise.accepted[gate, b] * noise.sigma * noise.normal[gate, j, b]
     return increment
 
 
-@_inlined
+@inlined
 def _noisy(gate: np.float32, increment: np.float32, multiplicative: np.float32) -> np.float32:
     """Return g + δ (additive) or g∘(1 + δ) (multiplicative)."""
     return gate + increment * ((ONE - multiplicative) + multiplicative * gate)
 
 
-@_inlined
+@inlined
 def _slope(gate: np.float32, increment: np.float32, multiplicative: np.float32) -> np.float32:
     """Return the noisy gate's derivative in its pre-activation: g(1 - g), times 1 + δ for multiplicative noise."""
     return (ONE + multiplicative * increment) * gate * (ONE - gate)
@@ -230,7 +230,7 @@ def _tile(rows: int) -> Any:  # noqa: ANN401 - numba is not typed
 _most_rows, _some_rows, _one_row = _tile(MOST), _tile(MOST // 3), _tile(1)
 
 
-@_compiled
+@compiled
 def _wide_product(a: Floats, turn_a: bool, b: Floats, out: Floats, adding: bool) -> None:
     """Make a :func:`product` of columns that are a multiple of ``WIDTH``."""
     if not (len(b) or adding):
@@ -254,7 +254,7 @@ def _wide_product(a: Floats, turn_a: bool, b: Floats, out: Floats, adding: bool)
             row += take
 
 
-@_compiled
+@compiled
 def product(a: Floats, turn_a: bool, b: Floats, out: Floats, adding: bool) -> None:
     """Write AB to ``out``, or add it; A is ``a`` or its transpose. Each row lies in one piece, ``out`` apart from both.
 
@@ -278,7 +278,7 @@ _gemm: Any = None if numba is None else numba.np.linalg._BLAS.numba_xxgemm(numba
 SINGLE, PLAIN, TURNED = ord("s"), ord("n"), ord("t")
 
 
-@_compiled
+@compiled
 def _large(a: Floats, turn_a: bool, b: Floats, turn_b: bool, out: Floats) -> None:
     """Write AB to ``out`` by BLAS, which copies large factors into blocks; A is ``a`` or its transpose, B likewise.
 
@@ -290,13 +290,13 @@ def _large(a: Floats, turn_a: bool, b: Floats, turn_b: bool, out: Floats) -> Non
           factors[:1].ctypes, b.ctypes, ld[1], a.ctypes, ld[0], factors[1:].ctypes, out.ctypes, ld[2])  # fmt: skip
 
 
-@_inlined
+@inlined
 def _padded(count: int) -> int:
     """Return so many columns or more, whole multiples of ``WIDTH``."""
     return (count + WIDTH - 1) // WIDTH * WIDTH
 
 
-@_compiled
+@compiled
 def _gates(pre: Floats, kind: int, mode: np.float32, draws: Floats, accepted: Floats) -> None:
     """Turn pre-activations into gates in place, and decide which draws are injected (Algorithm 1).
 
@@ -324,7 +324,7 @@ def _gates(pre: Floats, kind: int, mode: np.float32, draws: Floats, accepted: Fl
                 accepted[gate, b] = ONE if sign * accepted[gate, b] >= ZERO else ZERO
 
 
-@_compiled
+@compiled
 def _lstm_state(act: Floats, noise: SliceNoise, before: Floats, now: Floats, a_s: Floats, h: Floats) -> None:
     """Compute the candidate and a slice's states (B.8)-(B.11) from its clean gates and their increments."""
     J, B = h.shape
@@ -342,7 +342,7 @@ def _lstm_state(act: Floats, noise: SliceNoise, before: Floats, now: Floats, a_s
             h[j, b] = o * a
 
 
-@_compiled
+@compiled
 def _lstm_gradient(act: Floats, noise: SliceNoise, before: Floats, squashed: Floats, dh: Floats, ds: Floats) -> None:
     """Replace activations by the gradients of their pre-activations (Appendix B.2); ``ds`` goes one slice back."""
     J, B = dh.shape
@@ -359,7 +359,7 @@ def _lstm_gradient(act: Floats, noise: SliceNoise, before: Floats, squashed: Flo
             ds[j, b] = total * _noisy(f, d_f, noise.mode)
 
 
-@_compiled
+@compiled
 def _gru_state(act: Floats, noise: SliceNoise, before: Floats, product: Floats, h: Floats) -> None:
     """Compute the candidate and a slice's state (C.5)-(C.7) from its clean gates and their increments."""
     J, B = h.shape
@@ -372,7 +372,7 @@ def _gru_state(act: Floats, noise: SliceNoise, before: Floats, product: Floats, 
             h[j, b] = z * c + (ONE - z) * before[j, b]
 
 
-@_compiled
+@compiled
 def _gru_gradient(
     act: Floats, noise: SliceNoise, before: Floats, product: Floats, dh: Floats, recurrent: Floats
 ) -> None:
@@ -397,14 +397,14 @@ def _gru_gradient(
             dh[j, b] = error * (ONE - update)
 
 
-@_compiled
+@compiled
 def _into(layer: Layer, whole: Floats, g: int) -> None:
     """Multiply a group's many inputs by all its W, which may be larger than any cache and is read once, as it lies."""
     if whole.size:
         _large(layer.W[g].reshape(-1, whole.shape[0]), True, layer.x[0, g], False, whole)
 
 
-@_compiled
+@compiled
 def _run(lstm: bool, layer: Layer, states: States, gates: Injected, g: int, c: int) -> None:
     """Run one network."""
     x, V, (h, act, first, second, whole) = layer.x, layer.V, states
@@ -447,19 +447,18 @@ def _run(lstm: bool, layer: Layer, states: States, gates: Injected, g: int, c: i
     gates.share[g, c] = injected / (n * real)
 
 
-@_compiled
+@compiled
 def _turned_inputs(layer: Layer, states: States, g: int) -> Floats:
     """Return a group's inputs sequence by sequence, ``(T, B, I + 1)`` and zeros; of many inputs, nothing."""
     T, B = states.act.shape[0], states.act.shape[4]
     inputs = 0 if states.whole.size else layer.x.shape[2]
     turned = np.zeros((T, B, _padded(inputs)), np.float32)
-    if inputs:
-        for t in range(T):
-            turned[t, :, :inputs] = layer.x[t, g].T
+    for t in range(T if inputs else 0):
+        turned[t, :, :inputs] = layer.x[t, g].T
     return turned
 
 
-@_compiled
+@compiled
 def _back(lstm: bool, layer: Layer, turned_x: Floats, states: States, gates: Injected, scored: tuple[Floats, Floats],
           grad: Layer, g: int, c: int) -> None:  # fmt: skip
     """Run one network back in time; its ``states.act`` become gradients.
@@ -517,7 +516,7 @@ def _back(lstm: bool, layer: Layer, turned_x: Floats, states: States, gates: Inj
         grad.s0[g, c] = ds
 
 
-@_compiled
+@compiled
 def _out_of(layer: Layer, whole: Floats, grad: Layer, g: int) -> None:
     """Make the gradients of a group's many inputs and of their weights."""
     if whole.size:
@@ -527,7 +526,7 @@ def _out_of(layer: Layer, whole: Floats, grad: Layer, g: int) -> None:
             _large(layer.W[g].reshape(-1, rows), False, whole, False, grad.x[0, g])
 
 
-@_compiled
+@compiled
 def _log_softmax(o: Floats, a: Floats) -> None:
     """Turn inputs of softmax neurons ``(K, B)`` into log a, and write a (38)."""
     K, B = o.shape
@@ -545,7 +544,7 @@ def _log_softmax(o: Floats, a: Floats) -> None:
             a[k, b] /= total
 
 
-@_compiled
+@compiled
 def _logistic(o: Floats, a: Floats) -> None:
     """Write logistic neurons' activations a of their inputs ``(K, B)``, down to the smallest."""
     K, B = o.shape
@@ -555,7 +554,7 @@ def _logistic(o: Floats, a: Floats) -> None:
             a[k, b] = (ONE if o[k, b] >= ZERO else e) / (ONE + e)
 
 
-@_compiled
+@compiled
 def _gains(head: int, y: Floats, activation: Floats, delta: Floats, gains: Floats) -> None:
     """Write the log-likelihood gains of increments δ ``(K, B)`` to ``(B,)``, up to a positive factor.
 
@@ -573,7 +572,7 @@ def _gains(head: int, y: Floats, activation: Floats, delta: Floats, gains: Float
                 gains[b] += delta[k, b] * activation[k, b]
 
 
-@_compiled
+@compiled
 def _score(out: Outputs, h: Floats, scores: Scores, grad_h: Floats, g: int, c: int) -> None:
     """Compare a network's outputs with noisy targets: write its scores, and the gradients of h ``(S, J, B)``.
 
@@ -581,11 +580,10 @@ def _score(out: Outputs, h: Floats, scores: Scores, grad_h: Floats, g: int, c: i
     :func:`nem.stack.errors` and :func:`nem.stack.error_gradient` say.
     """
     noise, y, U = out.noise, out.target[g], out.U[g, c]
-    (K, B), S, own_g, own_c = y.shape, len(grad_h), g % h.shape[1], c % h.shape[2]
+    (K, B), J, S, own_g, own_c = y.shape, h.shape[3], len(grad_h), g % h.shape[1], c % h.shape[2]
     kind, mode, sigma = noise.kinds[g, c], noise.modes[g, c], noise.sigma[g, c]
     o, a, delta, noisy, lever = (np.empty_like(y), np.empty_like(y), np.empty_like(y), np.empty_like(y),
                                  sigma * ((ONE - mode) + mode * y))  # fmt: skip
-    J = h.shape[3]
     turned, sum_U = np.zeros((B, _padded(J)), np.float32), np.zeros((K, _padded(J)), np.float32)
     gains, mass, scale = np.empty(B, np.float32), np.ones(B, np.float32), ONE / np.float32(out.columns)
     total, injected, sign = 0.0, 0, -ONE if kind == REVERSED else ONE
@@ -638,7 +636,7 @@ def _score(out: Outputs, h: Floats, scores: Scores, grad_h: Floats, g: int, c: i
     scores.share[g, c] = injected / (S * out.columns)
 
 
-@_compiled
+@compiled
 def forward(lstm: bool, layer: Layer, states: States, gates: Injected) -> None:
     """Run all networks, one after another."""
     for g in range(layer.V.shape[0]):
@@ -647,7 +645,7 @@ def forward(lstm: bool, layer: Layer, states: States, gates: Injected) -> None:
             _run(lstm, layer, states, gates, g, c)
 
 
-@_compiled
+@compiled
 def backward(
     lstm: bool, layer: Layer, states: States, gates: Injected, grad_h: Floats, grad_s: Floats, grad: Layer
 ) -> None:
@@ -665,7 +663,7 @@ def backward(
         _out_of(layer, states.whole, grad, g)
 
 
-@_compiled
+@compiled
 def train(lstm: bool, layer: Layer, states: States, gates: Injected, out: Outputs, grad: Layer, scores: Scores,
           seen: int) -> None:  # fmt: skip
     """Take each network forward, through its output neurons and back while its states are in the cache.

@@ -2,14 +2,15 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import stats
 from torch.distributions import Bernoulli, Normal
 
-from nem import Noise, NoisyGRU, NoisyLSTM, cells, nem_cross_entropy, nem_mse_loss
+from nem import Noise, NoisyGRU, NoisyLSTM, cells, gaussian, nem_cross_entropy, nem_mse_loss
 from nem.conditions import MODES
 from nem.densities import DENSITIES, StudentT, standard
 from nem.noise import EXPECTED, Draws, GateNoise, OutputNoise
@@ -63,7 +64,35 @@ def test_draws_have_their_law(density, dtype):
     assert all(stats.kstest(drawn.numpy(), LAWS[name].cdf).pvalue < ALPHA for name in LAWS if name != density)
 
 
-def test_gaussian_draws_are_torchs_bit_for_bit_and_16_bits_are_rounded_last():
+@given(seed=SEEDS, before=st.integers(0, 2000), more=st.integers(0, 3000))
+@example(seed=0, before=0, more=0)
+@example(seed=0, before=624, more=16)
+def test_many_gaussian_draws_are_torchs_to_rounding_and_leave_its_generator_as_torch_does(seed, before, more):
+    """That is an oracle for the Mersenne Twister, and float64 one for what becomes of its bits."""
+    (mine, torchs, uniform), count = (generator(seed) for _ in range(3)), gaussian.MANY + more
+    for one in (mine, torchs, uniform):
+        torch.rand(before, generator=one)
+    assert gaussian.serves(torch.empty(count), mine)
+    drawn = standard("gaussian", (count,), torch.empty(0), mine)
+    assert torch.allclose(drawn, torch.randn(count, generator=torchs), atol=4e-6, rtol=0)
+    assert torch.equal(mine.get_state(), torchs.get_state())
+    u, v = torch.rand(count // 16 * 16, generator=uniform).double().view(-1, 2, 8).unbind(1)
+    radius, turn = (-2 * torch.log1p(-u)).sqrt(), 2 * math.pi * v
+    exact = torch.stack([radius * torch.cos(turn), radius * torch.sin(turn)], 1).flatten()
+    kept = len(exact) if count % 16 == 0 else count - 16  # the last 16 are of words of their own
+    assert (drawn[:kept] - exact[:kept]).abs().max() < 2.5e-7 * radius.max()
+
+
+def test_normal_draws_at_the_ends_of_the_uniform_ones():
+    u = np.float32([0, 2**-24, 0.5, 1 - 2**-24])
+    u, v = (part.ravel().copy() for part in np.meshgrid(u, np.float32([*np.arange(0, 1, 0.125), 1 - 2**-24])))
+    radius, turn = np.sqrt(-2 * np.log1p(-u.astype(float))), 2 * math.pi * v.astype(float)
+    gaussian._polar(u, v)
+    assert np.abs(u - radius * np.cos(turn)).max() < 2e-6
+    assert np.abs(v - radius * np.sin(turn)).max() < 2e-6
+
+
+def test_few_gaussian_draws_are_torchs_bit_for_bit_and_16_bits_are_rounded_last():
     like = torch.empty(0, dtype=torch.float32)
     assert torch.equal(standard("gaussian", (9,), like, generator(1)), torch.randn(9, generator=generator(1)))
     for density in LAWS:

@@ -24,6 +24,7 @@ from torch.nn import functional
 from nem import CONDITIONS, Noise, NoisyGRU, NoisyLSTM
 from nem import stack as stack_of
 from nem.cells import BLOCKS
+from nem.densities import standard
 from nem.fast import Workspace
 from nem.kernels import product
 from nem.names import CellName
@@ -287,7 +288,9 @@ def noise_costs(size: Size, cell: CellName) -> dict[str, float]:
 
     def drawn(name: str, shape: tuple[int, ...]) -> Tensor:
         out = space.take(name, (G, shape[0], *shape[2:]), x)  # as the engine does
-        return torch.randn(out.shape, generator=generator, out=out).transpose(0, 1)
+        for group in out:
+            standard("gaussian", group.shape, x, generator, group)
+        return out.transpose(0, 1)
 
     def step(noise: StackNoise, sigma: dict[Layer, Tensor]) -> None:
         draws = noise.draws(networks, batch, sigma, drawn)

@@ -97,6 +97,20 @@ def by_decord(clip: Clip) -> Shown:
     return list(reader.get_batch(clip.numbers).asnumpy()), (times - reader.get_frame_timestamp(0)[0]).tolist()
 
 
+def by_opencv(clip: Clip) -> Shown:
+    """Seek with the library that ours decodes with."""
+    cv2 = import_module("cv2")
+    capture, shown, times = cv2.VideoCapture(str(clip.file), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1]), [], [0.0]
+    for number in clip.numbers:
+        capture.set(cv2.CAP_PROP_POS_FRAMES, number)
+        done, frame = capture.read()
+        if not done:
+            raise OtherFramesError(f"gives other frames: none for frame {number}")
+        shown.append(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
+        times.append(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
+    return shown, [time - times[1] for time in times[1:]]  # the first frame of a video is always needed
+
+
 ENDS, SEEKS = "decodes up to the last frame needed", "decodes from the key frame before each frame needed"
 PEERS: dict[str, tuple[str, str, Callable[[Clip], Shown]]] = {
     "PyAV": ("av", ENDS, by_pyav),
@@ -104,6 +118,7 @@ PEERS: dict[str, tuple[str, str, Callable[[Clip], Shown]]] = {
     "torchcodec exact": ("torchcodec", SEEKS, by_torchcodec),
     "torchcodec approximate": ("torchcodec", SEEKS, by_torchcodec_approximate),
     "decord": ("decord", SEEKS, by_decord),
+    "OpenCV, seeking": ("cv2", "decodes 16 frames or more before each frame needed", by_opencv),
 }
 """Which package a peer needs, what it leaves out (ours decodes all, for the manifest counts what decodes), the peer."""
 
