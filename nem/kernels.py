@@ -476,6 +476,8 @@ def _back(lstm: bool, layer: Layer, turned_x: Floats, states: States, gates: Inj
     sum_W, sum_V = np.empty((rows, turned_x.shape[2]), np.float32), np.empty((rows, _padded(J)), np.float32)
     sum_bias = np.zeros((J, WIDTH), np.float32)
     noise, mode, sigma = gates.noise, gates.noise.modes[g, c], gates.noise.sigma[g, c]
+    inputs, apart = layer.W.shape[1], 0 if lstm else J  # apart: the candidate's gradients, other for W than for V
+    joined = not many and _padded(J + inputs) == _padded(J)  # the others' product for V has room for W's columns
     ds[:] = grad_s if grad_s.size else zero
     for t in range(T - 1, -1, -1):
         last = t == T - 1
@@ -495,10 +497,15 @@ def _back(lstm: bool, layer: Layer, turned_x: Floats, states: States, gates: Inj
         delta_V = a if lstm else recurrent
         if many:
             whole[c * rows : (c + 1) * rows, t * B : (t + 1) * B] = a
+        elif joined and (t or started):
+            turned[:, J : J + inputs] = turned_x[t, :, :inputs]
+            product(a[:apart], False, turned_x[t], sum_W[:apart], not last)
         else:
+            if joined and not last:
+                sum_W[apart:, :inputs] = sum_V[: rows - apart, J : J + inputs]
             product(a, False, turned_x[t], sum_W, not last)
-            if grad.x.size:
-                product(layer.W[g, :, c], False, a, grad.x[t, g], False)
+        if grad.x.size and not many:
+            product(layer.W[g, :, c], False, a, grad.x[t, g], False)
         if t or started:
             turned[:, :J] = before.T
             product(delta_V, False, turned, sum_V, not last)
@@ -507,8 +514,10 @@ def _back(lstm: bool, layer: Layer, turned_x: Floats, states: States, gates: Inj
     if T == 1 and not started:
         sum_V[:] = ZERO
     grad.V[g, c] = sum_V[:, :J]
+    if joined and started:
+        sum_W[apart:, :inputs] = sum_V[: rows - apart, J : J + inputs]
     if not many:
-        grad.W[g, :, c] = sum_W[:, : layer.W.shape[1]].T
+        grad.W[g, :, c] = sum_W[:, :inputs].T
     if grad.bias.size:
         grad.bias[g, c] = sum_bias[:, 0]
     if wanted:

@@ -38,7 +38,7 @@ NAMING = (*(f"pipeline.{name}" for name in (*NAMES, "tasks", "params", "compare"
 OPTIONAL = ("numba", "threadpoolctl")  # of `nem[fast]`: the library works without
 FILE, PARAMETERS = 500, 8
 """Most lines of one file, and most parameters of one function."""
-LONG = {"nem/kernels.py": 690}
+LONG = {"nem/kernels.py": 695}
 """Files that may be longer: numba's cache on disk does not see a change in another one."""
 HOUSE = {"product": 11_500, "tests": 9_000}
 """Most lines of product code and of tests that are not in ``ROOMS``, without what other files ``GREW`` by."""
@@ -97,7 +97,7 @@ GREW = {  # lines that came into other files with it: `git diff --stat dd7f78c c
         "nem/kernels.py": 295, "tests/nem/test_stack.py": 50,
         "tests/test_setup.py": 1, "tests/training/test_gpu.py": 40},
     "matrix products of our own for one network in one slice": {
-        "nem/kernels.py": 111, "pipeline/training/engine.py": 5, "tests/nem/test_stack.py": 26,
+        "nem/kernels.py": 120, "pipeline/training/engine.py": 5, "tests/nem/test_stack.py": 26,
         "tests/test_imports.py": 4, "tests/training/test_engine.py": 13},
 }  # fmt: skip
 
