@@ -43,7 +43,7 @@ $(READY): $(LOCK)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar on --require-hashes $(PIP_FLAGS) -r $(LOCK)
 	@touch $@
 
-$(COMPILED): nem/kernels.py nem/fast.py $(READY)
+$(COMPILED): nem/kernels.py nem/fast.py nem/gaussian.py $(READY)
 	@echo "Compiling nem/kernels.py for this processor …"
 	@$(BIN)/python -m tools.compile && touch $@ || echo "nem/kernels.py was not compiled (above): what needs it will fail, too"
 

@@ -65,10 +65,10 @@ def standard(density: Density, shape: tuple[int, ...], like: Tensor, generator: 
     A ValueError says that a function's draws have another shape.
     """
     if density == "gaussian":
-        drawn = torch.empty(shape, dtype=like.dtype, device=like.device) if out is None else out
-        if generator is not None and gaussian.serves(drawn, generator):
+        if generator is not None and gaussian.serves(generator, *shape, like=like):
+            drawn = torch.empty(shape, dtype=like.dtype, device=like.device) if out is None else out
             return gaussian.fill(drawn, generator)
-        return torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device, out=drawn)
+        return torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device, out=out)
     # 16 bits would leave 256 values of a uniform variable.
     dtype = torch.promote_types(like.dtype, torch.float32)
 

@@ -9,6 +9,7 @@ and Muller). Of 16 words torch makes 8 such pairs, the u first.
 """
 
 import math
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,12 @@ from nem.kernels import Floats, compiled, inlined, numba
 MANY = 4096
 """From so many draws on :func:`fill` is faster than torch."""
 
-STATE = 5056
-"""Bytes of a CPU generator's state in the layout that is known here: of a seed (8), the words left of the present ones
+KNOWN = torch.Generator().get_state().numel() == 5056
+"""Whether a CPU generator's state has the bytes that are known here: of a seed (8), the words left of the present ones
 plus 1 (4), a flag (4), the next one's place (8), the words, each in 8, and of what normal draws do not need."""
+
+LOCK = Lock()
+"""Held while a generator is ahead of its state: threads may share one, as with torch."""
 
 LENGTH, SHIFT = 624, 397
 """Words of a state, and from how far the recurrence takes a word."""
@@ -147,22 +151,22 @@ def _filled(state: npt.NDArray[np.uint64], place: int, out: Floats) -> int:
     return place
 
 
-def serves(out: Tensor, generator: torch.Generator) -> bool:
-    """Tell whether :func:`fill` can do what ``torch.randn`` does, and is faster."""
-    here = out.device.type == generator.device.type == "cpu"
-    return numba is not None and here and out.dtype == torch.float32 and out.numel() >= MANY and out.is_contiguous()
+def serves(generator: torch.Generator, *shape: int, like: Tensor) -> bool:
+    """Tell whether :func:`fill` can do what ``torch.randn`` does, and is faster: never where torch traces or maps."""
+    if numba is None or torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:
+        return False
+    plain = type(like) in (Tensor, torch.nn.Parameter) and like.dtype == torch.float32
+    here = like.device.type == generator.device.type == "cpu"
+    return plain and here and math.prod(shape) >= MANY and KNOWN
 
 
 def fill(out: Tensor, generator: torch.Generator) -> Tensor:
-    """Fill ``out``, which is float32, on a CPU and in one piece, with at least 16 draws from N(0, 1), and return it.
-
-    A RuntimeError says that this version of torch keeps its generators' states in a layout that is not known here.
-    """
-    state = generator.get_state()
-    if state.numel() != STATE:
-        raise RuntimeError(f"expected a generator's state of {STATE} bytes, found {state.numel()}; use torch 2.14")
-    halves, wholes = state.numpy().view(np.int32), state.numpy().view(np.uint64)
-    place = _filled(wholes[3 : 3 + LENGTH], LENGTH + 1 - int(halves[2]), out.view(-1).numpy())
-    halves[2], wholes[2] = LENGTH + 1 - place, place
-    generator.set_state(state)
+    """Fill ``out``, which is float32, on a CPU and in one piece, with at least 16 draws from N(0, 1), and return it."""
+    with LOCK:
+        state = generator.get_state()
+        halves, wholes = state.numpy().view(np.int32), state.numpy().view(np.uint64)
+        place = _filled(wholes[3 : 3 + LENGTH], LENGTH + 1 - int(halves[2]), out.view(-1).numpy())
+        halves[2], wholes[2] = LENGTH + 1 - place, place
+        generator.set_state(state)
+    torch.autograd.graph.increment_version(out)
     return out

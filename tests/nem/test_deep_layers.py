@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from nem import Noise, NoisyGRU, NoisyLSTM, kernels, layers
 from nem.densities import source
+from nem.gaussian import MANY
 from tests.conftest import refused
 from tests.nem import stacks
 from tests.nem.stacks import generator
@@ -372,11 +373,13 @@ def test_no_sequences_are_a_batch_as_they_are_for_torch(mine, torchs, training):
 
 
 @BOTH
-def test_a_layer_in_training_can_be_compiled(mine):
-    """Torch breaks the graph where noise is drawn, and traces no Numba."""
-    layer, x = mine(3, 4, noise=LOUD, generator=generator(1)), draw(1, 2, 2, 3)
+@pytest.mark.parametrize(("backend", "batch"), [("eager", 2), ("aot_eager", MANY // 16)])
+def test_a_layer_in_training_can_be_compiled(mine, backend, batch):
+    """Torch breaks the graph where noise is drawn, and traces no Numba, which draws many numbers."""
+    layer, x, own = mine(3, 4, noise=LOUD, generator=generator(1)), draw(1, 2, batch, 3), generator(1)
     torch._dynamo.reset()
-    compiled = flat(torch.compile(layer, backend="eager")(x))
+    compiled = flat(torch.compile(layer, backend=backend)(x))
     compiled[0].sum().backward()
-    for one, two in zip(compiled, flat(layer(x, generator=generator(1))), strict=True):
+    for one, two in zip(compiled, flat(layer(x, generator=own)), strict=True):
         torch.testing.assert_close(one, two, rtol=1e-3, atol=2e-4)
+    assert torch.equal(layer.generator.get_state(), own.get_state())

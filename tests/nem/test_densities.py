@@ -1,6 +1,8 @@
 """Other noise: the law of every density, Algorithm 1 under heavy tails, and combinations of signal and noise."""
 
 import math
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import stats
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributions import Bernoulli, Normal
 
 from nem import Noise, NoisyGRU, NoisyLSTM, cells, gaussian, nem_cross_entropy, nem_mse_loss
@@ -72,7 +75,7 @@ def test_many_gaussian_draws_are_torchs_to_rounding_and_leave_its_generator_as_t
     (mine, torchs, uniform), count = (generator(seed) for _ in range(3)), gaussian.MANY + more
     for one in (mine, torchs, uniform):
         torch.rand(before, generator=one)
-    assert gaussian.serves(torch.empty(count), mine)
+    assert gaussian.serves(mine, count, like=torch.empty(0))
     drawn = standard("gaussian", (count,), torch.empty(0), mine)
     assert torch.allclose(drawn, torch.randn(count, generator=torchs), atol=4e-6, rtol=0)
     assert torch.equal(mine.get_state(), torchs.get_state())
@@ -90,6 +93,32 @@ def test_normal_draws_at_the_ends_of_the_uniform_ones():
     gaussian._polar(u, v)
     assert np.abs(u - radius * np.cos(turn)).max() < 2e-6
     assert np.abs(v - radius * np.sin(turn)).max() < 2e-6
+
+
+def test_where_torch_maps_or_fakes_it_draws_itself():
+    like, shape = torch.empty(0), (gaussian.MANY,)
+    with pytest.raises(RuntimeError, match="randomness"):
+        torch.vmap(lambda x: x + standard("gaussian", shape, like, generator(1)))(torch.zeros(2, 1))
+    each = torch.vmap(lambda x: x + standard("gaussian", shape, like, generator(1)), randomness="different")
+    assert not torch.equal(*each(torch.zeros(2, 1)))
+    with FakeTensorMode():
+        assert standard("gaussian", shape, torch.empty(0), generator(1)).shape == shape
+
+
+def test_threads_that_share_a_generator_get_draws_of_their_own_and_autograd_sees_a_buffer_change():
+    own, like, interval = generator(1), torch.empty(0), sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            drawn = list(pool.map(lambda _: standard("gaussian", (20_000,), like, own)[0].item(), range(200)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert len(set(drawn)) == 200
+    weight, buffer = torch.ones(gaussian.MANY, requires_grad=True), torch.zeros(gaussian.MANY)
+    total = (weight * buffer).sum()
+    standard("gaussian", buffer.shape, like, own, buffer)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        total.backward()
 
 
 def test_few_gaussian_draws_are_torchs_bit_for_bit_and_16_bits_are_rounded_last():
