@@ -29,7 +29,8 @@ from pipeline.training.engine import EVALUATION_BATCH, METRICS, Engine, Repetiti
 from pipeline.training.settings import Settings
 
 CODE = (
-    *(f"nem.{name}" for name in ("names", "conditions", "densities", "noise", "cells", "stack", "fast", "kernels")),
+    *(f"nem.{name}" for name in ("names", "conditions", "densities", "gaussian", "noise", "cells", "stack", "fast")),
+    "nem.kernels",
     *(f"nem.theory.{name}" for name in ("gains", "expected", "gem", "montecarlo", "recursions")),
     *(f"pipeline.common.{name}" for name in ("seeds", "sequences", "jobs")),
     *(f"pipeline.training.{name}" for name in ("settings", "engine", "train")),
