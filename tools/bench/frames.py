@@ -100,15 +100,15 @@ def by_decord(clip: Clip) -> Shown:
 def by_opencv(clip: Clip) -> Shown:
     """Seek with the library that ours decodes with."""
     cv2 = import_module("cv2")
-    capture, shown, times = cv2.VideoCapture(str(clip.file), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1]), [], [0.0]
+    capture, shown, times = codec._open(clip.file), list[codec.Image](), list[float]()
     for number in clip.numbers:
         capture.set(cv2.CAP_PROP_POS_FRAMES, number)
         done, frame = capture.read()
         if not done:
             raise OtherFramesError(f"gives other frames: none for frame {number}")
-        shown.append(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
+        shown.append(codec._rgb(frame))
         times.append(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
-    return shown, [time - times[1] for time in times[1:]]  # the first frame of a video is always needed
+    return shown, [time - times[0] for time in times]  # the first frame of a video is always needed
 
 
 ENDS, SEEKS = "decodes up to the last frame needed", "decodes from the key frame before each frame needed"
