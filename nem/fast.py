@@ -20,6 +20,7 @@ from nem.kernels import (
     BLIND,
     FEW,
     IDENTITY,
+    LANES,
     LOGISTIC,
     MATCHED,
     NEM,
@@ -101,6 +102,16 @@ def _drawn(noise: LayerNoise) -> bool:
     return noise.granularity == "slice" and set(noise.kinds) <= set(_KINDS) and not noise.combinations
 
 
+def extent(x: Tensor, place: Tensor | None) -> tuple[int, int]:
+    """Return T and B of inputs, which are as in :class:`nem.stack.Batch`."""
+    return (len(x), x.shape[3]) if place is None else (place.shape[1], place.shape[2])
+
+
+def most(T: int, B: int) -> int:
+    """Return how many columns distinct slices of B sequences may take: zeros for what is padding, in whole vectors."""
+    return (T * B + LANES) // LANES * LANES
+
+
 def _array(tensor: Tensor | None, axes: int = 4) -> Floats:
     """Return a contiguous array; without a tensor, one with so many axes and no elements."""
     return np.empty((0,) * axes, np.float32) if tensor is None else tensor.detach().contiguous().numpy()
@@ -130,7 +141,7 @@ def _noise(noise: tuple[LayerNoise, Draws] | None, like: Tensor, space: Workspac
 
 def _laid_out(
     cell: CellName,
-    x: Tensor,
+    given: tuple[Tensor, Tensor | None],
     weights: tuple[Tensor, Tensor],
     start: Start,
     noise: tuple[GateNoise, Draws] | None,
@@ -138,33 +149,39 @@ def _laid_out(
     slots: tuple[tuple[int, int, int], tuple[int, int, int]],
 ) -> tuple[Layer, States, Injected]:
     """Return what a pass reads and writes; ``slots`` are the first axes of hidden states and of all other states."""
-    (T, G, inputs, B), (W, V), (all_h, others) = x.shape, weights, slots
-    C, J, rows, n = V.shape[1], V.shape[3], BLOCKS[cell] * V.shape[3], GATES[cell]
+    (x, place), (W, V), (all_h, others) = given, weights, slots
+    (T, B), (G, C), J, n = extent(x, place), V.shape[:2], V.shape[3], GATES[cell]
+    rows = BLOCKS[cell] * J
     h, accepted = (space.take(name, (*all_h, count, B), x).numpy() for name, count in (("h", J), ("accepted", n)))
     act, first = (space.take(name, (*others, count, B), x).numpy() for name, count in (("act", rows), ("first", J)))
     second = space.take("second", (*others, J, B), x).numpy() if cell == "lstm" else _array(None, 5)
     zero = None if start.h is None and start.s is None else x.new_zeros(G, C, J, B)
     h0, s0 = (_array(zero if state is None else state) for state in (start.h, start.s))
     bias = _array(None if start.bias is None else start.bias.squeeze(-1), 3)
-    given, whole = x, x.new_empty(0, 0)
-    if inputs > FEW:
-        given, whole = x.permute(1, 2, 0, 3).reshape(1, G, inputs, T * B), space.take("whole", (C * rows, T * B), x)
-    layer = Layer(_array(given), _array(W), _array(V), h0, s0, bias)
+    whole, at = x.new_empty(0, 0), np.empty((0, 0, 0), np.int64)
+    if place is None and x.shape[2] > FEW:
+        x, place = x.permute(1, 2, 0, 3).flatten(2).unsqueeze(0), torch.arange(T * B).view(1, T, B)
+    if place is not None:  # how many of the slices are distinct differs from batch to batch; the buffer stays
+        whole, at = space.take("whole", (C * rows * most(T, B),), x), place.contiguous().numpy()
+        whole = whole[: C * rows * x.shape[3]].view(C * rows, -1)
+    layer = Layer(_array(x), _array(W), _array(V), h0, s0, bias, at)
     injected = Injected(_noise(noise, x, space, C, T, G, n, J, B), accepted, np.empty((G, C), np.float32))
     return layer, States(h, act, first, second, whole.numpy()), injected
 
 
 def forward(cell: CellName, x: Tensor, weights: tuple[Tensor, Tensor], *, start: Start | None = None,
-            noise: tuple[GateNoise, Draws] | None = None, space: Workspace | None = None, keep: bool = True
-            ) -> Pass:  # fmt: skip
+            noise: tuple[GateNoise, Draws] | None = None, space: Workspace | None = None, keep: bool = True,
+            place: Tensor | None = None) -> Pass:  # fmt: skip
     """Run G·C networks over T slices: :func:`nem.cells.project` and :func:`nem.cells.forward` in one.
 
-    ``weights`` are W ``(G, I + 1, C, blocks·J)`` and V ``(G, C, blocks·J, J)``. The returned pass is valid until the
-    next call with the same buffers ``space``; ``keep`` says whether a backward pass follows.
+    ``weights`` are W ``(G, I + 1, C, blocks·J)`` and V ``(G, C, blocks·J, J)``; ``x`` may be the same for all groups,
+    and slices at a ``place``, as in :class:`nem.stack.Batch`. The returned pass is valid until the next call with the
+    same buffers ``space``; ``keep`` says whether a backward pass follows.
     """
-    T, (G, C) = len(x), weights[1].shape[:2]
+    (T, _), (G, C) = extent(x, place), weights[1].shape[:2]
     slots = (T, G, C), (T, G, C) if keep else (min(T, 2), 1, 1)
-    layer, states, injected = _laid_out(cell, x, weights, start or Start(), noise, space or Workspace(), slots)
+    given = x, place
+    layer, states, injected = _laid_out(cell, given, weights, start or Start(), noise, space or Workspace(), slots)
     kernels.forward(cell == "lstm", layer, states, injected)
     return Pass(torch.from_numpy(states.h), _acceptance(noise, injected), layer, states, injected)
 
@@ -186,7 +203,7 @@ def backward(cell: CellName, done: Pass, grad_h: Tensor, gradients: tuple[Tensor
     W, V = (tensor.numpy() for tensor in gradients)
     x = np.empty(layer.x.shape if inputs else (0, 0, 0, 0), np.float32)
     h0, s0 = np.empty(full, np.float32), np.empty(full, np.float32)
-    grad = Layer(x, W, V, h0, s0, np.zeros_like(layer.bias))
+    grad = Layer(x, W, V, h0, s0, np.zeros_like(layer.bias), layer.place)
     slices = _array(grad_h.permute(1, 2, 0, 3, 4), 5)
     kernels.backward(cell == "lstm", layer, done.states, done.noise, slices, _array(grad_s), grad)
     if inputs and len(x) != T:
@@ -203,22 +220,23 @@ def train(
     *,
     noise: tuple[GateNoise, Draws] | None = None,
     space: Workspace | None = None,
+    place: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Run one forward and backward pass, output neurons included; what :func:`nem.stack.gradients` does.
 
     ``parameters`` are W, V, U and b of :class:`nem.stack.Networks`; their ``gradients`` are overwritten.
     """
-    T, (G, C), space = len(x), parameters["V"].shape[:2], space or Workspace()
+    (T, _), (G, C), space = extent(x, place), parameters["V"].shape[:2], space or Workspace()
     given, slopes = ({name: _array(part) for name, part in parts.items()} for parts in (parameters, gradients))
     weights, one = (parameters["W"], parameters["V"]), (T, 1, 1)
-    layer, states, injected = _laid_out(cell, x, weights, Start(), noise, space, (one, one))
+    layer, states, injected = _laid_out(cell, (x, place), weights, Start(), noise, space, (one, one))
     target = goal.target[0, :, 0]
     drawn = _noise(goal.noise, target, space, C, T - goal.first, *target.shape)
     literal = goal.delta == "literal"
     out = Outputs(_HEADS[goal.head], literal, goal.columns, given["U"], given["b"], _array(target), drawn)
     loss, share = np.empty((G, C), np.float32), np.empty((G, C), np.float32)
     nothing = _array(None)
-    grad = Layer(nothing, slopes["W"], slopes["V"], nothing, nothing, _array(None, 3))
+    grad = Layer(nothing, slopes["W"], slopes["V"], nothing, nothing, _array(None, 3), layer.place)
     scores = Scores(slopes["U"], slopes["b"], loss, share)
     kernels.train(cell == "lstm", layer, states, injected, out, grad, scores, T - goal.first)
     means = {} if goal.noise is None else {"output": torch.from_numpy(share)}

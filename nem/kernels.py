@@ -53,12 +53,13 @@ IDENTITY, SOFTMAX, LOGISTIC = range(3)
 class Layer(NamedTuple):
     """What a pass reads, as arrays, or their gradients; those that there is no need of have no elements."""
 
-    x: Floats  # (T, G, I + 1, B) inputs with a last row of ones; of many (1, G, I + 1, T·B), slices side by side
+    x: Floats  # (T, G, I + 1, B) inputs with a last row of ones; of many (1, G, I + 1, D), distinct ones; or 1 for all
     W: Floats  # (G, I + 1, C, blocks·J)
     V: Floats  # (G, C, blocks·J, J)
     h0: Floats  # (G, C, J, B) initial hidden states; empty is zero, and then s0 is empty too
     s0: Floats  # (G, C, J, B) initial cell states
     bias: Floats  # (G, C, J) of the GRU's recurrent product
+    place: Codes  # (G, T, B) of many inputs, or G is 1: which of the distinct ones are a sequence's in a slice
 
 
 class States(NamedTuple):
@@ -68,7 +69,7 @@ class States(NamedTuple):
     act: Floats  # (T, G, C, blocks·J, B) clean activations; the backward pass turns them into gradients
     first: Floats  # (T, G, C, J, B) LSTM: cell states, GRU: recurrent products
     second: Floats  # (T, G, C, J, B) LSTM: tanh of the cell states, GRU: empty
-    whole: Floats  # (C·blocks·J, T·B) of many inputs, a group's products with all slices, then their gradients
+    whole: Floats  # (C·blocks·J, D) of many inputs, a group's products with distinct ones, then their gradients
 
 
 class Drawn(NamedTuple):
@@ -398,10 +399,18 @@ def _gru_gradient(
 
 
 @compiled
+def _distinct(layer: Layer, g: int) -> int:
+    """Return how many columns of a group's many inputs are used, whole vectors: whatever other groups have."""
+    columns: int = layer.place[g % len(layer.place)].max() + 1
+    return (columns + LANES - 1) // LANES * LANES
+
+
+@compiled
 def _into(layer: Layer, whole: Floats, g: int) -> None:
     """Multiply a group's many inputs by all its W, which may be larger than any cache and is read once, as it lies."""
     if whole.size:
-        _large(layer.W[g].reshape(-1, whole.shape[0]), True, layer.x[0, g], False, whole)
+        x, D = layer.x[0, g % layer.x.shape[1]], _distinct(layer, g)
+        _large(layer.W[g].reshape(-1, whole.shape[0]), True, x[:, :D], False, whole[:, :D])
 
 
 @compiled
@@ -412,14 +421,20 @@ def _run(lstm: bool, layer: Layer, states: States, gates: Injected, g: int, c: i
     many, started, begin, at, to = whole.size > 0, layer.h0.size > 0, 0 if lstm else J, g % groups, c % networks
     zero, injected, real = np.zeros((J, B), np.float32), 0.0, 0.0
     kind, mode, sigma, weights = noise.kinds[g, c], noise.modes[g, c], noise.sigma[g, c], layer.W[g, :, c]
-    n, own_g, own_c = noise.normal.shape[2], g % h.shape[1], c % h.shape[2]
+    n, own_g, own_c, own_x = noise.normal.shape[2], g % h.shape[1], c % h.shape[2], g % x.shape[1]
     for t in range(T):
         slot = t % times, at, to
-        a = act[slot]
+        a, ones = act[slot], np.empty(B, np.float32)
         if many:
-            a[:] = whole[c * rows : (c + 1) * rows, t * B : (t + 1) * B]
+            place = layer.place[g % len(layer.place), t]
+            for b in range(B):
+                ones[b] = x[0, own_x, -1, place[b]]
+            for row in range(rows):
+                for b in range(B):
+                    a[row, b] = whole[c * rows + row, place[b]]
         else:
-            product(weights, True, x[t, g], a, False)
+            ones[:] = x[t, own_x, -1]
+            product(weights, True, x[t, own_x], a, False)
         before = h[t - 1, own_g, own_c] if t else layer.h0[g, c] if started else zero
         if lstm and (t or started):
             product(V[g, c], False, before, a, True)
@@ -439,7 +454,6 @@ def _run(lstm: bool, layer: Layer, states: States, gates: Injected, g: int, c: i
             if layer.bias.size:
                 first[slot] += layer.bias[g, c].reshape(J, 1)
             _gru_state(a, own, before, first[slot], h[t, own_g, own_c])
-        ones = x[0, g, -1, t * B : (t + 1) * B] if many else x[t, g, -1]
         for b in range(B):
             real += ones[b]
             for gate in range(n):
@@ -454,7 +468,7 @@ def _turned_inputs(layer: Layer, states: States, g: int) -> Floats:
     inputs = 0 if states.whole.size else layer.x.shape[2]
     turned = np.zeros((T, B, _padded(inputs)), np.float32)
     for t in range(T if inputs else 0):
-        turned[t, :, :inputs] = layer.x[t, g].T
+        turned[t, :, :inputs] = layer.x[t, g % layer.x.shape[1]].T
     return turned
 
 
@@ -479,6 +493,8 @@ def _back(lstm: bool, layer: Layer, turned_x: Floats, states: States, gates: Inj
     inputs, apart = layer.W.shape[1], 0 if lstm else J  # apart: the candidate's gradients, other for W than for V
     joined = not many and _padded(J + inputs) == _padded(J)  # the others' product for V has room for W's columns
     ds[:] = grad_s if grad_s.size else zero
+    if many:
+        whole[c * rows : (c + 1) * rows] = ZERO
     for t in range(T - 1, -1, -1):
         last = t == T - 1
         if last:
@@ -496,7 +512,10 @@ def _back(lstm: bool, layer: Layer, turned_x: Floats, states: States, gates: Inj
                 product(recurrent[2 * J :], False, ones, sum_bias, True)
         delta_V = a if lstm else recurrent
         if many:
-            whole[c * rows : (c + 1) * rows, t * B : (t + 1) * B] = a
+            place = layer.place[g % len(layer.place), t]
+            for row in range(rows):
+                for b in range(B):
+                    whole[c * rows + row, place[b]] += a[row, b]
         elif joined and (t or started):
             turned[:, J : J + inputs] = turned_x[t, :, :inputs]
             product(a[:apart], False, turned_x[t], sum_W[:apart], not last)
@@ -529,10 +548,10 @@ def _back(lstm: bool, layer: Layer, turned_x: Floats, states: States, gates: Inj
 def _out_of(layer: Layer, whole: Floats, grad: Layer, g: int) -> None:
     """Make the gradients of a group's many inputs and of their weights."""
     if whole.size:
-        rows = whole.shape[0]
-        _large(layer.x[0, g], False, whole, True, grad.W[g].reshape(-1, rows))
+        rows, x, D = whole.shape[0], layer.x[0, g % layer.x.shape[1]], _distinct(layer, g)
+        _large(x[:, :D], False, whole[:, :D], True, grad.W[g].reshape(-1, rows))
         if grad.x.size:
-            _large(layer.W[g].reshape(-1, rows), False, whole, False, grad.x[0, g])
+            _large(layer.W[g].reshape(-1, rows), False, whole[:, :D], False, grad.x[0, g][:, :D])
 
 
 @compiled

@@ -255,9 +255,9 @@ class Stack:
         return one_thread() if self.networks.flat.device.type == "cpu" else nullcontext()
 
     def _activations(self, batch: Batch) -> Tensor:
-        first = self.options.first % len(batch.x)
+        first = self.options.first % batch.extent[0]
         with self._threads():
-            return activations(self.head, self.networks.outputs(self.networks.forward(batch.x)[first:]))
+            return activations(self.head, self.networks.outputs(self.networks.forward(batch)[first:]))
 
     def _batch(self, x: Tensor, y: Tensor, dummy: bool = False) -> Batch:
         """Return a batch of all networks; ``dummy`` targets are none."""
@@ -288,7 +288,7 @@ class Stack:
         if layer is None:
             return None
         size, like, columns = self.networks.size, self.networks.flat, batch.columns
-        T = len(batch.x)
+        T = batch.extent[0]
         shape: tuple[int, ...] = (T, GATES[size.cell], size.hidden, columns)
         if place == "output":
             shape = (T - self.options.first % T, size.outputs, columns)

@@ -90,11 +90,16 @@ class Networks:
         for view in self.by_network(flat).values():
             view[group, network] = 0
 
-    def forward(self, x: Tensor, space: Workspace | None = None) -> Tensor:
-        """Return the hidden states ``(T, G, C, J, B)`` of a noiseless pass, valid until the next one in ``space``."""
-        if fast.serves(x, None):
-            return fast.forward(self.size.cell, x, (self.W, self.V), space=space, keep=False).h
+    def forward(self, batch: "Batch", space: Workspace | None = None) -> Tensor:
+        """Return the hidden states ``(T, G, C, J, B)`` of a noiseless pass, valid until the next one in ``space``.
+
+        Inputs that the batch has for one group are those of all.
+        """
+        if fast.serves(batch.given, None):
+            return fast.forward(self.size.cell, batch.given, (self.W, self.V), space=space, keep=False,
+                                place=batch.place).h  # fmt: skip
         with torch.no_grad():
+            x = batch.x.expand(-1, self.size.groups, -1, -1)
             return cells.forward(self.size.cell, cells.project(x, self.W), self.V).h
 
     def outputs(self, h: Tensor) -> Tensor:
@@ -150,9 +155,47 @@ class Batch(NamedTuple):
     and their gradients stay exactly zero there, whatever noise enters the gates (docs/theory.md).
     """
 
-    x: Tensor  # (T, G, I + 1, B) inputs with a last row of ones; zeros are padding
+    given: (
+        Tensor  # (T, G, I + 1, B) inputs with a last row of ones; zeros are padding; or (1, G, I + 1, D) distinct ones
+    )
     target: Tensor  # (1, G, 1, K, B) clean targets, the same for every slice that has one
     columns: int  # how many of the B sequences are no padding
+    place: Tensor | None = None  # (G, T, B) which of D distinct slices are a sequence's; ``None``: there are none given
+
+    @property
+    def x(self) -> Tensor:
+        """The inputs ``(T, G, I + 1, B)``, each sequence with slices of its own."""
+        if self.place is None:
+            return self.given
+        spread = [x[:, place] for x, place in zip(self.given[0], self.place, strict=True)]
+        return torch.stack(spread).permute(2, 0, 1, 3)
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """T and B."""
+        return fast.extent(self.given, self.place)
+
+    @classmethod
+    def sharing(cls, pool: Tensor, index: Tensor, targets: Tensor, space: Workspace) -> "Batch":
+        """Lay out sequences that share slices, rows ``index`` ``(G, B, T)`` of ``pool`` ``(P, I)``, as :meth:`of` does.
+
+        A row of -1 is no part of its sequence. Products with inputs, if these are many, are made once for each slice.
+        """
+        (G, B, T), count, padding = index.shape, pool.shape[1], -index.shape[1] % LANES
+        index = functional.pad(index.transpose(1, 2), (0, padding), value=-1).contiguous()  # (G, T, B)
+        own = [rows.unique() for rows in index]  # -1 is the first, if there is any
+        D = -(-max(map(len, own)) // LANES) * LANES
+        x = space.take("distinct", (G * (count + 1) * fast.most(T, B + padding),), targets)
+        x = x[: G * (count + 1) * D].view(1, G, count + 1, D)
+        place = torch.empty_like(index)
+        for group, rows in enumerate(own):
+            torch.searchsorted(rows, index[group], out=place[group])
+            there, absent = len(rows), int(rows[0] < 0)
+            x[0, group, :count, :there] = pool[rows.clamp_min(0)].t()
+            x[0, group, count, :there] = 1
+            x[0, group, :, :absent] = 0
+            x[0, group, :, there:] = 0
+        return cls(x, functional.pad(targets.transpose(1, 2), (0, padding))[None, :, None], B, place)
 
     @classmethod
     def of(cls, inputs: Tensor, targets: Tensor, space: Workspace | None = None, real: Tensor | None = None) -> "Batch":
@@ -257,7 +300,7 @@ class StackNoise:
         ``sample(name, shape)`` gives the next draws ``(slices, groups, …)`` of a stream: ``gate``, ``gate-test``,
         ``output``, ``output-test`` (standard normal) or ``latent`` (uniform on [0, 1)).
         """
-        size, T, B = networks.size, len(batch.x), batch.x.shape[3]
+        size, (T, B) = networks.size, batch.extent
         hidden = (T, size.groups, 1, GATES[size.cell], size.hidden, B)
         outputs = (T - first % T, size.groups, 1, size.outputs, B)
         names = {"normal": ("gate", "output"), "test": ("gate-test", "output-test"), "uniform": ("latent", "")}
@@ -322,10 +365,11 @@ def gradients(
     """
     gates = None if noise.gates is None or draws.gates is None else (noise.gates, draws.gates)
     output = None if noise.output is None or draws.output is None else (noise.output, draws.output)
-    goal = Goal(head, batch.target, batch.columns, first % len(batch.x), output_delta, output)
-    if fast.serves(batch.x, noise.gates if gates else None) and fast.serves_targets(output):
+    goal = Goal(head, batch.target, batch.columns, first % batch.extent[0], output_delta, output)
+    if fast.serves(batch.given, noise.gates if gates else None) and fast.serves_targets(output):
         parts = networks.views(networks.flat), networks.views(networks.grad)
-        means = fast.train(networks.size.cell, batch.x, *parts, goal, noise=gates, space=space)
+        cell, place = networks.size.cell, batch.place
+        means = fast.train(cell, batch.given, *parts, goal, noise=gates, space=space, place=place)
     else:
         means = _gradients(networks, batch.x, goal, gates, space)
     if noise.penalty is not None and draws.penalty is not None:
@@ -376,7 +420,7 @@ def penalise(
     if layer is None or sigma is None:
         raise ValueError("expected networks with a penalty, found none; use a condition expected-blind-…-hidden")
     # On a CPU one group after another: autograd's sums over several are rounded by how many these are.
-    alone = [slice(g, g + 1) for g in range(G)] if batch.x.device.type == "cpu" else [slice(0, G)]
+    alone = [slice(g, g + 1) for g in range(G)] if batch.given.device.type == "cpu" else [slice(0, G)]
     sigma, begin = sigma.expand(G, -1), len(noise.gates or ())
     parts = [_penalise(networks, batch, head, (layer, sigma[groups]), first, groups, begin) for groups in alone]
     return torch.cat(parts)

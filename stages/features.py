@@ -1,7 +1,7 @@
 """Stage features: turn frames into Inception-v3 features, or take the features that people give."""
 
 from pipeline import params
-from pipeline.common import command, paths, records
+from pipeline.common import command, jobs, paths, records
 from pipeline.video import layout
 
 
@@ -9,6 +9,8 @@ from pipeline.video import layout
 def main() -> None:
     """Extract features, or take those that were given."""
     (paths.FEATURES / records.ABOUT).unlink(missing_ok=True)
+    if not layout.SEQUENCES.is_file():
+        jobs.begin("pipeline.video.features.features")
     from pipeline.video.features import features
 
     settings = params.load()

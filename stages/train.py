@@ -7,7 +7,8 @@ from pipeline.common import command, jobs, paths, sequences
 
 @command.stage("train", {"task": {}, "cell": {"choices": ("lstm", "gru")}})
 def main(task: str, cell: str) -> None:
-    """Train; what a worker needs not is imported here."""
+    """Train; what a worker needs not is imported here, while what it needs is loaded for it."""
+    jobs.begin("pipeline.training.train")
     from pipeline import params, tracking
     from pipeline.training import settings, train
 

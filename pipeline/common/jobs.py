@@ -12,9 +12,10 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
 
@@ -56,8 +57,46 @@ def one_thread() -> ExitStack:
     return undo
 
 
-def _start_worker(counter: Any) -> None:  # noqa: ANN401 - a shared integer
-    """Prepare a fresh process, which ends when its parent is gone: a killed parent cannot tell its workers to stop."""
+@contextmanager
+def _single_threaded() -> Iterator[None]:
+    """Let libraries that new processes load have one thread."""
+    before = {name: os.environ.pop(name) for name in THREADS if name in os.environ}
+    os.environ.update(dict.fromkeys(THREADS, "1"))
+    try:
+        yield
+    finally:
+        for name in THREADS:
+            os.environ.pop(name, None)
+        os.environ.update(before)
+
+
+def begin(module: str) -> None:
+    """Begin to load the module of coming jobs, if they run in processes, while this process loads its own.
+
+    The first module that is asked for here, or by jobs, is loaded once and for all workers. A ValueError is that of
+    :func:`workers`.
+    """
+    if _chosen() == "process" and workers() > 1 and _origin(module).get_start_method() == "forkserver":
+        with _single_threaded():
+            forkserver.ensure_running()
+
+
+def _origin(module: str) -> Any:  # noqa: ANN401 - a context of multiprocessing
+    """Return how workers come about: as copies of a process that has loaded a module and did nothing else.
+
+    Each would else load it anew, PyTorch above all, for seconds, as they do where a system's own libraries forbid
+    copies. Copies of this process might wait for its threads.
+    """
+    context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+    context.set_forkserver_preload([module])
+    return context
+
+
+def _start_worker(counter: Any, environment: dict[str, str]) -> None:  # noqa: ANN401 - a shared integer
+    """Prepare a fresh process, which ends when its parent is gone: a killed parent cannot tell its workers to stop.
+
+    It comes from a process that may be older than the caller's ``environment``.
+    """
 
     def count(amount: int) -> None:
         with counter.get_lock():
@@ -68,6 +107,8 @@ def _start_worker(counter: Any) -> None:  # noqa: ANN401 - a shared integer
             parent.join()
             os._exit(1)
 
+    os.environ.clear()
+    os.environ.update(environment)
     _report_to(count)
     one_thread()
     threading.Thread(target=end_with_the_parent, daemon=True).start()
@@ -145,13 +186,11 @@ def _pool(work: Jobs, count: int, upcoming: Iterator[tuple[int, Any]], pending: 
           ) -> Iterator[tuple[int, Any]]:  # fmt: skip
     """Run jobs in fresh processes until there are no more; those still ``pending`` at the end met a death."""
     with ExitStack() as undo:
-        undo.callback(os.environ.update, {name: os.environ[name] for name in THREADS if name in os.environ})
-        for name in THREADS:  # what workers inherit; undone in the reverse order
-            undo.callback(os.environ.pop, name, None)
-            os.environ[name] = "1"
-        context = multiprocessing.get_context("spawn")
+        undo.enter_context(_single_threaded())
+        context = _origin(work.function.__module__)
         counter, before = context.Value("q", 0), work.bar.n
-        pool = ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker, initargs=(counter,))
+        own = counter, {**os.environ}
+        pool = ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker, initargs=own)
         undo.callback(pool.shutdown, cancel_futures=True)
         try:
             while True:
@@ -214,7 +253,7 @@ def run(function: Callable[[Item], Result], items: Sequence[Item], *, total: int
         ) -> Iterator[tuple[int, Result]]:  # fmt: skip
     """Yield ``(number of the item, result)`` as jobs finish; no result is kept alive here.
 
-    The function must be importable by name, since processes are spawned. The bar called ``label`` goes to ``total``, in
+    The function must be importable by name, for processes to find it. The bar called ``label`` goes to ``total``, in
     the units that the jobs report through :func:`progress`; ``where`` is an executor that nobody may change. Machines
     without the caller's files get what a job ``reads``. An item whose job kills its workers again and again is
     ``lost``: what that returns is its result. A ValueError refuses an unknown executor and what is no number of

@@ -24,6 +24,7 @@ from nem.cells import GATES
 from nem.conditions import Mode
 from nem.densities import standard
 from nem.fast import Workspace
+from nem.kernels import FEW
 from nem.names import Head
 from nem.noise import Draws, GateNoise, annealed
 from nem.stack import Batch, Layer, Networks, Size, StackNoise, activations, errors, gradients, optimiser
@@ -214,8 +215,10 @@ class Engine:
 
     def _gather(self, data: Sequences, rows: Tensor, space: Workspace) -> Batch:
         """Return the sequences at positions ``rows`` ``(G, B)``, which are on the data's device."""
-        index = data.index[rows]
-        inputs, targets = data.pool[index].to(self.device), data.targets[rows].to(self.device, self.dtype)
+        index, targets = data.index[rows], data.targets[rows].to(self.device, self.dtype)
+        if data.pool.shape[1] >= FEW and self.device.type == "cpu":
+            return Batch.sharing(data.pool, index, targets, space)
+        inputs = data.pool[index].to(self.device)
         return Batch.of(inputs, targets, space, (index >= 0).to(self.device) if data.ragged else None)
 
     def _train_epoch(self) -> dict[str, Tensor]:
@@ -246,11 +249,11 @@ class Engine:
         Returns ``loss`` ``(G, C)`` per sequence in scaled units, ``accuracy`` ``(G, C)`` of classes, or per label of
         logistic outputs, and, if asked for, ``activation`` ``(G, C, N, K)`` of the last slice's outputs.
         """
-        head, G = self.head, len(self.repetitions)
+        head = self.head
         losses, hits, kept = [], [], []
         for rows in torch.arange(len(data), device=data.index.device).split(EVALUATION_BATCH[self.device.type]):
             batch = self._gather(data, rows.unsqueeze(0), self._evaluation_space)
-            h = self.networks.forward(batch.x.expand(-1, G, -1, -1), self._evaluation_space)[self.first :]
+            h = self.networks.forward(batch, self._evaluation_space)[self.first :]
             activation = activations(head, self.networks.outputs(h))[..., : len(rows)]
             target = batch.target[..., : len(rows)]
             losses.append(errors(head, target, activation).sum((0, 3), dtype=torch.float64))

@@ -33,6 +33,10 @@ def _die_of_three(number):
     return _die(number) if number == 3 else number
 
 
+def _told(name):
+    return os.environ.get(name), "zipapp" in sys.modules
+
+
 def _fail(number):
     if number == 2:
         raise ValueError("expected 1, found 2")
@@ -82,6 +86,24 @@ def test_a_bounded_window_is_in_flight_and_results_are_not_kept_alive(monkeypatc
         alive = [reference for reference in alive if reference() is not None]
         assert len(alive) <= 2 * 2 + 3
         alive.append(weakref.ref(block))
+
+
+LOADED = """
+import os
+from pipeline.common import jobs
+from tests.common.test_jobs import _told
+before = {**os.environ}
+jobs.begin("zipapp")
+assert os.environ == before
+for value in ("one", "two"):
+    os.environ["NEM_TOLD"] = value
+    assert {*jobs.run(_told, ["NEM_TOLD"] * 3, total=3, label="test")} == {(n, (value, True)) for n in range(3)}
+"""
+
+
+def test_workers_have_loaded_what_was_begun_and_have_the_environment_of_their_call():
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "NEM_WORKERS": "2", "NEM_EXECUTOR": "process"}
+    subprocess.run([sys.executable, "-c", LOADED], env=environment, cwd=ROOT, check=True)
 
 
 @pytest.mark.parametrize(

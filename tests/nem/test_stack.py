@@ -142,6 +142,36 @@ def test_gradients_are_those_of_the_mean_noisy_error(cell, head, injection, delt
     assert means["hidden"].shape == (2, len(noise.gates))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("cell", CELLS)
+@given(slices=st.integers(1, 30), ragged=st.booleans(), count=st.sampled_from([1, 3, 32]), seed=st.integers(0, 99))
+def test_sequences_that_share_slices_train_as_those_with_slices_of_their_own(cell, dtype, slices, ragged, count, seed):
+    """And a group is the same, bit for bit, whatever others it trains beside."""
+    names, pool = ["none", "nem-additive-both", "blind-multiplicative-hidden"], draw(seed, slices, I).to(dtype)
+    networks, _, noise, draws = stack(cell, "identity", names, dtype=dtype)
+    index = torch.randint(slices, (2, count, T), generator=generator(seed))
+    before = torch.arange(T) < torch.randint(T, (2, count, 1), generator=generator(seed))
+    index = index.masked_fill(before & ragged, -1)
+    targets, columns = draw(seed + 1, 2, count, 1).to(dtype), count + -count % kernels.LANES
+    draws = draws._replace(gates=draws.gates.map(lambda d: d[..., :1].expand(*d.shape[:-1], columns)),
+                           output=draws.output.map(lambda d: d[..., :1].expand(*d.shape[:-1], columns)))  # fmt: skip
+
+    def train(batch):
+        networks.grad.fill_(math.nan)
+        means = gradients(networks, batch, "identity", noise, draws)
+        parts = {name: part.clone() for name, part in networks.by_network(networks.grad).items()}
+        return parts | means | {"h": networks.forward(batch).transpose(0, 1).clone()}
+
+    shared = train(Batch.sharing(pool, index, targets, Workspace()))
+    apart = train(Batch.of(pool[index], targets, real=index >= 0))
+    for name, right in apart.items():
+        torch.testing.assert_close(shared[name], right, rtol=1e-4 if dtype == torch.float32 else 1e-10, atol=1e-5)
+    other = train(Batch.sharing(pool, torch.stack([index[0], index[0] * 0]), targets, Workspace()))
+    assert all(torch.equal(one[0], other[name][0]) for name, one in shared.items())
+    alone = networks.forward(Batch.sharing(pool, index[:1], targets[:1], Workspace())).transpose(0, 1)
+    assert torch.equal(alone[0], shared["h"][0]), "one group's inputs are those of all"
+
+
 @pytest.mark.parametrize("cell", CELLS)
 @HEADS
 def test_the_compiled_gradients_are_the_cells(cell, head, monkeypatch):
@@ -155,7 +185,7 @@ def test_the_compiled_gradients_are_the_cells(cell, head, monkeypatch):
             networks, batch, noise, draws = stack(cell, head, names, dtype=torch.float32, first=first)
             networks.grad.fill_(math.nan)
             means = gradients(networks, batch, head, noise, draws, first, output_delta=delta)
-            everything = networks.views(networks.grad) | means | {"h": networks.forward(batch.x)}
+            everything = networks.views(networks.grad) | means | {"h": networks.forward(batch)}
             results.append(everything)
         for name, right in results[-1].items():
             for mine in results[:-1]:
