@@ -101,7 +101,8 @@ def read_table(source: Path, schema: pa.Schema | None = None) -> pa.Table:
     if not source.is_file():
         raise FileNotFoundError(f"expected {source}, found no such file; run the stage that writes it (`dvc repro`)")
     try:
-        table = pq.read_table(source, page_checksum_verification=True)
+        with pq.ParquetFile(source, page_checksum_verification=True) as file:  # read_table loads pandas first
+            table = file.read()
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"expected a readable parquet file at {source}, found damage ({error}); {AGAIN}") from error
     if schema is not None:

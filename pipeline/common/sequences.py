@@ -213,6 +213,10 @@ def mapped(source: Path) -> Tensor:
         raise ValueError(f"expected float32 (P, I) in {source}, found otherwise ({error}); run `dvc repro`") from error
 
 
+def _tensor(column: pa.Array) -> Tensor:
+    return torch.tensor(np.from_dlpack(column))
+
+
 def load(folder: Path, split: str | None = None, *, validation: Literal["joined", "apart"] = "joined") -> Dataset:
     """Return one split of a task's sequences (``None``: the first), its pool mapped into memory.
 
@@ -226,8 +230,9 @@ def load(folder: Path, split: str | None = None, *, validation: Literal["joined"
     table = read_table(folder)
     pool_name = _pool_name(name if name in about["pools"] else "")
     pool = mapped(_checked(folder, pool_name, about))
-    flat = (table[column].combine_chunks().flatten().to_numpy() for column in ("index", "target"))
-    index, targets = (torch.tensor(values.reshape(len(table), -1)) for values in flat)
+    whole = {name: table[name].combine_chunks() for name in ("row", "index", "target")}
+    # As DLPack, for to_numpy loads pandas first.
+    index, targets = (_tensor(one.values).view(-1, one.type.list_size) for one in (whole["index"], whole["target"]))
     padding = index < 0
     if len(table) and (
         not -1 <= int(index.min()) <= int(index.max()) < len(pool)
@@ -235,7 +240,7 @@ def load(folder: Path, split: str | None = None, *, validation: Literal["joined"
         or bool((padding[:, 1:] & ~padding[:, :-1]).any())
     ):
         raise ValueError(f"expected rows of the {len(pool)} slices in {folder / TABLE}, found others; run `dvc repro`")
-    everything = Sequences(pool, index, targets, torch.tensor(table["row"].to_numpy().copy()))
+    everything = Sequences(pool, index, targets, _tensor(whole["row"]))
     side = np.array(table[f"split_{name}"].to_pylist(), dtype=str)
     apart = {"training": ["train"], "test": ["test"], "validation": ["validation"]}
     wanted = apart if validation == "apart" else {"training": ["train", "validation"], "test": ["test"]}
