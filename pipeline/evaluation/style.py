@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from nem.conditions import Condition
@@ -63,7 +64,8 @@ def figure(columns: int = 1, rows: int = 1, width: float = 4.0, height: float = 
 def save(drawn: Figure, destination: Path) -> Path:
     """Write a figure as PNG without the writer's name and version, and close it."""
     stream = io.BytesIO()
-    drawn.savefig(stream, format="png", metadata={"Software": None})
+    drawn.set_dpi(RC["savefig.dpi"])
+    FigureCanvasAgg(drawn).print_png(stream, metadata={"Software": None})  # savefig draws twice
     plt.close(drawn)
     records.write_bytes(destination, stream.getvalue())
     return destination

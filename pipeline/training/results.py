@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -64,8 +65,12 @@ class TrainedRun:
 
     def curve(self, condition: str, metric: str) -> list[Floats]:
         """Return one array over epochs 0, 1, … per repetition."""
-        rows = self.curves[self.curves.condition == condition]
-        return [rows[rows.repetition == r][metric].to_numpy(np.float64) for r in range(self.repetitions)]
+        networks = (self._networks.get((condition, r), self.curves[:0]) for r in range(self.repetitions))
+        return [rows[metric].to_numpy(np.float64) for rows in networks]
+
+    @cached_property
+    def _networks(self) -> dict[tuple[str, int], pd.DataFrame]:
+        return {(str(name), int(r)): rows for (name, r), rows in self.curves.groupby(["condition", "repetition"])}
 
     def final(self, condition: str, metric: str) -> Floats:
         """Return the metric at epoch R per repetition; NaN where the network had failed."""

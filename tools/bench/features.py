@@ -26,8 +26,8 @@ from pipeline.video.frames import codec, frames
 from tools.bench.rows import Row, least
 
 FLOP = 2 * 5.7e9  # of an image: 5.7 G multiplications and additions
-SIZES = (1024, 2048, 4096)  # of square matrices
-ROUNDS = 3
+SIZES = (1024, 2048, 3072)  # of square matrices
+ROUNDS = 2
 KINDS = {"convolutions": "convolution", "normalisation": "batch_norm", "ReLU": "clamp", "pooling": "pool"}
 """Names of torch's operations, by parts of theirs."""
 

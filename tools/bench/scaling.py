@@ -53,7 +53,7 @@ def frames(count: int) -> float:
     extractor = inception.Extractor(inception.random_weights(1), "torchvision")
     images = np.random.default_rng(1).integers(0, 256, (count, SIZE, SIZE, 3)).astype(np.uint8)
     with jobs.one_thread():
-        return median(lambda: [extractor(images[k : k + 32]) for k in range(0, count, 32)], 1)
+        return median(lambda: [extractor(images[k : k + 16]) for k in range(0, count, 16)], 1)
 
 
 def rows() -> Iterator[Row]:
@@ -65,4 +65,4 @@ def rows() -> Iterator[Row]:
     yield exponent(
         "FX, LSTM, slices of a window", "slices", (1, 4, 16, 64), lambda T: _epoch(replace(SMALL, T=T), 1, 13)
     )
-    yield exponent("features, frames", "frames", (8, 32, 128), frames)
+    yield exponent("features, frames", "frames", (4, 16, 64), frames)
