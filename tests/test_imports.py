@@ -57,7 +57,7 @@ ROOMS = {  # most lines of files that are there for later work alone
     ("pipeline/own/", "pipeline/compare.py", "pipeline/tasks/own.py", "stages/sequences.py"): 550,  # own sequences
     ("tests/own/", "tests/test_examples.py"): 480,
     ("pipeline/common/cluster.py", "pipeline/common/machine.py", "tools/scaling.py"): 560, ("tests/cluster/",): 600,
-    ("tools/bench/",): 1_090,  # every hot path against floor and peers
+    ("tools/bench/",): 1_100,  # every hot path against floor and peers
 }  # fmt: skip
 GREW = {  # lines that came into other files with it: `git diff --stat dd7f78c c0af61c`, of tests `2c46350 c0af61c`
     "a page, and pictures that say what is seen": {

@@ -65,7 +65,8 @@ def save(drawn: Figure, destination: Path) -> Path:
     """Write a figure as PNG without the writer's name and version, and close it."""
     stream = io.BytesIO()
     drawn.set_dpi(RC["savefig.dpi"])
-    FigureCanvasAgg(drawn).print_png(stream, metadata={"Software": None})  # savefig draws twice
+    # savefig draws twice
+    FigureCanvasAgg(drawn).print_png(stream, metadata={"Software": None})  # type: ignore[no-untyped-call]
     plt.close(drawn)
     records.write_bytes(destination, stream.getvalue())
     return destination
