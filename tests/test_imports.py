@@ -102,7 +102,8 @@ GREW = {  # lines that came into other files with it: `git diff --stat dd7f78c c
     "sequences that share slices, and processes that load what they need": {
         "nem/kernels.py": 19, "nem/fast.py": 18, "nem/stack.py": 44, "pipeline/training/engine.py": 3,
         "pipeline/common/jobs.py": 39, "pipeline/common/sequences.py": 5, "pipeline/common/records.py": 1,
-        "pipeline/training/results.py": 5, "pipeline/evaluation/style.py": 3, "stages/features.py": 2, "stages/train.py": 1,
+        "pipeline/training/results.py": 5, "pipeline/evaluation/style.py": 3, "stages/features.py": 2,
+        "stages/train.py": 1,
         "tests/nem/test_stack.py": 30, "tests/common/test_jobs.py": 22},
 }  # fmt: skip
 
