@@ -20,7 +20,6 @@ from nem.kernels import (
     BLIND,
     FEW,
     IDENTITY,
-    LANES,
     LOGISTIC,
     MATCHED,
     NEM,
@@ -107,11 +106,6 @@ def extent(x: Tensor, place: Tensor | None) -> tuple[int, int]:
     return (len(x), x.shape[3]) if place is None else (place.shape[1], place.shape[2])
 
 
-def most(T: int, B: int) -> int:
-    """Return how many columns distinct slices of B sequences may take: zeros for what is padding, in whole vectors."""
-    return (T * B + LANES) // LANES * LANES
-
-
 def _array(tensor: Tensor | None, axes: int = 4) -> Floats:
     """Return a contiguous array; without a tensor, one with so many axes and no elements."""
     return np.empty((0,) * axes, np.float32) if tensor is None else tensor.detach().contiguous().numpy()
@@ -162,8 +156,8 @@ def _laid_out(
     if place is None and x.shape[2] > FEW:
         x, place = x.permute(1, 2, 0, 3).flatten(2).unsqueeze(0), torch.arange(T * B).view(1, T, B)
     if place is not None:  # how many of the slices are distinct differs from batch to batch; the buffer stays
-        whole, at = space.take("whole", (C * rows * most(T, B),), x), place.contiguous().numpy()
-        whole = whole[: C * rows * x.shape[3]].view(C * rows, -1)
+        whole, at = space.take("whole", (rows * T * B,), x), place.contiguous().numpy()
+        whole = whole[: rows * x.shape[3]].view(rows, -1)
     layer = Layer(_array(x), _array(W), _array(V), h0, s0, bias, at)
     injected = Injected(_noise(noise, x, space, C, T, G, n, J, B), accepted, np.empty((G, C), np.float32))
     return layer, States(h, act, first, second, whole.numpy()), injected

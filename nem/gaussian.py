@@ -27,7 +27,7 @@ KNOWN = torch.Generator().get_state().numel() == 5056
 plus 1 (4), a flag (4), the next one's place (8), the words, each in 8, and of what normal draws do not need."""
 
 LOCK = Lock()
-"""Held while a generator is ahead of its state: threads may share one, as with torch."""
+"""Held while a generator is ahead of its state: threads may fill from one, if nobody draws from it otherwise."""
 
 LENGTH, SHIFT = 624, 397
 """Words of a state, and from how far the recurrence takes a word."""
@@ -153,7 +153,9 @@ def _filled(state: npt.NDArray[np.uint64], place: int, out: Floats) -> int:
 
 def serves(generator: torch.Generator, *shape: int, like: Tensor) -> bool:
     """Tell whether :func:`fill` can do what ``torch.randn`` does, and is faster: never where torch traces or maps."""
-    if numba is None or torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:
+    if numba is None or torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+        return False
+    if torch._C._functorch.peek_interpreter_stack() is not None or torch._C._len_torch_dispatch_stack():
         return False
     plain = type(like) in (Tensor, torch.nn.Parameter) and like.dtype == torch.float32
     here = like.device.type == generator.device.type == "cpu"

@@ -6,7 +6,7 @@ cache: the matrix products, then one loop over its neurons for gates, Algorithm 
 likewise. numba compiles it on first use; :mod:`nem.fast` lays out what it reads and writes.
 
 Of fast-math only the contraction of a product and a sum into one operation is allowed, and products sum in one order,
-so that up to ``FEW`` inputs a network's bits do not depend on its neighbours in a stack. Networks without noise run the
+so that a network's bits do not depend on its neighbours in a stack. Networks without noise run the
 same arithmetic with increments of 0, hence σ = 0, a network without noise and a pass without draws agree bit for bit.
 
 Shapes: T slices, S of them with a target (the last ones), G groups, C networks per group, I inputs, J hidden units, n
@@ -36,8 +36,8 @@ Codes = npt.NDArray[np.int64]
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 FEW = 256
-"""Up to so many inputs, the ones of biases included, each network makes its own product with a slice's; of more, one
-for a whole group is faster."""
+"""Up to so many inputs, the ones of biases included, a network multiplies them slice by slice; of more, all at once by
+BLAS, which is faster."""
 
 LANES = 32
 """Batches are padded to a multiple of this: vectorised loops finish what is left over with scalar code that rounds
@@ -69,7 +69,7 @@ class States(NamedTuple):
     act: Floats  # (T, G, C, blocks·J, B) clean activations; the backward pass turns them into gradients
     first: Floats  # (T, G, C, J, B) LSTM: cell states, GRU: recurrent products
     second: Floats  # (T, G, C, J, B) LSTM: tanh of the cell states, GRU: empty
-    whole: Floats  # (C·blocks·J, D) of many inputs, a group's products with distinct ones, then their gradients
+    whole: Floats  # (blocks·J, D) of many inputs, a network's products with distinct ones, then their gradients
 
 
 class Drawn(NamedTuple):
@@ -283,7 +283,7 @@ SINGLE, PLAIN, TURNED = ord("s"), ord("n"), ord("t")
 def _large(a: Floats, turn_a: bool, b: Floats, turn_b: bool, out: Floats) -> None:
     """Write AB to ``out`` by BLAS, which copies large factors into blocks; A is ``a`` or its transpose, B likewise.
 
-    How it sums may depend on the size of ``out``, and on where in it a number is.
+    How it sums may depend on the size of ``out``, and on where in it a number is: networks do not share a product.
     """
     (rows, columns), inner, factors = out.shape, a.shape[0] if turn_a else a.shape[1], np.array([ONE, ZERO])
     ld = max(a.strides[0] // 4, a.shape[1]), max(b.strides[0] // 4, b.shape[1]), max(out.strides[0] // 4, columns)
@@ -406,14 +406,6 @@ def _distinct(layer: Layer, g: int) -> int:
 
 
 @compiled
-def _into(layer: Layer, whole: Floats, g: int) -> None:
-    """Multiply a group's many inputs by all its W, which may be larger than any cache and is read once, as it lies."""
-    if whole.size:
-        x, D = layer.x[0, g % layer.x.shape[1]], _distinct(layer, g)
-        _large(layer.W[g].reshape(-1, whole.shape[0]), True, x[:, :D], False, whole[:, :D])
-
-
-@compiled
 def _run(lstm: bool, layer: Layer, states: States, gates: Injected, g: int, c: int) -> None:
     """Run one network."""
     x, V, (h, act, first, second, whole) = layer.x, layer.V, states
@@ -422,6 +414,9 @@ def _run(lstm: bool, layer: Layer, states: States, gates: Injected, g: int, c: i
     zero, injected, real = np.zeros((J, B), np.float32), 0.0, 0.0
     kind, mode, sigma, weights = noise.kinds[g, c], noise.modes[g, c], noise.sigma[g, c], layer.W[g, :, c]
     n, own_g, own_c, own_x = noise.normal.shape[2], g % h.shape[1], c % h.shape[2], g % x.shape[1]
+    if many:
+        D = _distinct(layer, g)
+        _large(weights, True, x[0, own_x][:, :D], False, whole[:, :D])
     for t in range(T):
         slot = t % times, at, to
         a, ones = act[slot], np.empty(B, np.float32)
@@ -431,7 +426,7 @@ def _run(lstm: bool, layer: Layer, states: States, gates: Injected, g: int, c: i
                 ones[b] = x[0, own_x, -1, place[b]]
             for row in range(rows):
                 for b in range(B):
-                    a[row, b] = whole[c * rows + row, place[b]]
+                    a[row, b] = whole[row, place[b]]
         else:
             ones[:] = x[t, own_x, -1]
             product(weights, True, x[t, own_x], a, False)
@@ -494,7 +489,7 @@ def _back(lstm: bool, layer: Layer, turned_x: Floats, states: States, gates: Inj
     joined = not many and _padded(J + inputs) == _padded(J)  # the others' product for V has room for W's columns
     ds[:] = grad_s if grad_s.size else zero
     if many:
-        whole[c * rows : (c + 1) * rows] = ZERO
+        whole[:] = ZERO
     for t in range(T - 1, -1, -1):
         last = t == T - 1
         if last:
@@ -515,7 +510,7 @@ def _back(lstm: bool, layer: Layer, turned_x: Floats, states: States, gates: Inj
             place = layer.place[g % len(layer.place), t]
             for row in range(rows):
                 for b in range(B):
-                    whole[c * rows + row, place[b]] += a[row, b]
+                    whole[row, place[b]] += a[row, b]
         elif joined and (t or started):
             turned[:, J : J + inputs] = turned_x[t, :, :inputs]
             product(a[:apart], False, turned_x[t], sum_W[:apart], not last)
@@ -535,23 +530,18 @@ def _back(lstm: bool, layer: Layer, turned_x: Floats, states: States, gates: Inj
     grad.V[g, c] = sum_V[:, :J]
     if joined and started:
         sum_W[apart:, :inputs] = sum_V[: rows - apart, J : J + inputs]
-    if not many:
+    if many:
+        D = _distinct(layer, g)
+        _large(layer.x[0, g % layer.x.shape[1]][:, :D], False, whole[:, :D], True, grad.W[g, :, c])
+        if grad.x.size:
+            _large(layer.W[g, :, c], False, whole[:, :D], False, grad.x[0, g][:, :D])
+    else:
         grad.W[g, :, c] = sum_W[:, :inputs].T
     if grad.bias.size:
         grad.bias[g, c] = sum_bias[:, 0]
     if wanted:
         grad.h0[g, c] = dh
         grad.s0[g, c] = ds
-
-
-@compiled
-def _out_of(layer: Layer, whole: Floats, grad: Layer, g: int) -> None:
-    """Make the gradients of a group's many inputs and of their weights."""
-    if whole.size:
-        rows, x, D = whole.shape[0], layer.x[0, g % layer.x.shape[1]], _distinct(layer, g)
-        _large(x[:, :D], False, whole[:, :D], True, grad.W[g].reshape(-1, rows))
-        if grad.x.size:
-            _large(layer.W[g].reshape(-1, rows), False, whole[:, :D], False, grad.x[0, g][:, :D])
 
 
 @compiled
@@ -668,7 +658,6 @@ def _score(out: Outputs, h: Floats, scores: Scores, grad_h: Floats, g: int, c: i
 def forward(lstm: bool, layer: Layer, states: States, gates: Injected) -> None:
     """Run all networks, one after another."""
     for g in range(layer.V.shape[0]):
-        _into(layer, states.whole, g)
         for c in range(layer.V.shape[1]):
             _run(lstm, layer, states, gates, g, c)
 
@@ -688,7 +677,6 @@ def backward(
         for c in range(layer.V.shape[1]):
             scored = grad_h[g, c], grad_s[g, c] if grad_s.size else nothing
             _back(lstm, layer, turned_x, states, gates, scored, grad, g, c)
-        _out_of(layer, states.whole, grad, g)
 
 
 @compiled
@@ -701,10 +689,8 @@ def train(lstm: bool, layer: Layer, states: States, gates: Injected, out: Output
     J, B = states.h.shape[3:]
     grad_h, nothing = np.empty((seen, J, B), np.float32), np.empty((0, 0), np.float32)
     for g in range(layer.V.shape[0]):
-        _into(layer, states.whole, g)
         turned_x = _turned_inputs(layer, states, g)
         for c in range(layer.V.shape[1]):
             _run(lstm, layer, states, gates, g, c)
             _score(out, states.h, scores, grad_h, g, c)
             _back(lstm, layer, turned_x, states, gates, (grad_h, nothing), grad, g, c)
-        _out_of(layer, states.whole, grad, g)

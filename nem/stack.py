@@ -177,15 +177,16 @@ class Batch(NamedTuple):
 
     @classmethod
     def sharing(cls, pool: Tensor, index: Tensor, targets: Tensor, space: Workspace) -> "Batch":
-        """Lay out sequences that share slices, rows ``index`` ``(G, B, T)`` of ``pool`` ``(P, I)``, as :meth:`of` does.
+        """Lay out sequences that share slices, rows ``index`` ``(G, B, T)`` int64 of ``pool`` ``(P, I)``.
 
-        A row of -1 is no part of its sequence. Products with inputs, if these are many, are made once for each slice.
+        Otherwise as :meth:`of`: valid until the next batch in ``space``; a row of -1 lies before its sequence's first.
+        Products with inputs, which are worth it if these are many, are made once for each slice.
         """
         (G, B, T), count, padding = index.shape, pool.shape[1], -index.shape[1] % LANES
         index = functional.pad(index.transpose(1, 2), (0, padding), value=-1).contiguous()  # (G, T, B)
         own = [rows.unique() for rows in index]  # -1 is the first, if there is any
         D = -(-max(map(len, own)) // LANES) * LANES
-        x = space.take("distinct", (G * (count + 1) * fast.most(T, B + padding),), targets)
+        x = space.take("distinct", (G * (count + 1) * T * (B + padding),), targets)
         x = x[: G * (count + 1) * D].view(1, G, count + 1, D)
         place = torch.empty_like(index)
         for group, rows in enumerate(own):
@@ -420,6 +421,7 @@ def penalise(
     if layer is None or sigma is None:
         raise ValueError("expected networks with a penalty, found none; use a condition expected-blind-…-hidden")
     # On a CPU one group after another: autograd's sums over several are rounded by how many these are.
+    batch = batch._replace(given=batch.x, place=None)
     alone = [slice(g, g + 1) for g in range(G)] if batch.given.device.type == "cpu" else [slice(0, G)]
     sigma, begin = sigma.expand(G, -1), len(noise.gates or ())
     parts = [_penalise(networks, batch, head, (layer, sigma[groups]), first, groups, begin) for groups in alone]

@@ -214,7 +214,13 @@ def mapped(source: Path) -> Tensor:
 
 
 def _tensor(column: pa.Array) -> Tensor:
-    return torch.tensor(np.from_dlpack(column))
+    """Return a column, by DLPack, since ``to_numpy`` loads pandas first; ValueError: something is missing."""
+    several = pa.types.is_fixed_size_list(column.type)
+    values = column.values if several else column
+    if column.null_count or values.null_count:
+        raise ValueError("expected a value in every place of a table of sequences, found none; run `dvc repro` again")
+    numbers = torch.tensor(np.from_dlpack(values))
+    return numbers.view(-1, column.type.list_size) if several else numbers
 
 
 def load(folder: Path, split: str | None = None, *, validation: Literal["joined", "apart"] = "joined") -> Dataset:
@@ -230,9 +236,7 @@ def load(folder: Path, split: str | None = None, *, validation: Literal["joined"
     table = read_table(folder)
     pool_name = _pool_name(name if name in about["pools"] else "")
     pool = mapped(_checked(folder, pool_name, about))
-    whole = {name: table[name].combine_chunks() for name in ("row", "index", "target")}
-    # As DLPack, for to_numpy loads pandas first.
-    index, targets = (_tensor(one.values).view(-1, one.type.list_size) for one in (whole["index"], whole["target"]))
+    rows, index, targets = (_tensor(table[column].combine_chunks()) for column in ("row", "index", "target"))
     padding = index < 0
     if len(table) and (
         not -1 <= int(index.min()) <= int(index.max()) < len(pool)
@@ -240,7 +244,7 @@ def load(folder: Path, split: str | None = None, *, validation: Literal["joined"
         or bool((padding[:, 1:] & ~padding[:, :-1]).any())
     ):
         raise ValueError(f"expected rows of the {len(pool)} slices in {folder / TABLE}, found others; run `dvc repro`")
-    everything = Sequences(pool, index, targets, _tensor(whole["row"]))
+    everything = Sequences(pool, index, targets, rows)
     side = np.array(table[f"split_{name}"].to_pylist(), dtype=str)
     apart = {"training": ["train"], "test": ["test"], "validation": ["validation"]}
     wanted = apart if validation == "apart" else {"training": ["train", "validation"], "test": ["test"]}

@@ -21,9 +21,9 @@ def settings(**changes):
     return Settings(**{**base, **changes})
 
 
-def table(head="identity", count=40, *, seed=0, outputs=3):
+def table(head="identity", count=40, *, seed=0, outputs=3, inputs=2):
     """Sequences whose target depends on their slices: two splits, a tenth for validation, a quarter for testing."""
-    pool = np.random.default_rng(seed).standard_normal((count + 3, 2)).astype(np.float32)
+    pool = np.random.default_rng(seed).standard_normal((count + 3, inputs)).astype(np.float32)
     index = np.arange(count)[:, None] + np.arange(3)
     targets = signal = pool[index].mean(1)
     if head == "logistic":  # labels, any number of them at once

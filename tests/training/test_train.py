@@ -88,8 +88,10 @@ def test_every_core_is_busy_with_any_number_of_repetitions(repetitions, conditio
     assert train.deal(numbers, conditions, "cuda", repetitions) == [tuple(numbers)]
 
 
-def test_few_repetitions_are_dealt_by_condition_and_nobody_notices(monkeypatch):
+@pytest.mark.parametrize("inputs", [2, 300])
+def test_few_repetitions_are_dealt_by_condition_and_nobody_notices(monkeypatch, inputs):
     names = ("none", "nem-additive-both", "blind-multiplicative-hidden")
+    sequences.write(Path("data/sequences/sample"), small.table(inputs=inputs))
     work, found, trained, before = small.work(conditions=names, networks=True), [], [], train._train_stack
 
     def noting(stack):
