@@ -68,8 +68,8 @@ class Size:
 
 SIZES = {
     "FX": Size(8000, 1664, 4, 4, 50, 1, 4, 10),
-    "real video": Size(2048, 512, 7, 128, 64, 11, 6, 4),
-    "paper's video": Size(256, 128, 7, 2048, 256, 11, 3, 2),
+    "real video": Size(2048, 512, 7, 128, 64, 11, 4, 4),
+    "paper's video": Size(128, 64, 7, 2048, 256, 11, 4, 2),
     "demo rates": Size(1977, 419, 4, 4, 50, 1, 6, 4),  # a tenth of the demo's epochs
     "demo videos": Size(259, 52, 7, 2048, 32, 11, 3, 4),
 }
@@ -133,6 +133,7 @@ def ours(size: Size, cell: CellName) -> tuple[float, float]:
         own = replace(size, epochs=epochs)
         return elapsed(stack, dealt(plan(own, cell), own, size.repetitions))
 
+    took(1)  # loads what workers come from
     single, all_of = took(1), took(1 + size.epochs)
     seconds = (all_of - single) / size.epochs
     return size.repetitions * len(CONDITIONS) * size.steps / seconds, single - seconds
@@ -301,7 +302,7 @@ def noise_costs(size: Size, cell: CellName) -> dict[str, float]:
         noise = StackNoise.of([*itertools.islice(itertools.cycle(names), C)])
         works.append(partial(step, noise, {place: noise.sigma(place, lambda *_: 0.1) for place in PLACES_OF_NOISE}))
     with jobs.one_thread(), torch.no_grad():
-        took = medians(works, 40 if size.inputs < 1000 else 4)
+        took = medians(works, 40 if size.inputs < 1000 else 3)
     return {kind: C * G / seconds for kind, seconds in zip(NOISES, took, strict=True)}
 
 

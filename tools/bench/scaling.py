@@ -65,4 +65,4 @@ def rows() -> Iterator[Row]:
     yield exponent(
         "FX, LSTM, slices of a window", "slices", (1, 4, 16, 64), lambda T: _epoch(replace(SMALL, T=T), 1, 13)
     )
-    yield exponent("features, frames", "frames", (4, 16, 64), frames)
+    yield exponent("features, frames", "frames", (2, 8, 32), frames)
