@@ -38,7 +38,7 @@ NAMING = (*(f"pipeline.{name}" for name in (*NAMES, "tasks", "params", "compare"
 OPTIONAL = ("numba", "threadpoolctl")  # of `nem[fast]`: the library works without
 FILE, PARAMETERS = 500, 8
 """Most lines of one file, and most parameters of one function."""
-LONG = {"nem/kernels.py": 711}
+LONG = {"nem/kernels.py": 696}
 """Files that may be longer: numba's cache on disk does not see a change in another one."""
 HOUSE = {"product": 11_500, "tests": 9_000}
 """Most lines of product code and of tests that are not in ``ROOMS``, without what other files ``GREW`` by."""
@@ -100,11 +100,11 @@ GREW = {  # lines that came into other files with it: `git diff --stat dd7f78c c
         "nem/kernels.py": 120, "pipeline/training/engine.py": 5, "tests/nem/test_stack.py": 26,
         "tests/test_imports.py": 4, "tests/training/test_engine.py": 13},
     "sequences that share slices, and processes that load what they need": {
-        "nem/kernels.py": 19, "nem/fast.py": 18, "nem/stack.py": 44, "pipeline/training/engine.py": 3,
-        "pipeline/common/jobs.py": 39, "pipeline/common/sequences.py": 5, "pipeline/common/records.py": 1,
+        "nem/kernels.py": 5, "nem/fast.py": 12, "nem/stack.py": 46, "pipeline/training/engine.py": 3,
+        "pipeline/common/jobs.py": 39, "pipeline/common/sequences.py": 9, "pipeline/common/records.py": 1,
         "pipeline/training/results.py": 5, "pipeline/evaluation/style.py": 3, "stages/features.py": 2,
         "stages/train.py": 1,
-        "tests/nem/test_stack.py": 30, "tests/common/test_jobs.py": 22},
+        "tests/nem/test_stack.py": 28, "tests/common/test_jobs.py": 22, "tests/training/test_train.py": 2},
 }  # fmt: skip
 
 

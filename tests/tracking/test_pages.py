@@ -166,6 +166,5 @@ def test_the_links_of_make_ui_open_the_conditions_compared(trained, server, monk
         tab.wait(f"['kind', 'mode', 'place', 'test_loss_at_R'].every(name => {axes}.includes(name))")
         assert [name for name in CONDITIONS if f"fx lstm {name} #0\n" not in text] == []
         tab.picture(folder / "beside.png")
-    # MLflow's own page asks for a user's name that its server does not know, and may draw before it knows its size.
-    theirs = ("/users/current", '"source": "rendering"')
-    assert [fault for fault in tab.faults if not any(words in fault for words in theirs)] == []
+    # MLflow's own page asks for a user's name that its server does not know.
+    assert [fault for fault in tab.faults if "/users/current" not in fault] == []

@@ -133,7 +133,6 @@ def ours(size: Size, cell: CellName) -> tuple[float, float]:
         own = replace(size, epochs=epochs)
         return elapsed(stack, dealt(plan(own, cell), own, size.repetitions))
 
-    took(1)  # loads what workers come from
     single, all_of = took(1), took(1 + size.epochs)
     seconds = (all_of - single) / size.epochs
     return size.repetitions * len(CONDITIONS) * size.steps / seconds, single - seconds
@@ -308,6 +307,7 @@ def noise_costs(size: Size, cell: CellName) -> dict[str, float]:
 
 def rows() -> Iterator[Row]:
     """Yield the rows of engine and layers."""
+    elapsed(dataset, [SIZES["demo rates"]] * 2)  # loads what workers come from
     for name, cell in itertools.product(("FX", "real video", "paper's video"), CELLS):
         torch.compiler.reset()  # past its limit of shapes, the compiled peer would not be compiled
         size, what = SIZES[name], f"{name}, {cell.upper()}"
