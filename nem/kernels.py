@@ -5,9 +5,9 @@ whole stacks, and memory traffic costs more than arithmetic. Here a network's sl
 cache: the matrix products, then one loop over its neurons for gates, Algorithm 1's test, noise and state; backward
 likewise. numba compiles it on first use; :mod:`nem.fast` lays out what it reads and writes.
 
-Of fast-math only the contraction of a product and a sum into one operation is allowed, and products sum in one order,
-so that a network's bits do not depend on its neighbours in a stack. Networks without noise run the
-same arithmetic with increments of 0, hence σ = 0, a network without noise and a pass without draws agree bit for bit.
+Of fast-math only the contraction of a product and a sum into one operation is allowed, and products sum in one order:
+a network's bits do not depend on its neighbours in a stack. Networks without noise run the same arithmetic with
+increments of 0, hence σ = 0, a network without noise and a pass without draws agree bit for bit.
 
 Shapes: T slices, S of them with a target (the last ones), G groups, C networks per group, I inputs, J hidden units, n
 noisy gates, K outputs, B sequences of a batch, padded. Row blocks are those of :mod:`nem.cells`. All of it is in this

@@ -5,7 +5,7 @@ import os
 import socket
 import sys
 
-import torch
+import numpy as np
 
 from pipeline import params, tracking
 from pipeline.common import command, paths, sequences
@@ -48,7 +48,7 @@ def inputs(task: str, chosen: params.Params) -> tracking.Inputs | None:
     series, settings, folder = rates.read(rates.RATES), chosen.fx.windows, paths.sequences(task)
     own, held = windows.table(series, settings), sequences.load(folder)
     same = (own.target_offset, own.target_scale) == (held.target_offset, held.target_scale)
-    if not (same and torch.equal(torch.as_tensor(own.pools[""]), held.train.pool)):
+    if not (same and np.array_equal(own.pools[""], held.train.pool.numpy())):
         raise ValueError(f"expected the scaled days of {rates.RATES} in {folder}, found others: `dvc repro windows`")
     days = windows.split_days(series, settings)
     scaler = windows.Scaler.fit(series.values[: days.day_index[days.where("test")][0]], settings.scaling)

@@ -200,9 +200,10 @@ def test_a_served_model_needs_what_its_requirements_say():
 
 
 def test_who_needs_no_pytorch_does_not_wait_for_it():
-    """It takes a second to import; stages that move and decode files, and their workers, need none."""
-    light = "nem, pipeline.params, stages.acquire, stages.frames, stages.sequences, pipeline.fx.acquire"
-    code = f"import sys, pipeline.video.acquire, {light}; print(*{{'torch', 'numba'}} & {{*sys.modules}})"
+    """It takes seconds to import; stages that decode files or write sequences, and their workers, need none."""
+    light = "nem, pipeline.params, pipeline.fx.acquire, pipeline.video.acquire, pipeline.own.split"
+    stages = ", ".join(f"stages.{name}" for name in ("acquire", "frames", "clips", "windows", "sequences"))
+    code = f"import sys, {light}, {stages}; print(*{{'torch', 'numba'}} & {{*sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
     assert all(getattr(nem, name) is not None for name in nem.__all__)

@@ -11,18 +11,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import torch
-from torch import Tensor
 
 from pipeline.common import records
 from pipeline.common.records import ABOUT
 
+if TYPE_CHECKING:  # it takes seconds to import, and stages that only write sequences need none of it
+    import torch
+    from torch import Tensor
+
 Head = Literal["softmax", "identity", "logistic"]
+Vectors = npt.NDArray[np.float32]  # (P, I), a pool of slices
 Side = Literal["train", "validation", "test"]
 SIDES: tuple[Side, ...] = ("train", "validation", "test")
 TABLE, TENSOR = "sequences.parquet", "vectors"
@@ -36,16 +39,16 @@ KINDS: dict[str, Any] = {  # what ABOUT holds
 class Sequences:
     """A set of labelled sequences."""
 
-    pool: Tensor  # (P, I) float32 slices, possibly memory-mapped
-    index: Tensor  # (N, T) int64 rows of ``pool``; -1 before the first slice of a sequence that is shorter than T
-    targets: Tensor  # (N, K) float32: scaled values, 1-in-K codes, or zeros and ones
-    rows: Tensor  # (N,) int64 names of the sequences (day index or clip number)
+    pool: "Tensor"  # (P, I) float32 slices, possibly memory-mapped
+    index: "Tensor"  # (N, T) int64 rows of ``pool``; -1 before the first slice of a sequence that is shorter than T
+    targets: "Tensor"  # (N, K) float32: scaled values, 1-in-K codes, or zeros and ones
+    rows: "Tensor"  # (N,) int64 names of the sequences (day index or clip number)
 
     def __len__(self) -> int:
         """Number of sequences."""
         return len(self.index)
 
-    def subset(self, chosen: Tensor) -> "Sequences":
+    def subset(self, chosen: "Tensor") -> "Sequences":
         """Return the sequences at positions ``chosen``."""
         return Sequences(self.pool, self.index[chosen], self.targets[chosen], self.rows[chosen])
 
@@ -54,7 +57,7 @@ class Sequences:
         """Whether any sequence is shorter than T slices."""
         return bool((self.index[:, 0] < 0).any())
 
-    def lengths(self) -> Tensor:
+    def lengths(self) -> "Tensor":
         """Return how many slices each has, ``(N,)``."""
         return (self.index >= 0).sum(1)
 
@@ -62,7 +65,7 @@ class Sequences:
         """Return the mean slice of each, ``(N, I)``: one by one, since all slices at once may not fit into memory."""
         return np.stack([self.pool.numpy()[rows[rows >= 0]].mean(0) for rows in self.index.numpy()])
 
-    def to(self, device: torch.device) -> "Sequences":
+    def to(self, device: "torch.device") -> "Sequences":
         """Return a copy on ``device`` (itself if it is there)."""
         return Sequences(*(part.to(device) for part in (self.pool, self.index, self.targets, self.rows)))
 
@@ -108,7 +111,7 @@ class Table:
     targets: npt.NDArray[np.float32]
     group: list[str] | None  # of each sequence
     splits: Mapping[str, npt.NDArray[np.str_]]  # by name, the side of each sequence; the first is the paper's split
-    pools: Mapping[str, Tensor]  # by split, (P, I) float32 slices; one called "" serves all splits
+    pools: Mapping[str, Vectors]  # by split, (P, I) float32 slices; one called "" serves all splits
     head: Head
     target_scale: float = 1.0
     target_offset: float = 0.0
@@ -144,7 +147,7 @@ def write(folder: Path, table: Table) -> None:
     columns += [pa.array(text, pa.string()) for text in texts]
     records.write_table(folder / TABLE, pa.Table.from_arrays(columns, schema=_schema(T, K, names)))
     for split, pool in table.pools.items():
-        write_vectors(folder / _pool_name(split), pool.numpy())
+        write_vectors(folder / _pool_name(split), pool)
     files = (TABLE, *map(_pool_name, table.pools))
     about = {name: getattr(table, name) for name in ("head", "target_scale", "target_offset", "unit")}
     about |= {"slices": T, "outputs": K, "splits": names, "pools": list(table.pools), "classes": list(table.classes)}
@@ -152,7 +155,7 @@ def write(folder: Path, table: Table) -> None:
     records.write_json(folder / ABOUT, about)
 
 
-def write_vectors(destination: Path, vectors: npt.NDArray[np.float32]) -> None:
+def write_vectors(destination: Path, vectors: Vectors) -> None:
     """Write ``(P, I)`` as a safetensors file from where they lie.
 
     The format's own writer makes a temporary file under a name of its own, which a kill would leave among the outputs.
@@ -198,7 +201,7 @@ def read_table(folder: Path) -> pa.Table:
     return records.read_table(_checked(folder, TABLE, about), layout)
 
 
-def mapped(source: Path) -> Tensor:
+def mapped(source: Path) -> Vectors:
     """Map a pool: it holds no memory until it is used, and writing to it never reaches the file."""
     try:
         with source.open("rb") as file:
@@ -208,19 +211,18 @@ def mapped(source: Path) -> Tensor:
         if kind != "F32" or len(shape) != 2:
             raise ValueError(f"{kind} of shape {shape}")
         # safetensors' own tensors are copies; a copy-on-write map is not.
-        return torch.from_numpy(np.memmap(source, "<f4", "c", start, tuple(shape)))
+        return np.asarray(np.memmap(source, "<f4", "c", start, tuple(shape)))
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"expected float32 (P, I) in {source}, found otherwise ({error}); run `dvc repro`") from error
 
 
-def _tensor(column: pa.Array) -> Tensor:
+def _numbers(column: pa.Array) -> npt.NDArray[Any]:
     """Return a column, by DLPack, since ``to_numpy`` loads pandas first; ValueError: something is missing."""
     several = pa.types.is_fixed_size_list(column.type)
     values = column.values if several else column
     if column.null_count or values.null_count:
         raise ValueError("expected a value in every place of a table of sequences, found none; run `dvc repro` again")
-    numbers = torch.tensor(np.from_dlpack(values))
-    return numbers.view(-1, column.type.list_size) if several else numbers
+    return np.from_dlpack(values).reshape((-1, column.type.list_size) if several else -1)
 
 
 def load(folder: Path, split: str | None = None, *, validation: Literal["joined", "apart"] = "joined") -> Dataset:
@@ -229,14 +231,16 @@ def load(folder: Path, split: str | None = None, *, validation: Literal["joined"
     Validation sequences are ``joined`` to the training sequences, in the table's order, or ``apart``. A ValueError says
     that there is no such split, or that a side of it is empty.
     """
+    import torch
+
     about = _about(folder)
     name = about["splits"][0] if split is None else split
     if name not in about["splits"]:
         raise ValueError(f"expected one of the splits {about['splits']} in {folder}, found {name!r}; name one of them")
     table = read_table(folder)
     pool_name = _pool_name(name if name in about["pools"] else "")
-    pool = mapped(_checked(folder, pool_name, about))
-    rows, index, targets = (_tensor(table[column].combine_chunks()) for column in ("row", "index", "target"))
+    pool = torch.from_numpy(mapped(_checked(folder, pool_name, about)))
+    rows, index, targets = (torch.tensor(_numbers(table[n].combine_chunks())) for n in ("row", "index", "target"))
     padding = index < 0
     if len(table) and (
         not -1 <= int(index.min()) <= int(index.max()) < len(pool)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import torch
 
 from pipeline.common import records, sequences
 from pipeline.common.sequences import Side
@@ -128,7 +127,7 @@ def table(rates: Rates, settings: "FxWindows", *, unit: str = "", hold_out: bool
     return sequences.Table(
         rows=days, index=days[:, None] + np.arange(-settings.window, 0), targets=targets,
         group=None, splits={SPLIT: windows.split}, head="identity", unit=unit,
-        pools={"": torch.from_numpy(np.ascontiguousarray(scaled[:, inputs]))},
+        pools={"": np.ascontiguousarray(scaled[:, inputs])},
         target_scale=float(scale), target_offset=float(offset),
     )  # fmt: skip
 

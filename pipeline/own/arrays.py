@@ -20,8 +20,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import torch
-from torch import Tensor
 
 from pipeline.common import paths, records, sequences
 
@@ -40,7 +38,7 @@ class OwnError(ValueError):
 class Own:
     """N sequences, checked."""
 
-    slices: Tensor  # (S, I) float32: those of all sequences, one sequence after the other
+    slices: npt.NDArray[np.float32]  # (S, I) float32: those of all sequences, one sequence after the other
     lengths: npt.NDArray[np.int64]  # (N,)
     y: Array  # (N,) int64, text or float64, or (N, K) float64
     group: list[str] | None  # of each sequence
@@ -103,7 +101,7 @@ def _checked(slices: Array, lengths: Array, y: Any, group: Any) -> Own:  # noqa:
     if names is not None and (names.shape != (N,) or any(str(v) in ("None", "nan", "") for v in names.tolist())):
         raise OwnError(f"expected a group for each of the {N} sequences, found {_shown(names)}; name one for each")
     groups = None if names is None else [str(name) for name in names.tolist()]
-    return Own(torch.from_numpy(numbers), lengths.astype(np.int64), target.astype(kind), groups)
+    return Own(numbers, lengths.astype(np.int64), target.astype(kind), groups)
 
 
 def _shown(array: Array) -> str:
@@ -182,7 +180,7 @@ def acquire(path: str | None, title: str, unit: str) -> None:
     if path is None:
         raise OwnError("expected own.acquire.path for the task of own sequences, found none; name your file there")
     own, source, folder = read(Path(path)), Path(path), paths.raw("own")
-    sequences.write_vectors(folder / SLICES, own.slices.numpy())
+    sequences.write_vectors(folder / SLICES, own.slices)
     group = pa.nulls(len(own.lengths), pa.string()) if own.group is None else pa.array(own.group)
     y = records.lists(own.y) if own.y.ndim > 1 else pa.array(own.y.tolist())
     columns = {"length": own.lengths, "y": y, "group": group}

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from pipeline.common import seeds, sequences
 from pipeline.common.sequences import Head
@@ -144,7 +143,7 @@ def table(own: Own, settings: "OwnSequences", seed: int, unit: str = "") -> sequ
             raise OwnError(f"expected values that differ in y of the training sequences, found {targets[train][0]} and "
                            "the like; check y")  # fmt: skip
         targets = (targets - offset) / scale
-    pool, seen = own.slices.numpy(), index[train]
+    pool, seen = own.slices, index[train]
     move, by = _scaler(pool[seen[seen >= 0]], settings.scaling)
     with np.errstate(over="ignore"):
         scaled = ((pool - move) / by).astype(np.float32)
@@ -152,7 +151,7 @@ def table(own: Own, settings: "OwnSequences", seed: int, unit: str = "") -> sequ
         raise OwnError("expected inputs that the scale of the training sequences can hold, found larger ones; check x")
     inputs = {"offset": move.tolist(), "scale": by.tolist()}
     return sequences.Table(
-        np.arange(len(y)), index, targets.astype(np.float32), own.group, {kind: side}, {"": torch.from_numpy(scaled)},
+        np.arange(len(y)), index, targets.astype(np.float32), own.group, {kind: side}, {"": scaled},
         head, scale, offset, unit if head == "identity" else "", tuple(map(str, names.tolist())),
         {"inputs": inputs, "scaling": settings.scaling},
     )  # fmt: skip

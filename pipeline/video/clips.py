@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import torch
-from torch import Tensor
 
 from pipeline.common import jobs, records, seeds, sequences
+from pipeline.common.sequences import Vectors
 from pipeline.video.features.table import FeatureTable
 from pipeline.video.frames.sampling import Sampling
 
@@ -151,7 +150,7 @@ def _same_group(name: str, asked: int | str) -> bool:
     return name == str(asked) or (numbers and int(name) == int(asked))
 
 
-def principal_components(vectors: Tensor, fitted_on: npt.NDArray[np.int64], components: int) -> Tensor:
+def principal_components(vectors: Vectors, fitted_on: npt.NDArray[np.int64], components: int) -> Vectors:
     """Return vectors ``(P, I)`` in the principal axes of some rows, ``(P, components)`` float32.
 
     They are centred and rotated, not scaled; axes of the largest variance come first, and point where their largest
@@ -164,8 +163,8 @@ def principal_components(vectors: Tensor, fitted_on: npt.NDArray[np.int64], comp
         raise ClipsError(
             f"expected 1 to {most} principal components, found {components}; change video.clips.components"
         )
-    values = vectors.numpy().astype(np.float64)
+    values = vectors.astype(np.float64)
     with jobs.one_thread():  # sums differ with the number of threads, and results must not
         solver = "full" if 4 * len(fitted_on) < vectors.shape[1] else "covariance_eigh"  # the faster one
         fitted = PCA(components, svd_solver=solver).fit(values[fitted_on])
-        return torch.from_numpy(fitted.transform(values).astype(np.float32))
+        return np.asarray(fitted.transform(values), np.float32)

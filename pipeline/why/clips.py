@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from nem.cells import GATES
 from nem.conditions import Condition
@@ -120,7 +119,7 @@ def _written(sizes: Sizes, folder: Path) -> Path:
         side, index = np.where(np.arange(count) < count // 4, "test", "train"), np.arange(count)[:, None].repeat(3, 1)
         whole = sequences.Table(
             np.arange(count), index, np.eye(3, dtype=np.float32)[label], None, dict.fromkeys(sizes.splits, side),
-            {"": torch.from_numpy(pool)}, "softmax", classes=("a", "b", "c"),
+            {"": pool}, "softmax", classes=("a", "b", "c"),
         )  # fmt: skip
         sequences.write(folder, whole)
         return folder

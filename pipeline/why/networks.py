@@ -48,7 +48,7 @@ def sequences_of(data: str, days: int | None, train_end: int) -> Path:
     if data == "all-days":
         scaler = windows.Scaler.fit(series.values, "min-max")
         scaled, k = scaler.apply(series.values).astype(np.float32), FEATURES.index("price")
-        about = replace(about, pools={"": torch.from_numpy(scaled)}, targets=scaled[rows, k : k + 1])
+        about = replace(about, pools={"": scaled}, targets=scaled[rows, k : k + 1])
         about = replace(about, target_scale=float(scaler.scale[k]), target_offset=float(scaler.offset[k]))
     elif data == "raw":
         targets = about.targets + np.float32(about.target_offset / about.target_scale)

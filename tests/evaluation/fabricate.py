@@ -49,7 +49,7 @@ def class_data(task, groups=True):
     splits |= {"groups": np.where(np.array(names) == "02", "test", "train")} if groups else {}
     table = sequences.Table(
         rows, index, np.eye(3, dtype=np.float32)[rows // 18], names,
-        splits, {"": torch.tensor(np.array(pool), dtype=torch.float32)},
+        splits, {"": np.array(pool, np.float32)},
         "softmax", classes=CLASSES,
     )  # fmt: skip
     sequences.write(paths.sequences(task), table)
@@ -146,6 +146,6 @@ def video_data():
         records.write_table(frames.frames_file(paths.FRAMES, video), content)
     repeated = {name: values * len(videos) for name, values in stored.items()}
     named = {"video_id": [video for video in videos for _ in range(8)], **repeated}
-    features.save(paths.FEATURES, named, table.pools[""].numpy(), {})
+    features.save(paths.FEATURES, named, table.pools[""], {})
     records.write_json(paths.source_record("video"), {"source": "synthetic", "classes": {"diving": {"clips": 4}}})
     return table

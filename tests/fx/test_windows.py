@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,7 +22,7 @@ def settings(**changes):
 
 def inputs(table):
     """``(N, T, 4)`` what a network is shown."""
-    return table.pools[""][torch.from_numpy(table.index)].numpy()
+    return table.pools[""][table.index]
 
 
 def raw(table):
@@ -62,7 +61,7 @@ def test_each_target_sees_exactly_the_days_before_it(T, seed, scaling):
     np.testing.assert_allclose(raw(table), series.price[T:], rtol=1e-5)
     fitted = series.values[:80]
     low, spread = (fitted.min(0), np.ptp(fitted, 0)) if scaling == "min-max" else (fitted.mean(0), fitted.std(0))
-    np.testing.assert_array_equal(table.pools[""].numpy(), ((series.values - low) / spread).astype(np.float32))
+    np.testing.assert_array_equal(table.pools[""], ((series.values - low) / spread).astype(np.float32))
 
 
 @given(st.integers(1, 9), st.integers(0, 50), st.sampled_from(SCALINGS), st.sampled_from(TARGETS))
@@ -105,7 +104,7 @@ def test_a_pegged_rate_gets_scale_one_and_one_beyond_all_scales_is_an_error(scal
 def test_a_parameter_chooses_what_a_network_sees_of_a_day():
     series = synthetic.generate(120, 1)
     table, whole = windows.table(series, settings(inputs=["price", "open"])), windows.table(series, settings())
-    np.testing.assert_array_equal(table.pools[""].numpy(), whole.pools[""].numpy()[:, [3, 0]])
+    np.testing.assert_array_equal(table.pools[""], whole.pools[""][:, [3, 0]])
     np.testing.assert_array_equal(table.targets, whole.targets)
     alone = rates.Rates(series.dates, np.where([False, False, False, True], series.values, np.nan))
     np.testing.assert_array_equal(windows.table(alone, settings(inputs=["price"])).targets, whole.targets)

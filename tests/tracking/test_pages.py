@@ -133,7 +133,7 @@ def test_a_registered_classifier_gives_class_names(trained):
     table = fabricate.class_data("video")
     fabricate.run("video", "gru", conditions=["none"], repetitions=1)
     list(tracking.show([("video", "gru", None)], functools.partial(track.inputs, chosen=CHOSEN)))
-    about, answers, _ = registered("nem-video-gru", table.pools[""][table.index[:5]].numpy())
+    about, answers, _ = registered("nem-video-gru", table.pools[""][table.index[:5]])
     assert about["classes"] == list(fabricate.CLASSES)
     probabilities = np.array([answers[name] for name in fabricate.CLASSES])
     assert probabilities.sum(0) == pytest.approx(1, abs=1e-5)

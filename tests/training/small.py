@@ -38,7 +38,7 @@ def table(head="identity", count=40, *, seed=0, outputs=3, inputs=2):
         targets=signal[:, :1] if head == "identity" else targets,
         group=None,
         splits={"first": side, "second": side[::-1]},
-        pools={"": torch.from_numpy(pool)},
+        pools={"": pool},
         head=head,
         target_scale=2.0 if head == "identity" else 1.0,
         target_offset=0.5 if head == "identity" else 0.0,
@@ -53,7 +53,7 @@ def dataset(head="identity", sequences_of=(20, 9, 0)):
     for count in sequences_of:
         chosen = torch.arange(start, start + count)
         parts = (torch.from_numpy(values)[chosen] for values in (whole.index, whole.targets, whole.rows))
-        sides.append(sequences.Sequences(whole.pools[""], *parts) if count else None)
+        sides.append(sequences.Sequences(torch.from_numpy(whole.pools[""]), *parts) if count else None)
         start += count
     return sequences.Dataset(*sides, head, whole.target_scale, 0.5, "", (), {})
 

@@ -233,7 +233,7 @@ def written(tmp_path):
     def write(**settings):
         manifest, table = world()
         columns = {name: getattr(table, name) for name in feature_table.schema(1).names[:-1]}
-        feature_table.save(tmp_path / "features", columns, table.vectors.numpy(), {"weights": "unknown"})
+        feature_table.save(tmp_path / "features", columns, table.vectors, {"weights": "unknown"})
         table = feature_table.load(tmp_path / "features" / "features.parquet")
         made = clips.make(manifest, table, Sampling(), 1)
         sides = clips.write(made, table, VideoClips(**settings), {"rate": 1.4}, 1, tmp_path / "video")
@@ -248,7 +248,7 @@ def test_training_reads_clips_as_sequences_and_they_survive_their_files(written)
     for name, side in sides.items():
         data = sequences.load(folder, name)
         assert data.test.rows.tolist() == np.flatnonzero(side == "test").tolist()
-        assert torch.equal(data.test.pool[data.test.index], table.vectors[made.rows[data.test.rows]])
+        assert np.array_equal(data.test.pool[data.test.index], table.vectors[made.rows[data.test.rows]])
         assert data.test.targets.argmax(1).tolist() == made.label[data.test.rows].tolist()
         assert (data.classes, data.head, data.slices) == (made.classes, "softmax", 7)
         assert data.origin == {"rate": 1.4, "components": None}
@@ -264,6 +264,6 @@ def test_components_are_fitted_on_training_frames_of_the_split(written):
         own = np.unique(made.rows[side == "train"])
         axes = data.train.pool[own].double().numpy()
         assert axes.mean(0) == pytest.approx(0, abs=1e-6), "centred on training frames"
-        values = np.linalg.eigvalsh(np.cov(table.vectors[own].double().numpy().T))[::-1]
+        values = np.linalg.eigvalsh(np.cov(table.vectors[own].astype(float).T))[::-1]
         assert np.cov(axes.T) == pytest.approx(np.diag(values[:2]), rel=1e-4, abs=1e-5)
     refused(clips.ClipsError, r"expected 1 to 3 principal components, found 4", written, components=4)

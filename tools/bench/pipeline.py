@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import psutil
-import torch
 
 from pipeline.common import records, sequences
 from tools import check_repro
@@ -117,7 +116,7 @@ def first_batch() -> Row:
     """Return the row of the first batch of 2 GiB of features, in a fresh process after its imports."""
     count = FRAMES // SLICES
     with tempfile.TemporaryDirectory() as folder:
-        pool = torch.from_numpy(np.random.default_rng(1).random((FRAMES, WIDTH), np.float32))
+        pool = np.random.default_rng(1).random((FRAMES, WIDTH), np.float32)
         index = np.arange(count * SLICES).reshape(count, SLICES)
         targets = np.eye(11, dtype=np.float32)[np.arange(count) % 11]
         side = np.where(np.arange(count) % 5, "train", "test")

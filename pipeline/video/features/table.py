@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-from torch import Tensor
 
 from pipeline.common import records, sequences
 
@@ -33,7 +32,7 @@ class FeatureTable:
     frame_index: npt.NDArray[np.int32]  # its number in the video
     timestamp_s: npt.NDArray[np.float64]  # its time [s]; NaN where it is not known
     samples: npt.NDArray[np.int32]  # how many consecutive sampling times show it
-    vectors: Tensor  # (P, D) float32, mapped from the twin file and paged in as they are read
+    vectors: npt.NDArray[np.float32]  # (P, D) float32, mapped from the twin file and paged in as they are read
     about: dict[str, str]  # what made them: weights, preprocessing, versions, and the digest of the twin file
 
     def __len__(self) -> int:
