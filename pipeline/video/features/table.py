@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.common import records, sequences
+from pipeline.common.sequences import Vectors
 
 _SUM = "vectors_digest"
 
@@ -32,7 +33,7 @@ class FeatureTable:
     frame_index: npt.NDArray[np.int32]  # its number in the video
     timestamp_s: npt.NDArray[np.float64]  # its time [s]; NaN where it is not known
     samples: npt.NDArray[np.int32]  # how many consecutive sampling times show it
-    vectors: npt.NDArray[np.float32]  # (P, D) float32, mapped from the twin file and paged in as they are read
+    vectors: Vectors  # (P, D) float32, mapped from the twin file and paged in as they are read
     about: dict[str, str]  # what made them: weights, preprocessing, versions, and the digest of the twin file
 
     def __len__(self) -> int:
@@ -40,9 +41,7 @@ class FeatureTable:
         return len(self.video_id)
 
 
-def save(
-    destination: Path, columns: Mapping[str, object], vectors: npt.NDArray[np.float32], about: Mapping[str, str]
-) -> None:
+def save(destination: Path, columns: Mapping[str, object], vectors: Vectors, about: Mapping[str, str]) -> None:
     """Write ``features.parquet``, of all columns of :func:`schema`, and its twin ``vectors.safetensors`` ``(P, D)``."""
     twin = destination / "vectors.safetensors"
     sequences.write_vectors(twin, vectors)
