@@ -64,10 +64,10 @@ endif
 	@$(BIN)/python -m stages.track
 	@$(BIN)/python -m tools.closing
 
-test: setup ## Run the test suite (minutes)
+test: setup ## Run the test suite (minutes; whole paths and faults: make test-all)
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not faults and not cluster" $(ARGS)
 
-test-all: setup ## Run everything, slow tests included (nightly)
+test-all: setup ## Run everything, whole paths, faults and a cluster included
 	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 test-faults: setup ## Kill, fill, lock and corrupt things, feed hostile input (under 20 minutes)

@@ -28,7 +28,11 @@ def test_the_page_names_every_example():
     assert sorted(files) == sorted(NAMES)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("own_") and name != "own_noise"])
+OWN = [name for name in NAMES if name.startswith("own_") and name != "own_noise"]
+STAGES = "own_rates", "own_videos"  # these run the pipeline's
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in STAGES)) for name in OWN])
 def test_own_data_give_numbers_of_every_condition(name, monkeypatch):
     monkeypatch.chdir(ROOT)
     numbers = found(name)

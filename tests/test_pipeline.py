@@ -268,6 +268,7 @@ def test_a_default_that_changes_reruns_its_task_once_params_are_composed_again(f
         assert stale(finished) == (FX, FX)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_one_task_alone_runs_rests_and_comes_back_from_the_cache(tmp_path):
     folder, content = copied(tmp_path), params.Params(tasks=["fx"]).model_dump()

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from scipy import special, stats
+from scipy import special
 
 from nem.cells import GATES
 from nem.conditions import MODES, PLACES
@@ -116,7 +116,7 @@ def search(rows: pd.DataFrame, entries: Entries = RATES, setting: Sequence[str] 
     for cell in GATES:
         own, goal = predictive(plain[plain.cell == cell], setting, found, entries.measure), entries.value(cell, "none")
         found[cell] = np.exp(own.mean)
-        within = np.abs(np.log(goal) - own.mean) <= own.scale * stats.t.ppf(1 - LEVEL / len(GATES) / 2, own.df)
+        within = np.abs(np.log(goal) - own.mean) <= own.scale * special.stdtrit(own.df, 1 - LEVEL / len(GATES) / 2)
         found["fits"] &= within
         found["log_likelihood"] += own.log_density(np.log(goal))
     return found.sort_values("log_likelihood", ascending=False, ignore_index=True)

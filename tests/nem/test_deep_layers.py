@@ -373,7 +373,9 @@ def test_no_sequences_are_a_batch_as_they_are_for_torch(mine, torchs, training):
 
 
 @BOTH
-@pytest.mark.parametrize(("backend", "batch"), [("eager", 2), ("aot_eager", MANY // 16)])
+@pytest.mark.parametrize(("backend", "batch"), [
+    ("eager", 2), pytest.param("aot_eager", MANY // 16, marks=pytest.mark.slow),
+])  # fmt: skip
 def test_a_layer_in_training_can_be_compiled(mine, backend, batch):
     """Torch breaks the graph where noise is drawn, and traces no Numba, which draws many numbers."""
     layer, x, own = mine(3, 4, noise=LOUD, generator=generator(1)), draw(1, 2, batch, 3), generator(1)

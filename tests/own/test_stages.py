@@ -49,7 +49,7 @@ def run(kind, *lines, **acquired):
     return json.loads(paths.METRICS.read_text())["own"]["lstm"]
 
 
-@pytest.mark.parametrize("kind", Y)
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind != "values")) for kind in Y])
 def test_a_file_gives_tables_report_and_the_numbers_of_a_notebook(kind, project, capsys):
     found = run(kind, title="Sums <of slices>", unit="metres")
     task, page = tasks.of("own").of(HEADS[kind]), paths.REPORT.read_text("utf-8")

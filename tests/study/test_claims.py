@@ -243,6 +243,7 @@ PLACES = ("fx_days", "video_groups", "video_random")
 PICTURES = ("map_fx", "map_video", *(f"against_noiseless_{at}" for at in PLACES), "theory", "groups_video")
 
 
+@pytest.mark.slow
 def test_the_quick_study_is_whole(prepared):
     """Killed and resumed: tests/faults."""
     assert stage.main(["quick"]) == 0

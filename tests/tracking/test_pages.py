@@ -140,6 +140,7 @@ def test_a_registered_classifier_gives_class_names(trained):
     assert answers["class"] == [fabricate.CLASSES[k] for k in probabilities.argmax(0)]
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.skipif(chromium.PROGRAM is None, reason="there is no Chromium: apt-get install chromium")
 def test_the_links_of_make_ui_open_the_conditions_compared(trained, server, monkeypatch, capsys, tmp_path_factory):

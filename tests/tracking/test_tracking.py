@@ -256,6 +256,7 @@ def test_clones_that_share_a_store_never_touch_each_others_runs(anywhere, monkey
     assert len(active(owner)) == 7
 
 
+@pytest.mark.slow
 def test_writers_of_one_folder_and_of_another_at_once(trained, server, monkeypatch, tmp_path_factory):
     first, second = paths.DATA.absolute().parent, clone(tmp_path_factory.mktemp("beside") / "clone")
     shutil.copytree("data", second / "data")

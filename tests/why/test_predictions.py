@@ -155,6 +155,7 @@ def test_the_classifiers_regime_strength_and_sign_are_found_for_each_output_erro
     assert "▼" in shown.loc["`nem-additive-both`", "LSTM, literal"]
 
 
+@pytest.mark.slow
 def test_the_clips_quick_path_is_whole_and_goes_on_after_a_kill(quick, monkeypatch):
     """With both output errors, which differ where noise is in outputs; what the table has is not trained again."""
     quick = quick.with_name(page.CLIPS)

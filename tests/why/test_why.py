@@ -25,6 +25,7 @@ LEVELS = st.sampled_from([0.0, 0.1, 0.3])
 STRENGTHS = st.builds(Strength, LEVELS, LEVELS, LEVELS, LEVELS)
 
 
+@pytest.mark.slow
 def test_the_quick_path_is_whole_and_goes_on_after_a_kill(quick, monkeypatch, capsys):
     """A kill that leaves part of the table changes no number; what the table has is not trained again."""
     assert stage.main([]) == 0
@@ -114,6 +115,7 @@ def test_every_table_of_the_pages_can_be_shown_and_an_unknown_one_is_named(quick
     assert "use one of progress, abstract, summary" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_committed_pages_are_those_of_the_committed_table(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(page, "strips", lambda rows, place: None)

@@ -60,11 +60,10 @@ class Scene:
 
     def draw(self, colour: Colour, width: float, *spots: Spot, radius: float = 0.0) -> None:
         """Draw segments of a width, a polygon without one, or a disc (its outline) of a radius; in scene units."""
-        x, y = np.array(spots).T
-        x = self.look.side * (x * self.look.scale + self.look.shift) * HEIGHT + WIDTH / 2 + self.offset[0]
-        pixels = np.stack([x, (GROUND + (y - GROUND) * self.look.scale) * HEIGHT + self.offset[1]], 1)
-        size = self.look.scale * HEIGHT
-        codec.draw(self.image, pixels, colour, width * size, radius * size)
+        look, (left, top), size = self.look, self.offset, self.look.scale * HEIGHT
+        across = [look.side * (x * look.scale + look.shift) * HEIGHT + WIDTH / 2 + left for x, _ in spots]
+        down = [(GROUND + (y - GROUND) * look.scale) * HEIGHT + top for _, y in spots]
+        codec.draw(self.image, [*zip(across, down, strict=True)], colour, width * size, radius * size)
 
     def person(self, hip: Spot, arms: tuple[Spot, Spot], legs: tuple[Spot, Spot], lean: float = 0.0) -> Spot:
         """Draw a person and return where the first hand is.
@@ -299,10 +298,10 @@ def _background(rng: np.random.Generator, sky: Colour, ground: Colour) -> codec.
         x, size = rng.uniform(0, width), rng.uniform(12, 50)
         colour = _shade(_colour(rng, 40, 200), 0.9)
         if rng.random() < 0.5:
-            codec.draw(image, np.array([[x, horizon - 0.6 * size]]), colour, radius=size)
+            codec.draw(image, [(x, horizon - 0.6 * size)], colour, radius=size)
         else:
             top = horizon - rng.uniform(0.5, 2.2) * size
-            corners = np.array([[x - size, top], [x + size, top], [x + size, horizon + 4], [x - size, horizon + 4]])
+            corners = [(x - size, top), (x + size, top), (x + size, horizon + 4), (x - size, horizon + 4)]
             codec.draw(image, corners, colour)
     return np.clip(codec.blur(image.astype(np.float32), rng.uniform(0.6, 2.0)), 0, 255).astype(np.uint8)
 

@@ -31,8 +31,8 @@ cv2.setNumThreads(1)  # work is split by process; a second layer of threads only
 
 Image = npt.NDArray[np.uint8]
 """``(height, width, 3)``, red-green-blue."""
-Points = npt.NDArray[np.float64]
-"""``(N, 2)`` x and y in pixels, from the left and from the top."""
+Points = Sequence[tuple[float, float]]
+"""N times x and y in pixels, from the left and from the top."""
 Colour = tuple[int, ...]
 
 VERSION = str(cv2.__version__)
@@ -264,7 +264,8 @@ def draw(image: Image, points: Points, colour: Colour, thickness: float = 0.0, r
 
     A disc with a thickness is its outline. All is in pixels.
     """
-    fixed, width = np.round(np.multiply(points, 1 << _SHIFT)).astype(np.int32), max(1, round(thickness))
+    fixed = np.array([(round(x * (1 << _SHIFT)), round(y * (1 << _SHIFT))) for x, y in points], np.int32)
+    width = max(1, round(thickness))
     if radius:
         size = max(1, round(radius * (1 << _SHIFT)))
         cv2.circle(image, fixed[0].tolist(), size, colour, width if thickness else cv2.FILLED, cv2.LINE_AA, _SHIFT)
