@@ -76,26 +76,25 @@ GREW = {  # lines that came into other files with it: `git diff --stat dd7f78c c
         "nem/__init__.py": 12, "nem/cells.py": 7, "nem/fast.py": 16, "nem/layers.py": 66, "nem/losses.py": 164,
         "nem/noise.py": 69, "nem/stack.py": 75, "nem/theory/__init__.py": 2, "nem/theory/gains.py": 11,
         "nem/theory/gem.py": 4, "nem/theory/recursions.py": 4, "pipeline/common/jobs.py": 82,
-        "pipeline/common/sequences.py": 15, "pipeline/evaluation/evaluate.py": 2,
-        "pipeline/evaluation/metrics.py": 5, "pipeline/evaluation/report.py": 1, "pipeline/evaluation/tables.py": 1,
-        "pipeline/evaluation/task.py": 30, "pipeline/fx/acquire.py": 1, "pipeline/fx/windows.py": 10,
-        "pipeline/params.py": 33, "pipeline/sections.py": 43, "pipeline/serving.py": 1, "pipeline/tasks/fx.py": 8,
-        "pipeline/tracking.py": 9, "pipeline/training/engine.py": 72, "pipeline/training/results.py": 1,
-        "pipeline/training/settings.py": 27, "pipeline/training/train.py": 150, "pipeline/training/tune.py": 17,
-        "pipeline/video/features/features.py": 21, "pipeline/video/frames/codec.py": 10,
-        "pipeline/video/frames/frames.py": 27, "pipeline/video/frames/sampling.py": 16, "stages/acquire.py": 5,
-        "stages/track.py": 8, "tests/common/test_jobs.py": 33, "tests/evaluation/test_evaluate.py": 34,
+        "pipeline/common/sequences.py": 15, "pipeline/evaluation/evaluate.py": 2, "pipeline/evaluation/metrics.py": 5,
+        "pipeline/evaluation/report.py": 1, "pipeline/evaluation/tables.py": 1, "pipeline/evaluation/task.py": 30,
+        "pipeline/fx/acquire.py": 1, "pipeline/fx/windows.py": 10, "pipeline/params.py": 33, "pipeline/sections.py": 43,
+        "pipeline/serving.py": 1, "pipeline/tasks/fx.py": 8, "pipeline/tracking.py": 9,
+        "pipeline/training/engine.py": 72, "pipeline/training/results.py": 1, "pipeline/training/settings.py": 27,
+        "pipeline/training/train.py": 150, "pipeline/training/tune.py": 17, "pipeline/video/features/features.py": 21,
+        "pipeline/video/frames/codec.py": 10, "pipeline/video/frames/frames.py": 27,
+        "pipeline/video/frames/sampling.py": 16, "stages/acquire.py": 5, "stages/track.py": 8,
+        "tests/common/test_jobs.py": 33, "tests/evaluation/test_evaluate.py": 34,
         "tests/fx/test_windows.py": 14, "tests/nem/test_noise.py": 3, "tests/nem/test_stack.py": 36,
-        "tests/nem/theory/networks.py": 5, "tests/nem/theory/test_expected.py": 20,
-        "tests/nem/theory/test_gains.py": 7, "tests/test_imports.py": 43,
-        "tests/common/test_records.py": 17, "tests/test_numbers.py": 2,
-        "tests/test_params.py": 9, "tests/test_pipeline.py": 5, "tests/test_setup.py": 4,
+        "tests/nem/theory/networks.py": 5, "tests/nem/theory/test_expected.py": 20, "tests/nem/theory/test_gains.py": 7,
+        "tests/test_imports.py": 43, "tests/common/test_records.py": 17,
+        "tests/test_numbers.py": 2, "tests/test_params.py": 9, "tests/test_pipeline.py": 5, "tests/test_setup.py": 4,
         "tests/training/small.py": 2, "tests/training/test_engine.py": 84, "tests/training/test_train.py": 119,
         "tests/video/test_features.py": 25, "tests/video/test_frames.py": 26, "tools/audit.py": 2,
         "tools/readme.py": 23},
     "a network forward, through its output neurons and back while it is in the cache": {
-        "nem/kernels.py": 295, "tests/nem/test_stack.py": 50,
-        "tests/test_setup.py": 1, "tests/training/test_gpu.py": 40},
+        "nem/kernels.py": 295, "tests/nem/test_stack.py": 50, "tests/test_setup.py": 1,
+        "tests/training/test_gpu.py": 40},
     "matrix products of our own for one network in one slice": {
         "nem/kernels.py": 120, "pipeline/training/engine.py": 5, "tests/nem/test_stack.py": 26,
         "tests/test_imports.py": 4, "tests/training/test_engine.py": 13},
@@ -103,8 +102,11 @@ GREW = {  # lines that came into other files with it: `git diff --stat dd7f78c c
         "nem/kernels.py": 5, "nem/fast.py": 12, "nem/stack.py": 46, "pipeline/training/engine.py": 3,
         "pipeline/common/jobs.py": 39, "pipeline/common/sequences.py": 9, "pipeline/common/records.py": 1,
         "pipeline/training/results.py": 5, "pipeline/evaluation/style.py": 3, "stages/features.py": 2,
-        "stages/train.py": 1,
-        "tests/nem/test_stack.py": 28, "tests/common/test_jobs.py": 22, "tests/training/test_train.py": 2},
+        "stages/train.py": 1, "tests/nem/test_stack.py": 28, "tests/common/test_jobs.py": 22,
+        "tests/training/test_train.py": 2},
+    "marks of what takes long": {
+        "tests/test_setup.py": 3, "tests/video/test_features.py": 1, "tests/test_pipeline.py": 1,
+        "tests/video/test_stages.py": 1, "tests/study/test_claims.py": 1},
 }  # fmt: skip
 
 
@@ -201,9 +203,9 @@ def test_a_served_model_needs_what_its_requirements_say():
 
 def test_who_needs_no_pytorch_does_not_wait_for_it():
     """It takes seconds to import; stages that decode files or write sequences, and their workers, need none."""
-    light = "nem, pipeline.params, pipeline.fx.acquire, pipeline.video.acquire, pipeline.own.split"
-    stages = ", ".join(f"stages.{name}" for name in ("acquire", "frames", "clips", "windows", "sequences"))
-    code = f"import sys, {light}, {stages}; print(*{{'torch', 'numba'}} & {{*sys.modules}})"
+    light = "nem, pipeline.params, pipeline.fx.acquire, pipeline.video.acquire, pipeline.own.split, stages.acquire"
+    light += ", stages.frames, stages.clips, stages.windows, stages.sequences"
+    code = f"import sys, {light}; print(*{{'torch', 'numba'}} & {{*sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
     assert all(getattr(nem, name) is not None for name in nem.__all__)

@@ -44,6 +44,7 @@ def dvc(folder, *arguments, **changes):
     return run(folder, sys.executable, "-m", "dvc", *arguments, **changes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "noted"), [("a clone", True), ("clóne", False)])
 def test_dvc_keeps_its_pickles_where_only_their_owner_may_write(tmp_path, name, noted):
     """CVE-2025-69872: DVC's own default is a folder below /var/tmp that everybody may write to.
@@ -62,6 +63,7 @@ def test_dvc_keeps_its_pickles_where_only_their_owner_may_write(tmp_path, name, 
     assert run(clone, "git", "status", "--porcelain") == "M Makefile"
 
 
+@pytest.mark.slow
 def test_a_folder_without_git_is_known_to_dvc(tmp_path):
     """A downloaded ZIP; and once it is a repository, it is one."""
     folder, alone = tmp_path / "zip", {"GIT_CEILING_DIRECTORIES": str(tmp_path)}
@@ -159,6 +161,7 @@ print(losses[0], losses[-1])
 """
 
 
+@pytest.mark.slow
 def test_the_library_trains_a_network_beside_torch_numpy_and_scipy_alone(wheel, tmp_path):
     target, beside = tmp_path / "installed", tmp_path / "beside"
     pip("install", "--no-deps", "--no-index", "--target", target, wheel)

@@ -129,6 +129,7 @@ def test_the_best_network_is_a_registered_model_that_takes_raw_days_and_gives_ru
     assert (int(version.version), version.run_id) == (1, the_parent().info.run_id)
 
 
+@pytest.mark.slow
 def test_a_registered_classifier_gives_class_names(trained):
     table = fabricate.class_data("video")
     fabricate.run("video", "gru", conditions=["none"], repetitions=1)

@@ -134,16 +134,13 @@ def test_resuming_gives_the_same_bytes(optimiser):
 
 COMPILED = ("none", "blind-additive-both", "nem-multiplicative-both", "nem-additive-output")
 GENERAL = (*COMPILED, "expected-nem-additive-hidden", "expected-blind-multiplicative-hidden", "matched-additive-both")
+RULES = [("identity", ("sgd", 0.0)), ("softmax", ("sgd", 0.9)), ("logistic", ("adam", 0.0)),
+         ("identity", ("adam", 0.0)), ("softmax", ("rmsprop", 0.9))]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("head", "rule"),
-    [
-        ("identity", ("sgd", 0.0)), ("softmax", ("sgd", 0.9)), ("logistic", ("adam", 0.0)), ("identity", ("adam", 0.0)),
-        ("softmax", ("rmsprop", 0.9)),
-    ],
-)  # fmt: skip
-@pytest.mark.parametrize("conditions", [COMPILED, GENERAL], ids=["compiled", "general"])
+@pytest.mark.parametrize(("conditions", "head", "rule"), [(COMPILED, *rule) for rule in RULES] + [
+    pytest.param(GENERAL, *rule, marks=[pytest.mark.slow] * (k > 1)) for k, rule in enumerate(RULES)
+])  # fmt: skip
 @CELLS
 def test_groups_of_several_rates_and_strengths_train_as_they_do_alone(cell, head, conditions, rule):
     """To the bit, beside a group that diverges, and from a state in the middle."""

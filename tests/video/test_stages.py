@@ -65,6 +65,7 @@ def test_a_task_that_is_switched_off_is_passed_on(stages):
         assert records.absent(folder)
 
 
+@pytest.mark.slow
 def test_videos_become_clips_with_a_record_of_their_features(stages, weights_file, capsys):
     weights = {"weights": "file", "weights_path": str(weights_file), "preprocessing": "inception-2015"}
     sampling, size = {"rate": 0.3, "per_clip": 1, "short": "skip"}, {"synthetic_groups": 2, "synthetic_clips": 1}
