@@ -67,7 +67,7 @@ endif
 test: setup ## Run the test suite (minutes; whole paths and faults: make test-all)
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not faults and not cluster" $(ARGS)
 
-test-all: setup ## Run everything, whole paths, faults and a cluster included
+test-all: setup ## Run everything, whole paths and faults included (CLUSTER=1: a cluster, too)
 	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 test-faults: setup ## Kill, fill, lock and corrupt things, feed hostile input (under 20 minutes)

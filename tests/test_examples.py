@@ -29,7 +29,7 @@ def test_the_page_names_every_example():
 
 
 OWN = [name for name in NAMES if name.startswith("own_") and name != "own_noise"]
-STAGES = "own_rates", "own_videos"  # these run the pipeline's
+STAGES = "own_rates", "own_videos"  # what these take time for
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in STAGES)) for name in OWN])

@@ -106,7 +106,8 @@ GREW = {  # lines that came into other files with it: `git diff --stat dd7f78c c
         "tests/training/test_train.py": 2},
     "marks of what takes long": {
         "tests/test_setup.py": 3, "tests/video/test_features.py": 1, "tests/test_pipeline.py": 1,
-        "tests/video/test_stages.py": 1, "tests/study/test_claims.py": 1},
+        "tests/video/test_stages.py": 1, "tests/study/test_claims.py": 1,
+        "tests/evaluation/test_evaluate.py": 5, "tests/training/test_engine.py": 1},
 }  # fmt: skip
 
 
@@ -202,7 +203,7 @@ def test_a_served_model_needs_what_its_requirements_say():
 
 
 def test_who_needs_no_pytorch_does_not_wait_for_it():
-    """It takes seconds to import; stages that decode files or write sequences, and their workers, need none."""
+    """It takes seconds to import; stages that move or decode files or write sequences, and their workers, need none."""
     light = "nem, pipeline.params, pipeline.fx.acquire, pipeline.video.acquire, pipeline.own.split, stages.acquire"
     light += ", stages.frames, stages.clips, stages.windows, stages.sequences"
     code = f"import sys, {light}; print(*{{'torch', 'numba'}} & {{*sys.modules}})"

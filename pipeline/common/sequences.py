@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # it takes seconds to import, and stages that only write sequ
     from torch import Tensor
 
 Head = Literal["softmax", "identity", "logistic"]
-Vectors = npt.NDArray[np.float32]  # (P, I), a pool of slices
+Vectors = npt.NDArray[np.float32]  # (P, I): slices, features
 Side = Literal["train", "validation", "test"]
 SIDES: tuple[Side, ...] = ("train", "validation", "test")
 TABLE, TENSOR = "sequences.parquet", "vectors"
@@ -160,12 +160,13 @@ def write_vectors(destination: Path, vectors: Vectors) -> None:
 
     The format's own writer makes a temporary file under a name of its own, which a kill would leave among the outputs.
     """
+    vectors = np.ascontiguousarray(vectors, "<f4")
     described = {TENSOR: {"dtype": "F32", "shape": list(vectors.shape), "data_offsets": [0, vectors.nbytes]}}
     header = json.dumps(described, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
     with records.atomic_path(destination) as temporary, temporary.open("wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
-        file.write(np.ascontiguousarray(vectors, "<f4").data)
+        file.write(vectors.data)
 
 
 def _about(folder: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy import optimize, special  # not stats: it takes a second to import, and its laws 0.2 ms for each value
+from scipy import optimize, special  # not stats, whose laws take 0.2 ms for each call
 
 from pipeline.evaluation.statistics import Floats
 

@@ -180,9 +180,8 @@ def equivalence(differences: Floats, margin: float) -> float:
     """Return the p-value of "the mean of ``(n,)`` differences lies outside ±margin" (TOST, Schuirmann 1987), n >= 2."""
     if np.ptp(differences) == 0:
         return float(abs(differences[0]) >= margin)
-    error = np.std(differences, ddof=1) / np.sqrt(len(differences))
-    # The larger of both tests' p-values is that of the nearer margin.
-    return float(special.stdtr(len(differences) - 1, (abs(np.mean(differences)) - margin) / error))
+    n, gap = len(differences), abs(np.mean(differences)) - margin  # of both tests the nearer margin's p is the larger
+    return float(special.stdtr(n - 1, gap / np.std(differences, ddof=1) * np.sqrt(n)))
 
 
 def detectable(differences: Floats, level: float, power: float = 0.8) -> float:

@@ -38,7 +38,7 @@ class OwnError(ValueError):
 class Own:
     """N sequences, checked."""
 
-    slices: npt.NDArray[np.float32]  # (S, I) float32: those of all sequences, one sequence after the other
+    slices: sequences.Vectors  # (S, I): those of all sequences, one sequence after the other
     lengths: npt.NDArray[np.int64]  # (N,)
     y: Array  # (N,) int64, text or float64, or (N, K) float64
     group: list[str] | None  # of each sequence
@@ -78,7 +78,7 @@ def _checked(slices: Array, lengths: Array, y: Any, group: Any) -> Own:  # noqa:
         raise OwnError(f"expected numbers in x, found {slices.dtype}; convert it to float32")
     N, ends = len(lengths), np.cumsum(lengths)
     with np.errstate(over="ignore"):  # what becomes infinite is refused here
-        numbers = np.require(slices, np.float32, ["C", "W"])  # writable, or PyTorch warns
+        numbers = np.ascontiguousarray(slices, np.float32)
     broken = np.flatnonzero(~np.isfinite(numbers).all(1))
     if len(broken):
         at = int(np.searchsorted(ends, broken[0], side="right"))

@@ -184,7 +184,7 @@ def test_what_is_written_is_loaded(tmp_path):
     assert (data.inputs, data.outputs, data.slices, len(data.test)) == (I, K, T, 4)
     assert (data.target_scale, data.target_offset, data.unit) == (2.0, 0.5, "°")
     assert (data.head, data.classes, data.origin) == ("softmax", ("a", "b"), {"weights": "w"})
-    assert np.array_equal(data.test.pool, written.pools[""])
+    assert torch.equal(data.test.pool, torch.from_numpy(written.pools[""]))
     assert np.array_equal(data.test.index, written.index[[4, 5, 10, 11]])
     assert np.array_equal(data.test.targets, written.targets[[4, 5, 10, 11]])
     assert data.digest.keys() == FILES

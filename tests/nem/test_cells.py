@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -57,7 +57,6 @@ def test_the_noiseless_cell_is_torchs(cell, T, I, J, B, started, seed):
 
 
 @BOTH
-@settings(max_examples=20)
 @given(T=st.integers(1, 4), G=st.integers(1, 2), I=st.integers(1, 3), J=st.integers(1, 4), B=st.integers(1, 3),
        seed=st.integers(0, 10**6), data=st.data())  # fmt: skip
 def test_gradients_of_a_noisy_stack_are_those_of_the_appendices(cell, T, G, I, J, B, seed, data):

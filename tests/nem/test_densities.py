@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import stats
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -134,7 +134,6 @@ def test_few_gaussian_draws_are_torchs_bit_for_bit_and_16_bits_are_rounded_last(
 
 @LAW
 @pytest.mark.parametrize("head", ["softmax", "identity", "logistic"])
-@settings(max_examples=20)
 @given(seed=SEEDS, sigma=st.floats(0.01, 3))
 def test_noise_is_accepted_exactly_where_it_has_a_gain_whatever_its_law(density, head, seed, sigma):
     """Of the outputs, with the paper's modes and with functions of signal and noise."""

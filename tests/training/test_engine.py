@@ -138,8 +138,9 @@ RULES = [("identity", ("sgd", 0.0)), ("softmax", ("sgd", 0.9)), ("logistic", ("a
          ("identity", ("adam", 0.0)), ("softmax", ("rmsprop", 0.9))]  # fmt: skip
 
 
-@pytest.mark.parametrize(("conditions", "head", "rule"), [(COMPILED, *rule) for rule in RULES] + [
-    pytest.param(GENERAL, *rule, marks=[pytest.mark.slow] * (k > 1)) for k, rule in enumerate(RULES)
+@pytest.mark.parametrize(("conditions", "head", "rule"), [
+    pytest.param(own, *rule, id=f"{kind}-{k}", marks=[pytest.mark.slow] * (kind == "general" and k > 1))
+    for kind, own in (("compiled", COMPILED), ("general", GENERAL)) for k, rule in enumerate(RULES)
 ])  # fmt: skip
 @CELLS
 def test_groups_of_several_rates_and_strengths_train_as_they_do_alone(cell, head, conditions, rule):

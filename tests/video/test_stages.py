@@ -156,7 +156,7 @@ def world(groups=4, samples=12):
     index = np.tile(np.arange(samples, dtype=np.int32), len(rows))
     ids = [row["video_id"] for row in rows for _ in range(samples)]
     vectors = torch.randn(len(ids), 3, generator=torch.Generator().manual_seed(3)) * torch.tensor([3, 1, 0.1])
-    table = FeatureTable(ids, 18 * index, index / 1.4, np.ones_like(index), vectors, {})
+    table = FeatureTable(ids, 18 * index, index / 1.4, np.ones_like(index), vectors.numpy(), {})
     return pa.Table.from_pylist(rows, schema=frames.MANIFEST_SCHEMA), table
 
 

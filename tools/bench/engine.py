@@ -39,6 +39,7 @@ from tools.bench.rows import Row, fastest, median, medians
 OURS, PEER = {"lstm": NoisyLSTM, "gru": NoisyGRU}, {"lstm": nn.LSTM, "gru": nn.GRU}
 CELLS: tuple[CellName, ...] = ("lstm", "gru")
 LAYERS = ((64, 50, 32, 128), (64, 4, 4, 50))  # B, T, I, J of the layers' rows
+AIMS = {"FX": (8.5, 12.0), "real video": (4.0, 4.0), "paper's video": (1.5, 1.5)}  # times torch.nn, of both CELLS
 BATCH, PROBE, MEASURED = 64, 1024, 128  # sequences of a step, of the training loss, and of peers' measuring passes
 
 
@@ -315,16 +316,17 @@ def rows() -> Iterator[Row]:
         speeds = noise_costs(size, cell)  # first, since it compiles
         (mine, once), allowed = ours(size, cell), floor(size, cell)
         peers = {
-            f"nn.{cell.upper()} one by one": (one_by_one, 1),
-            "a compiled plain cell, one by one": (compiled, 1),
-            "torch.func.vmap of a cell, 13 at once": (at_once, len(CONDITIONS)),
+            f"nn.{cell.upper()} one by one": (one_by_one, 1, f"aim {AIMS[name][cell == 'gru']:g}, 60% of the floor"),
+            "a compiled plain cell, one by one": (compiled, 1, ""),
+            "torch.func.vmap of a cell, 13 at once": (at_once, len(CONDITIONS), ""),
         }
-        for peer, (function, networks) in peers.items():
+        for peer, (function, networks, aim) in peers.items():
             speed = networks * size.steps / fastest(partial(function, size, cell, 1), 1)
-            yield Row("engine", f"{what}, {count} networks: {peer}", mine, "steps/s", speed, allowed)
+            yield Row("engine", f"{what}, {count} networks: {peer}", mine, "steps/s", speed, allowed, aim)
         yield Row("engine", f"{what}, {count} networks: what is done once, the start of workers included", once, "s")
-        for kind in ("blind", "nem"):
-            yield Row("engine", f"{what}, a core, {kind} noise: none", speeds[kind], "steps/s", speeds["none"])
+        for kind, aim in (("blind", ""), ("nem", "aim 0.91")):
+            about = f"{what}, a core, {kind} noise: none"
+            yield Row("engine", about, speeds[kind], "steps/s", speeds["none"], note=aim)
     for shape, cell, noise in itertools.product(LAYERS, CELLS, (Noise("nem", "additive", 0.1), None)):
         about = "layer, {} {} noise, B {} T {} I {} J {}".format(cell.upper(), "NEM" if noise else "no", *shape)
         took, peers_took = layer(cell, shape, noise)

@@ -33,7 +33,7 @@ RATE, QUALITY = 1.4, 95  # samples per second; JPEG
 WRITTEN = {".mpg": ("MPEG-1", "PIM1"), ".avi": ("MJPEG", "MJPG"), ".mp4": ("MPEG-4", "mp4v")}
 DRAWN = ("biking", "volleyball_spiking", "walking")
 REAL = 3  # at most, of each container
-ROUNDS = 3
+ROUNDS = 2
 SAME = 2.0  # mean difference of two pictures of one frame, by other arithmetic of colours [grey levels]
 
 Shown = tuple[list[codec.Image], list[float]]

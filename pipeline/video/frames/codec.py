@@ -32,7 +32,7 @@ cv2.setNumThreads(1)  # work is split by process; a second layer of threads only
 Image = npt.NDArray[np.uint8]
 """``(height, width, 3)``, red-green-blue."""
 Points = Sequence[tuple[float, float]]
-"""N times x and y in pixels, from the left and from the top."""
+"""Pairs of x and y in pixels, from the left and from the top."""
 Colour = tuple[int, ...]
 
 VERSION = str(cv2.__version__)
