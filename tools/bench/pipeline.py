@@ -37,24 +37,25 @@ print(time.perf_counter() - loaded, loaded - start, float(batch.sum()))
 def watched(command: list[str], folder: Path, environment: Mapping[str, str]) -> tuple[float, dict[str, list[float]]]:
     """Run a command; return its time [s], and time [s] and largest memory [MiB] of every stage below it.
 
-    A stage's time is that of its process, start included; its memory that of the process and its workers at once.
+    A stage's time is that of its process, start included; its memory that of all that the command began, at once.
     Raises a CheckError where the command fails.
     """
     stages, start = dict[str, list[float]](), time.perf_counter()
     with tempfile.TemporaryFile() as told:
         process = subprocess.Popen(command, cwd=folder, env=dict(environment), stdout=told, stderr=subprocess.STDOUT)
         while process.poll() is None:
-            for child in _children(process.pid):
+            below = _children(process.pid)  # few scans of all processes: they take a core's time, too
+            for child in below:
                 try:
                     line = child.cmdline()
                     name = " ".join(line[line.index("-m") + 1 :]) if "-m" in line else ""
                     if name.startswith("stages."):
                         own = stages.setdefault(name.removeprefix("stages."), [0.0, 0.0])
-                        held = sum(each.memory_info().rss for each in [child, *child.children(recursive=True)]) / 2**20
+                        held = sum(each.memory_info().rss for each in below) / 2**20
                         own[:] = time.time() - child.create_time(), max(own[1], held)
                 except (psutil.Error, ValueError):
                     continue  # it ended meanwhile
-            time.sleep(0.1)
+            time.sleep(0.2)
         seconds = time.perf_counter() - start
         if process.returncode:
             told.seek(0)

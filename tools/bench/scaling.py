@@ -60,9 +60,9 @@ def rows() -> Iterator[Row]:
     """Yield the rows."""
     yield exponent("FX, LSTM, networks", "networks", (1, 4, 13, 39, 117), networks)
     clips = replace(SIZES["real video"], test=64, epochs=1)
-    yield exponent("real video, LSTM, clips", "clips", (256, 1024, 4096),
+    yield exponent("real video, LSTM, clips", "clips", (256, 1024, 2048),
                    lambda n: _epoch(replace(clips, train=n), 1, 13))  # fmt: skip
     yield exponent(
-        "FX, LSTM, slices of a window", "slices", (1, 4, 16, 64), lambda T: _epoch(replace(SMALL, T=T), 1, 13)
+        "FX, LSTM, slices of a window", "slices", (1, 4, 16, 32), lambda T: _epoch(replace(SMALL, T=T), 1, 13)
     )
-    yield exponent("features, frames", "frames", (2, 8, 32), frames)
+    yield exponent("features, frames", "frames", (1, 4, 16), frames)
