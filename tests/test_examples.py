@@ -29,10 +29,10 @@ def test_the_page_names_every_example():
 
 
 OWN = [name for name in NAMES if name.startswith("own_") and name != "own_noise"]
-STAGES = "own_rates", "own_videos"  # what these take time for
+LATER = [pytest.mark.slow]
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in STAGES)) for name in OWN])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=LATER * (name != "own_sequences")) for name in OWN])
 def test_own_data_give_numbers_of_every_condition(name, monkeypatch):
     monkeypatch.chdir(ROOT)
     numbers = found(name)
