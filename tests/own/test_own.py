@@ -49,11 +49,10 @@ def written(folder, kind, **content):
 )
 def test_both_files_and_arrays_are_read_alike(tmp_path, y):
     own = arrays.of_arrays(X, y, GROUP)
-    assert own.slices.dtype == np.float32
-    assert np.array_equal(own.slices.reshape(N, T, I), X)
+    np.testing.assert_array_equal(own.slices.reshape(N, T, I), X, strict=True)  # and of the same type
     for kind in ("npz", "parquet"):
         read = arrays.read(written(tmp_path, kind, x=X, y=y, group=GROUP))
-        assert np.array_equal(read.slices, own.slices)
+        np.testing.assert_array_equal(read.slices, own.slices, strict=True)
         assert read.lengths.tolist() == [T] * N
         assert read.group == own.group
         assert read.y.tolist() == own.y.tolist()
@@ -74,13 +73,13 @@ def test_sequences_of_several_lengths_are_cut_at_their_true_ends_and_padded_befo
         table = split.table(own, asked(slices=2, scaling="none"), 1)
         seen = table.pools[""][table.index]
         for x, mine in zip(ragged, seen, strict=True):
-            assert np.array_equal(mine, x[-2:])
+            np.testing.assert_array_equal(mine, x[-2:], strict=True)
     for slices, most in ((None, 4), (3, 3)):
         table = split.table(ways[0], asked(slices=slices, scaling="none"), 1)
         for x, index in zip(ragged, table.index, strict=True):
             count = min(len(x), most)
             assert (index[: most - count] == -1).all()
-            assert np.array_equal(table.pools[""][index[most - count :]], x[-count:])
+            np.testing.assert_array_equal(table.pools[""][index[most - count :]], x[-count:], strict=True)
     for wrong in ([], [X[0], X[0, :, :1]], [X[0, :3], X[0, 0, 0]]):
         refused(
             OwnError, r"sequences \(T, I\) with one I in x, found shapes", arrays.of_arrays, wrong, [0] * len(wrong)
@@ -160,7 +159,7 @@ def test_a_damaged_file_is_read_as_it_was_or_named(tmp_path, kind):
     else:
         {"stored": np.savez, "deflated": np.savez_compressed}[kind](file, x=X, y=CLASS)
     whole, random, refusals = file.read_bytes(), np.random.default_rng(1), 0
-    assert np.array_equal(arrays.read(file).slices.reshape(X.shape), X)
+    np.testing.assert_array_equal(arrays.read(file).slices.reshape(X.shape), X, strict=True)
     for k in range(150):
         content = bytearray(whole)
         content[random.integers(len(content))] = random.integers(256)

@@ -249,7 +249,7 @@ def test_training_reads_clips_as_sequences_and_they_survive_their_files(written)
     for name, side in sides.items():
         data = sequences.load(folder, name)
         assert data.test.rows.tolist() == np.flatnonzero(side == "test").tolist()
-        assert np.array_equal(data.test.pool[data.test.index], table.vectors[made.rows[data.test.rows]])
+        assert torch.equal(data.test.pool[data.test.index], torch.from_numpy(table.vectors[made.rows[data.test.rows]]))
         assert data.test.targets.argmax(1).tolist() == made.label[data.test.rows].tolist()
         assert (data.classes, data.head, data.slices) == (made.classes, "softmax", 7)
         assert data.origin == {"rate": 1.4, "components": None}
